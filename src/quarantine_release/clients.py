@@ -1,0 +1,146 @@
+"""The *clients* secret: who may call, with which tokens, for what. Pure.
+
+An invalid entry disables that client alone; only a document that cannot be read disables everybody.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Final
+
+from quarantine_release.credentials import SecretMalformed
+from quarantine_release.outcome import AccountId
+
+_NAME: Final = re.compile(r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
+_SHA256: Final = re.compile(r"\A[0-9a-f]{64}\Z")
+_ACCOUNT_ID: Final = re.compile(r"\A[0-9a-f]{32}\Z")
+
+
+class Scope(StrEnum):
+    """What a client may do."""
+
+    RELEASE = "release"
+    READ = "read"
+    READ_ALL = "read:all"
+    FORCE = "force"
+    OVERRIDE = "override"
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """The SHA-256 of a token, never the token; valid until `expires_at`, for ever if None."""
+
+    sha256: bytes
+    expires_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """A caller. `accounts` None: every configured one; `max_ids` None: as many as anybody."""
+
+    name: str
+    tokens: tuple[Token, ...]
+    scopes: frozenset[Scope]
+    accounts: frozenset[AccountId] | None = None
+    max_ids: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Clients:
+    """Everybody who may call, and what is wrong with the entries that were left out, by name."""
+
+    clients: tuple[Client, ...]
+    problems: Mapping[str, str]
+
+
+def parse_clients(document: str) -> Clients:
+    """Read the *clients* secret. Unknown members are ignored. Raises SecretMalformed."""
+    try:
+        content = json.loads(document)
+    except (ValueError, RecursionError):
+        raise SecretMalformed("is not JSON") from None
+    entries = content.get("clients") if isinstance(content, dict) else None
+    if content == {}:
+        raise SecretMalformed("is empty: it was never set")
+    if not isinstance(entries, list):
+        raise SecretMalformed("clients: must be a list")
+    clients: dict[str, Client] = {}
+    problems: dict[str, str] = {}
+    taken: set[bytes] = set()
+    for position, entry in enumerate(entries):
+        name = entry.get("name") if isinstance(entry, dict) else None
+        if not isinstance(name, str) or not _NAME.match(name):
+            problems[f"clients[{position}]"] = (
+                "name: must be 1 to 64 of A-Z a-z 0-9 . _ -, beginning with one of A-Z a-z 0-9"
+            )
+            continue
+        try:
+            client = _client(name, entry)
+        except ValueError as error:
+            problems[name] = str(error)
+            continue
+        hashes = {token.sha256 for token in client.tokens}
+        if name in clients or name in problems:
+            problems[f"clients[{position}]"] = "name: another client has it"
+        elif hashes & taken:
+            problems[name] = "tokens: another client has one of them"
+        else:
+            clients[name] = client
+            taken |= hashes
+    return Clients(tuple(clients.values()), problems)
+
+
+def _client(name: str, entry: dict[str, Any]) -> Client:
+    if entry.get("require_signature"):
+        raise ValueError("require_signature: signatures are not supported yet, and unsigned calls are not wanted")
+    return Client(
+        name,
+        tuple(_token(token) for token in _list(entry, "tokens")),
+        frozenset(_scope(scope) for scope in _list(entry, "scopes")),
+        frozenset(_account(account) for account in _list(entry, "accounts")) if "accounts" in entry else None,
+        _max_ids(entry.get("max_ids")),
+    )
+
+
+def _list(entry: dict[str, Any], member: str) -> list[Any]:
+    value = entry.get(member)
+    if not isinstance(value, list) or not value:
+        raise ValueError(f"{member}: must be a list with at least one entry")
+    return value
+
+
+def _token(token: Any) -> Token:
+    digest = token.get("sha256") if isinstance(token, dict) else None
+    if not isinstance(digest, str) or not _SHA256.match(digest):
+        raise ValueError("tokens: sha256 must be 64 lower-case hexadecimal digits")
+    if token.get("expires_at") is None:
+        return Token(bytes.fromhex(digest))
+    try:
+        expires_at = datetime.fromisoformat(token["expires_at"])
+    except (TypeError, ValueError):
+        expires_at = None
+    if expires_at is None or expires_at.tzinfo is None:
+        raise ValueError("tokens: expires_at must be an ISO 8601 time with its offset from UTC")
+    return Token(bytes.fromhex(digest), expires_at)
+
+
+def _scope(scope: Any) -> Scope:
+    try:
+        return Scope(scope)
+    except ValueError:
+        raise ValueError(f"scopes: must be of {', '.join(Scope)}") from None
+
+
+def _account(account: Any) -> AccountId:
+    if not isinstance(account, str) or not _ACCOUNT_ID.match(account):
+        raise ValueError("accounts: must be 32 lower-case hexadecimal digits each")
+    return AccountId(account)
+
+
+def _max_ids(value: Any) -> int | None:
+    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        return value
+    raise ValueError("max_ids: must be a whole number of at least 1")

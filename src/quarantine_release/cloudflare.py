@@ -1,0 +1,152 @@
+"""The only caller of Cloudflare: endpoints, credentials, and how long to go on with what was provably not sent."""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, Protocol
+from urllib.parse import quote
+
+from quarantine_release import telemetry
+from quarantine_release.cloudflare_answer import Reply, classify, evidence_of
+from quarantine_release.credentials import Accounts, Credential, SecretMalformed
+from quarantine_release.deadline import DeadlineSession, NoReply
+from quarantine_release.outcome import (
+    AccountId,
+    Answered,
+    Code,
+    Evidence,
+    MessageId,
+    RefusalReason,
+    Refused,
+    State,
+    Verdict,
+)
+from quarantine_release.secret_store import SecretUnavailable
+from quarantine_release.trace import WireForm
+
+# A call is begun only if Cloudflare has this long to answer; and so long apart are tries that could not be sent.
+_SECONDS_TO_ANSWER: Final = 4.0
+_SECONDS_BETWEEN_TRIES: Final = 0.3
+_HEALTH_EVERY_SECONDS: Final = 60.0
+_USER_AGENT: Final = "quarantine-release/1"
+
+
+class Secret(Protocol):
+    """Where the credentials come from."""
+
+    def get(self) -> Accounts:
+        """Return the accounts as cached."""
+
+    def refetch(self) -> Accounts:
+        """Return the accounts as they are now, if that was not asked for within 30 s."""
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialCheck:
+    """What Cloudflare says of the credential itself: a verified one proves no permission to release."""
+
+    is_accepted: bool | None
+    evidence: Evidence
+
+
+class CloudflareClient:
+    """Cloudflare's Email Security API, for the accounts of one secret."""
+
+    def __init__(self, base_url: str, secret: Secret, session: DeadlineSession, clock: Callable[[], datetime]) -> None:
+        self._base_url = base_url.rstrip("/")
+        self._secret = secret
+        self._session = session
+        self._clock = clock
+        self._checks: dict[AccountId, tuple[datetime, CredentialCheck]] = {}
+
+    def release(
+        self, account_id: AccountId, wire_form: WireForm, ids: Sequence[MessageId], seconds: float
+    ) -> Answered | Refused:
+        """Make one release call within so many seconds and say what it proves.
+
+        Made again only where it provably had no effect: not a byte was sent, or the credential was refused and the
+        secret, fetched anew, holds another one.
+        """
+        ends_at = time.monotonic() + seconds
+        try:
+            credential = self._secret.get().credentials.get(account_id)
+            called = self._release(account_id, credential, wire_form, ids, ends_at)
+            if _are_credentials_refused(called):
+                fresh = self._secret.refetch().credentials.get(account_id)
+                if fresh != credential and ends_at - time.monotonic() > _SECONDS_TO_ANSWER:
+                    called = self._release(account_id, fresh, wire_form, ids, ends_at)
+        except (SecretUnavailable, SecretMalformed) as error:
+            called = Refused(RefusalReason.CREDENTIALS, Evidence(failure=type(error).__name__))
+        if _are_credentials_refused(called):
+            telemetry.count("CredentialsRefused")
+        return called
+
+    def check(self, account_id: AccountId, seconds: float) -> CredentialCheck:
+        """Ask Cloudflare whether it knows the credential; at most once in 60 s."""
+        known = self._checks.get(account_id)
+        now = self._clock()
+        if known is not None and (now - known[0]).total_seconds() < _HEALTH_EVERY_SECONDS:
+            return known[1]
+        checked = self._check(self._secret.get().credentials[account_id], seconds)
+        self._checks[account_id] = now, checked
+        return checked
+
+    def _release(
+        self,
+        account_id: AccountId,
+        credential: Credential | None,
+        wire_form: WireForm,
+        ids: Sequence[MessageId],
+        ends_at: float,
+    ) -> Answered | Refused:
+        if credential is None:  # the account left the secret after the request was let in
+            return Refused(RefusalReason.CREDENTIALS, Evidence(failure="account_not_configured"))
+        url = f"{self._base_url}/accounts/{quote(account_id, safe='')}/email-security/investigate/release"
+        content: Any = list(ids) if wire_form is WireForm.ARRAY else {"ids": list(ids)}
+        body = json.dumps(content).encode()
+        headers = {**credential.headers, "Content-Type": "application/json", "User-Agent": _USER_AGENT}
+        began = time.monotonic()
+        while True:
+            reply = self._session.send("POST", url, headers, body, ends_at - time.monotonic())
+            was_sent = isinstance(reply, Reply) or reply.was_sent
+            if was_sent or ends_at - time.monotonic() < _SECONDS_BETWEEN_TRIES + _SECONDS_TO_ANSWER:
+                break
+            time.sleep(_SECONDS_BETWEEN_TRIES)
+        called = _judge(reply, ids, self._clock())
+        milliseconds = round((time.monotonic() - began) * 1000)
+        telemetry.cloudflare_call(account_id, wire_form, len(ids), called.evidence, milliseconds)
+        if isinstance(called, Answered) and called.unasked:
+            telemetry.count("UnaskedIds", called.unasked)
+        return called
+
+    def _check(self, credential: Credential, seconds: float) -> CredentialCheck:
+        """Verify a token as a user's, then as an account's (which of the two it is cannot be told); a key as a user."""
+        account_token = f"/accounts/{credential.account_id}/tokens/verify"
+        paths = ("/user/tokens/verify", account_token) if credential.is_token else ("/user",)
+        evidence = Evidence()
+        for path in paths:
+            headers = {**credential.headers, "User-Agent": _USER_AGENT}
+            reply = self._session.send("GET", self._base_url + path, headers, None, seconds / len(paths))
+            if isinstance(reply, NoReply):
+                return CredentialCheck(None, Evidence(failure=reply.failure))
+            evidence = evidence_of(reply)
+            if reply.status == 200:
+                return CredentialCheck(True, evidence)
+            if reply.status == 429 or reply.status >= 500:
+                return CredentialCheck(None, evidence)
+        return CredentialCheck(False, evidence)
+
+
+def _are_credentials_refused(called: Answered | Refused) -> bool:
+    return isinstance(called, Refused) and called.reason is RefusalReason.CREDENTIALS
+
+
+def _judge(reply: Reply | NoReply, ids: Sequence[MessageId], now: datetime) -> Answered | Refused:
+    if isinstance(reply, Reply):
+        return classify(reply, ids, now)
+    evidence = Evidence(failure=reply.failure)
+    if not reply.was_sent:
+        return Refused(RefusalReason.UNREACHABLE, evidence)
+    return Answered({asked: Verdict(State.UNKNOWN, Code.NO_ANSWER) for asked in ids}, evidence)

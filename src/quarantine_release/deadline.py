@@ -1,0 +1,208 @@
+"""HTTP with a total deadline, and the knowledge whether a single byte of the request went out.
+
+`requests` limits each read, not the whole: a peer that trickles its status line holds the caller for ever. Here a timer
+shuts the connection down at the deadline. Name resolution is outside the deadline: nothing can interrupt it.
+"""
+
+import socket
+import ssl
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from threading import Timer
+from typing import Any, Final
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionError, NewConnectionError
+from urllib3.util.connection import create_connection
+
+from quarantine_release.cloudflare_answer import Reply
+
+CONNECT_SECONDS: Final = 2.0
+# A frozen Lambda environment finds its connections dead, and a POST lost that way is ambiguous.
+IDLE_SECONDS: Final = 5.0
+ANSWER_LIMIT: Final = 8 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class NoReply:
+    """A call without an answer. Unless `was_sent`, not a byte of the request left: it may be made again."""
+
+    was_sent: bool
+    failure: str
+
+
+class DeadlineSession:
+    """One `requests` session with one preloaded TLS context. Not for several threads at once."""
+
+    def __init__(self, context: ssl.SSLContext, wall_clock: Callable[[], float] = time.time) -> None:
+        self._wall_clock = wall_clock
+        self._link = _Link()
+        self._adapter = _Adapter(context, self._link)
+        self._session = requests.Session()
+        self._session.trust_env = False
+        self._session.headers.clear()
+        self._session.mount("https://", self._adapter)
+        self._session.mount("http://", self._adapter)
+        self._last_used = 0.0
+
+    def send(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, seconds: float
+    ) -> Reply | NoReply:
+        """Send one request, follow nothing, repeat nothing, and be done within so many seconds."""
+        # The wall clock, since the monotonic one may stand still while an environment is frozen.
+        if not 0 <= self._wall_clock() - self._last_used <= IDLE_SECONDS:
+            self._adapter.poolmanager.clear()
+        self._link.begin(seconds)
+        timer = Timer(seconds, self._link.cut)
+        timer.daemon = True
+        timer.start()
+        try:
+            reply = self._exchange(method, url, headers, body, seconds)
+        except (requests.RequestException, HTTPError, OSError) as error:
+            reply = NoReply(self._link.was_sent, _failure(error))
+        finally:
+            timer.cancel()
+            self._last_used = self._wall_clock()
+        if self._link.was_cut:
+            reply = NoReply(self._link.was_sent, "deadline")
+        if isinstance(reply, NoReply):
+            self._adapter.poolmanager.clear()
+        return reply
+
+    def _exchange(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, seconds: float
+    ) -> Reply | NoReply:
+        response = self._session.request(
+            method,
+            url,
+            headers={"Accept": "application/json", "Accept-Encoding": "identity", **headers},
+            data=body,
+            timeout=(CONNECT_SECONDS, seconds),
+            allow_redirects=False,
+            stream=True,
+        )
+        with response:
+            received = bytearray()
+            for chunk in response.iter_content(65536):
+                received += chunk
+                if len(received) > ANSWER_LIMIT:
+                    return NoReply(True, "answer_too_large")
+        names = {name.lower(): value for name, value in response.headers.items()}
+        return Reply(response.status_code, names, bytes(received))
+
+
+class _Link:
+    """The connection under the call now running, as far as the timer and the proof of sending need it."""
+
+    def __init__(self) -> None:
+        self._socket: socket.socket | None = None
+        self._ends_at = 0.0
+        self.was_sent = False
+        self.was_cut = False
+
+    def begin(self, seconds: float) -> None:
+        self._ends_at = time.monotonic() + seconds
+        self.was_sent = self.was_cut = False
+
+    def connect(self, connection: HTTPConnection) -> socket.socket:
+        """Try each address, each for 2 s, until the deadline."""
+        try:
+            addresses = socket.getaddrinfo(connection.host, connection.port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            raise NameResolutionError(connection.host, connection, socket.gaierror(str(error))) from error
+        last: OSError | None = None
+        for *_, address in addresses:
+            left = self._ends_at - time.monotonic()
+            if left <= 0:
+                break
+            try:
+                connected = create_connection((str(address[0]), connection.port), timeout=min(CONNECT_SECONDS, left))
+            except OSError as error:
+                last = error
+                continue
+            self._watch(connected)
+            return connected
+        if last is None or isinstance(last, TimeoutError):
+            raise ConnectTimeoutError(connection, "no connection in time") from last
+        raise NewConnectionError(connection, "no connection") from last
+
+    def _watch(self, connected: socket.socket) -> None:
+        if self._socket is not None:
+            self._socket.close()
+        # A duplicate: wrapping the socket in TLS takes the original away.
+        self._socket = connected.dup()
+        if self.was_cut:
+            self.cut()
+
+    def cut(self) -> None:
+        self.was_cut = True
+        if self._socket is not None:
+            with suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+
+
+class _Watched(HTTPConnection):
+    """A connection that its link can cut, and that tells it when the first byte goes out."""
+
+    link: _Link
+
+    def _new_conn(self) -> socket.socket:
+        return self.link.connect(self)
+
+    def send(self, data: Any) -> None:
+        if self.sock is None:
+            self.connect()
+        self.link.was_sent = True
+        super().send(data)
+
+
+class _WatchedTls(_Watched, HTTPSConnection):
+    """The same over TLS; its handshake is done before anything is sent."""
+
+
+class _Adapter(HTTPAdapter):
+    def __init__(self, context: ssl.SSLContext, link: _Link) -> None:
+        self._context = context
+        self._link = link
+        super().__init__(pool_connections=1, pool_maxsize=1, max_retries=0)
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs, ssl_context=self._context)
+        link = {"link": self._link}
+        plain = type("Plain", (HTTPConnectionPool,), {"ConnectionCls": type("Plain", (_Watched,), link)})
+        tls = type("Tls", (HTTPSConnectionPool,), {"ConnectionCls": type("Tls", (_WatchedTls,), link)})
+        self.poolmanager.pool_classes_by_scheme = {"http": plain, "https": tls}
+
+    def build_connection_pool_key_attributes(self, request: Any, verify: Any, cert: Any = None) -> Any:
+        """Leave TLS to the preloaded context: requests would read the whole CA bundle for every new connection."""
+        host, _ = super().build_connection_pool_key_attributes(request, verify, cert)
+        return host, {}
+
+    def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
+        """Leave verification to the preloaded context, which requires it."""
+
+
+def _failure(error: Exception) -> str:
+    inner: BaseException | None = error
+    while inner is not None:
+        for kind, name in _FAILURES:
+            if isinstance(inner, kind):
+                return name
+        reason = getattr(inner, "reason", None) or (inner.args[0] if inner.args else None)
+        inner = reason if isinstance(reason, BaseException) else inner.__cause__
+    return "connection_lost"
+
+
+_FAILURES: Final[tuple[tuple[type[BaseException], str], ...]] = (
+    (NameResolutionError, "name_not_resolved"),
+    (NewConnectionError, "connection_refused"),
+    (ConnectTimeoutError, "connect_timeout"),
+    (requests.exceptions.SSLError, "tls_failure"),
+    (requests.exceptions.ReadTimeout, "no_answer_in_time"),
+    (requests.exceptions.ChunkedEncodingError, "truncated_answer"),
+)

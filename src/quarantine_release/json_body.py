@@ -1,0 +1,61 @@
+"""Bytes to JSON values without JSON's traps: no second key, no number, no depth, nothing but UTF-8. Pure."""
+
+import json
+import re
+from typing import Any, Final
+
+DEPTH_LIMIT: Final = 4
+# A string, ended or not, or a bracket. It matches at every quote, so that no text is scanned twice.
+_STRING_OR_BRACKET: Final = re.compile(r'"(?:[^"\\]|\\.?)*(?:"|\Z)|[\[\]{}]', re.DOTALL)
+
+
+class JsonInvalid(Exception):
+    """The bytes are not JSON as it is accepted here. The text names the rule."""
+
+
+class Number:
+    """A number of whatever size: no member of ours is one, so its value is never looked at."""
+
+
+def parse_json(raw: bytes) -> Any:
+    """Parse strictly. Raises JsonInvalid."""
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        raise JsonInvalid("The body must be UTF-8.") from None
+    if _depth(text) > DEPTH_LIMIT:
+        raise JsonInvalid(f"The body must not be nested deeper than {DEPTH_LIMIT} levels.")
+    try:
+        return json.loads(
+            text,
+            object_pairs_hook=_unique,
+            parse_constant=_no_constant,
+            parse_int=lambda _: Number(),
+            parse_float=lambda _: Number(),
+        )
+    except (ValueError, RecursionError):
+        raise JsonInvalid("The body must be JSON.") from None
+
+
+def _depth(text: str) -> int:
+    """Measure nesting before the parser does, which would fail on its own stack."""
+    depth = deepest = 0
+    for match in _STRING_OR_BRACKET.finditer(text):
+        if match.group() in "[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif match.group() in "]}":
+            depth -= 1
+    return deepest
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse what two parsers may read differently: the same key twice."""
+    content = dict(pairs)
+    if len(content) != len(pairs):
+        raise JsonInvalid("The body must not hold the same key twice in one object.")
+    return content
+
+
+def _no_constant(_: str) -> Any:
+    raise JsonInvalid("The body must not hold NaN or Infinity.")

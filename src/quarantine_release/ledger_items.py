@@ -1,0 +1,260 @@
+"""How the rows of `trace.py` lie in DynamoDB: attribute by attribute, both ways. Pure.
+
+An attribute has the name of its field. What is None, empty or the default is left out. Times are milliseconds since
+1970, but for `expires_at`, which DynamoDB's time to live wants in seconds.
+"""
+
+import json
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, fields
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from quarantine_release.outcome import (
+    AccountId,
+    AttemptId,
+    Code,
+    Evidence,
+    MessageId,
+    PostfixPart,
+    Recipients,
+    RequestId,
+    State,
+    Verdict,
+    postfix_part,
+)
+from quarantine_release.trace import (
+    AttemptRow,
+    AttemptState,
+    FailOn,
+    MessageRow,
+    RequestRow,
+    RequestState,
+    Target,
+    WireForm,
+)
+
+Attribute = dict[str, Any]
+Item = Mapping[str, Attribute]
+
+OPEN_SHARDS: Final = 4
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_PACKED_LIMIT: Final = 300_000  # of DynamoDB's 400 KB an item
+
+
+def message_key(account_id: AccountId, part: PostfixPart) -> str:
+    """Return the partition key of a message."""
+    return f"M#{account_id}#{part}"
+
+
+def attempt_key(account_id: AccountId, attempt: AttemptId) -> str:
+    """Return the partition key of an attempt."""
+    return f"T#{account_id}#{attempt}"
+
+
+def request_key(request_id: RequestId) -> str:
+    """Return the partition key of a request."""
+    return f"R#{request_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Codec:
+    encode: Callable[[Any], Attribute]
+    decode: Callable[[Attribute], Any]
+
+
+def _text(kind: Callable[[str], Any]) -> _Codec:
+    return _Codec(lambda value: {"S": str(value)}, lambda attribute: kind(attribute["S"]))
+
+
+def _texts(kind: Callable[[str], Any]) -> _Codec:
+    return _Codec(lambda value: {"SS": sorted(value)}, lambda attribute: frozenset(map(kind, attribute["SS"])))
+
+
+def _time(unit: timedelta) -> _Codec:
+    return _Codec(
+        lambda value: {"N": str((value - _EPOCH) // unit)}, lambda attribute: _EPOCH + int(attribute["N"]) * unit
+    )
+
+
+def _packed(to_json: Callable[[Any], Any], from_json: Callable[[Any], Any]) -> _Codec:
+    return _Codec(lambda value: {"B": _pack(to_json(value))}, lambda attribute: from_json(_unpack(attribute["B"])))
+
+
+def _json(to_json: Callable[[Any], Any], from_json: Callable[[Any], Any]) -> _Codec:
+    return _Codec(
+        lambda value: {"S": json.dumps(to_json(value), separators=(",", ":"))},
+        lambda attribute: from_json(json.loads(attribute["S"])),
+    )
+
+
+def _pack(value: Any) -> bytes:
+    return zlib.compress(json.dumps(value, separators=(",", ":")).encode())
+
+
+def _unpack(packed: bytes) -> Any:
+    return json.loads(zlib.decompress(packed))
+
+
+def _recipients_to_json(recipients: Recipients) -> list[Any]:
+    return [recipients.delivered, recipients.undelivered, recipients.failed, recipients.counts]
+
+
+def _recipients_from_json(value: list[list[Any]]) -> Recipients:
+    delivered, undelivered, failed, counts = (tuple(part) for part in value)
+    return Recipients(delivered, undelivered, failed, (counts[0], counts[1], counts[2]))
+
+
+def _evidence_to_json(evidence: Evidence) -> dict[str, Any]:
+    return {
+        "status": evidence.status,
+        "error_codes": evidence.error_codes,
+        "cf_ray": evidence.cf_ray,
+        "failure": evidence.failure,
+    }
+
+
+def _evidence_from_json(value: dict[str, Any]) -> Evidence:
+    return Evidence(value["status"], tuple(value["error_codes"]), value["cf_ray"], value["failure"])
+
+
+def _verdicts_to_json(verdicts: Mapping[PostfixPart, Verdict], *, named: bool = True) -> dict[str, Any]:
+    return {
+        part: [
+            verdict.state,
+            verdict.code,
+            verdict.message_id,
+            _recipients_to_json(verdict.recipients) if named else [[], [], [], verdict.recipients.counts],
+        ]
+        for part, verdict in verdicts.items()
+    }
+
+
+def _verdicts_from_json(value: dict[str, Any]) -> dict[PostfixPart, Verdict]:
+    return {
+        PostfixPart(part): Verdict(
+            State(state), Code(code) if code else None, _recipients_from_json(recipients), message_id
+        )
+        for part, (state, code, message_id, recipients) in value.items()
+    }
+
+
+def _encode_verdicts(verdicts: Mapping[PostfixPart, Verdict]) -> Attribute:
+    packed = _pack(_verdicts_to_json(verdicts))
+    if len(packed) > _PACKED_LIMIT:  # the outcome is written whatever Cloudflare sends; message rows keep the names
+        packed = _pack(_verdicts_to_json(verdicts, named=False))
+    return {"B": packed}
+
+
+_MILLISECONDS: Final = _time(timedelta(milliseconds=1))
+_SECONDS: Final = _time(timedelta(seconds=1))
+_NUMBER: Final = _Codec(lambda value: {"N": str(value)}, lambda attribute: int(attribute["N"]))
+_FLAG: Final = _Codec(lambda value: {"BOOL": value}, lambda attribute: bool(attribute["BOOL"]))
+_EVIDENCE: Final = _json(_evidence_to_json, _evidence_from_json)
+
+_MESSAGE: Final = {
+    "state": _text(State),
+    "attempt": _text(AttemptId),
+    "message_id": _text(MessageId),
+    "updated_at": _MILLISECONDS,
+    "owner": _text(RequestId),
+    "deadline": _MILLISECONDS,
+    "expires_at": _SECONDS,
+    "code": _text(Code),
+    "recipients": _json(_recipients_to_json, _recipients_from_json),
+    "evidence": _EVIDENCE,
+    "attempts": _texts(AttemptId),
+    "refusals": _NUMBER,
+    "last_refused": _text(AttemptId),
+    "forced_over": _text(State),
+    "asks": _texts(RequestId),
+    "asks_uncounted": _NUMBER,
+}
+_REQUEST: Final = {
+    "client": _text(str),
+    "account_id": _text(AccountId),
+    "fingerprint": _text(str),
+    "nonce": _text(str),
+    "ids": _Codec(
+        lambda value: {"S": ",".join(value)}, lambda attribute: tuple(map(MessageId, attribute["S"].split(",")))
+    ),
+    "created_at": _MILLISECONDS,
+    "reason": _text(str),
+    "ticket": _text(str),
+    "requested_by": _text(str),
+    "force": _FLAG,
+    "fail_on": _text(FailOn),
+    "trace_id": _text(str),
+    "state": _text(RequestState),
+    "letters": _text(str),
+    "closed_at": _MILLISECONDS,
+    "expires_at": _SECONDS,
+}
+_ATTEMPT: Final = {
+    "wire_form": _text(WireForm),
+    "targets": _packed(
+        lambda value: [t.message_id for t in value], lambda ids: tuple(Target(postfix_part(i), i) for i in ids)
+    ),
+    "owners": _packed(dict, dict),
+    "sent_at": _MILLISECONDS,
+    "deadline": _MILLISECONDS,
+    "state": _text(AttemptState),
+    "ended_at": _MILLISECONDS,
+    "expires_at": _SECONDS,
+    "evidence": _EVIDENCE,
+    "verdicts": _Codec(_encode_verdicts, lambda attribute: _verdicts_from_json(_unpack(attribute["B"]))),
+}
+
+
+def message_item(row: MessageRow) -> Item:
+    """Return the attributes of a message."""
+    return {"pk": {"S": message_key(row.account_id, row.part)}, **_encode(row, _MESSAGE)}
+
+
+def message_row(item: Item) -> MessageRow:
+    """Read a message back."""
+    _, account_id, part = item["pk"]["S"].split("#")
+    return MessageRow(account_id=AccountId(account_id), part=PostfixPart(part), **_decode(item, _MESSAGE))
+
+
+def attempt_item(row: AttemptRow) -> Item:
+    """Return the attributes of an attempt; while it is open also those of the open index."""
+    item = {"pk": {"S": attempt_key(row.account_id, row.attempt)}, **_encode(row, _ATTEMPT)}
+    return {**item, **_open("T", row.attempt, row.deadline)} if row.is_open else item
+
+
+def attempt_row(item: Item) -> AttemptRow:
+    """Read an attempt back."""
+    _, account_id, attempt = item["pk"]["S"].split("#")
+    return AttemptRow(account_id=AccountId(account_id), attempt=AttemptId(attempt), **_decode(item, _ATTEMPT))
+
+
+def request_item(row: RequestRow) -> Item:
+    """Return the attributes of a request; while it is open also those of the open index."""
+    item = {"pk": {"S": request_key(row.request_id)}, **_encode(row, _REQUEST)}
+    return {**item, **_open("R", row.request_id, row.created_at)} if row.state is RequestState.OPEN else item
+
+
+def request_row(item: Item) -> RequestRow:
+    """Read a request back."""
+    return RequestRow(request_id=RequestId(item["pk"]["S"].split("#")[1]), **_decode(item, _REQUEST))
+
+
+def _open(kind: str, name: str, since: datetime) -> Item:
+    shard = zlib.crc32(name.encode()) % OPEN_SHARDS
+    return {"open_kind": {"S": f"{kind}#{shard}"}, "open_at": _MILLISECONDS.encode(since)}
+
+
+def _encode(row: Any, codecs: Mapping[str, _Codec]) -> dict[str, Attribute]:
+    defaults = {field.name: field.default for field in fields(row)}
+    values = {name: getattr(row, name) for name in codecs}
+    return {
+        name: codecs[name].encode(value)
+        for name, value in values.items()
+        if value is not None and (defaults[name] is MISSING or value != defaults[name])
+    }
+
+
+def _decode(item: Item, codecs: Mapping[str, _Codec]) -> dict[str, Any]:
+    return {name: codec.decode(item[name]) for name, codec in codecs.items() if name in item}

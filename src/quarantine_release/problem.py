@@ -1,0 +1,77 @@
+"""Every error a caller can get: code, status, title, and whether the same call may pass later. Pure.
+
+The README's error table is kept equal to this one by a test.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One kind of error (RFC 9457). `retry_after` in seconds stands in the header Retry-After."""
+
+    status: int
+    title: str
+    is_retryable: bool = False
+    retry_after: int | None = None
+
+
+PROBLEMS: Final = {
+    "invalid_body": Problem(400, "The body is not JSON as it is accepted here"),
+    "ids_missing": Problem(400, "No id was given"),
+    "ids_ambiguous": Problem(400, "Ids were given under several names"),
+    "too_many_ids": Problem(400, "More ids than one request may hold"),
+    "invalid_id": Problem(400, "An id does not have the form of an id"),
+    "id_shape_unsupported": Problem(400, "An id is of a kind that cannot be released yet"),
+    "invalid_field": Problem(400, "A member breaks its rule"),
+    "field_too_long": Problem(400, "A text is too long"),
+    "force_needs_reason": Problem(400, "force was given without a reason"),
+    "force_needs_key": Problem(400, "force was given without an idempotency key"),
+    "invalid_idempotency_key": Problem(400, "The idempotency key breaks its rule"),
+    "idempotency_key_reused": Problem(400, "The idempotency key belongs to another payload"),
+    "release_incomplete": Problem(400, "Not everything was released, and fail_on asks to be told so"),
+    "unauthenticated": Problem(401, "No valid token was sent"),
+    "scope_missing": Problem(403, "The client lacks the scope for this"),
+    "account_not_allowed": Problem(403, "The client may not act for this account"),
+    "not_found": Problem(404, "There is no such route, request or message"),
+    "method_not_allowed": Problem(405, "The route does not know this method"),
+    "body_too_large": Problem(413, "The body is larger than 64 KB"),
+    "unsupported_encoding": Problem(415, "The body is compressed or in several parts"),
+    "ledger_unavailable": Problem(503, "The ledger cannot be reached", True, 10),
+    "secrets_unavailable": Problem(503, "The secrets cannot be fetched", True, 10),
+    "clients_not_configured": Problem(503, "The clients secret is not usable", True, 60),
+    "cloudflare_not_configured": Problem(503, "The cloudflare secret is not usable", True, 60),
+    "cloudflare_credentials_refused": Problem(503, "Cloudflare refuses the configured credential", True, 60),
+    "cloudflare_rate_limited": Problem(503, "Cloudflare's rate limit is used up", True, 300),
+    "cloudflare_unreachable": Problem(503, "Cloudflare cannot be reached", True, 30),
+    "not_enough_time": Problem(503, "Too little time was left to release safely", True, 5),
+    "unhealthy": Problem(503, "Something that releases need does not work", True, 60),
+}
+
+
+class Declined(Exception):
+    """The request ends here, with this problem. `members` stand in the body beside RFC 9457's."""
+
+    def __init__(self, code: str, detail: str, *, retry_after: int | None = None, **members: Any) -> None:
+        super().__init__(code)
+        self.code = code
+        self.detail = detail
+        self.retry_after = retry_after if retry_after is not None else PROBLEMS[code].retry_after
+        self.members = members
+
+
+def problem_body(declined: Declined, gateway_request_id: str) -> dict[str, Any]:
+    """Return the body of an error: RFC 9457's members, ours, and what belongs to this one."""
+    code, problem = declined.code, PROBLEMS[declined.code]
+    return {
+        "type": f"urn:quarantine-release:problem:{code}",
+        "title": problem.title,
+        "status": problem.status,
+        "detail": declined.detail,
+        "ok": False,
+        "code": code,
+        "retryable": problem.is_retryable,
+        "request_id": gateway_request_id,
+        **declined.members,
+    }

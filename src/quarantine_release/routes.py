@@ -1,0 +1,230 @@
+"""The routes: what each does for a caller who is known, and the answer it gives."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from secrets import token_bytes
+from typing import Any, Final, TypeVar
+from urllib.parse import unquote
+
+from quarantine_release import telemetry, wiring
+from quarantine_release.answer import answer_body, evidence_body, is_failure, trace_body
+from quarantine_release.authentication import AuthenticatedPayload
+from quarantine_release.clients import Client, Scope
+from quarantine_release.credentials import SecretMalformed
+from quarantine_release.http_event import HttpRequest
+from quarantine_release.outcome import AccountId, RequestId, postfix_part
+from quarantine_release.ports import LedgerUnavailable, Ports
+from quarantine_release.problem import Declined, problem_body
+from quarantine_release.release import Answer, KeyReused, Refusal, look_up, release
+from quarantine_release.release_request import (
+    InvalidRequest,
+    accept,
+    parse_account_id,
+    parse_message_id,
+    parse_release_request,
+    parse_request_id,
+)
+from quarantine_release.trace import RequestRow, RequestState
+
+PROBLEM_TYPE: Final = {"Content-Type": "application/problem+json"}
+_POLL_SECONDS: Final = 5
+_LIST_LIMIT: Final = 50
+_HEALTH_SECONDS: Final = 5.0
+Content = TypeVar("Content")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of a known caller. Exists only after authentication."""
+
+    request: HttpRequest
+    payload: AuthenticatedPayload
+    ports: Ports
+
+    @property
+    def client(self) -> Client:
+        """Return who is calling."""
+        return self.payload.client
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An answer before it is an API Gateway one."""
+
+    status: int
+    body: dict[str, Any]
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_secret(name: str, read: Callable[[], Content]) -> Content:
+    """Read a secret; one that cannot be used is logged with what is wrong and declined without."""
+    try:
+        return read()
+    except SecretMalformed as error:
+        telemetry.secret_unusable(name, str(error))
+        raise Declined(f"{name}_not_configured", f"The {name} secret cannot be used; the log says why.") from None
+
+
+def _post_release(call: Call) -> Response:
+    client = call.client
+    _require(client, Scope.RELEASE)
+    wanted = parse_release_request(call.payload)
+    if wanted.force:
+        _require(client, Scope.FORCE)
+    account_id = _account(client, wanted.account_id)
+    row = accept(wanted, account_id, call.ports.clock(), token_bytes(20))
+    match release(row, call.ports):
+        case Refusal() as refusal:
+            detail = "Nothing was released, and nothing will be on behalf of this request."
+            raise Declined(refusal.reason, detail, retry_after=refusal.retry_after)
+        case KeyReused():
+            detail = "The key was used before with another payload: use a new key for a new request."
+            raise Declined("idempotency_key_reused", detail, field="Idempotency-Key")
+        case Answer() as answer:
+            for settled in answer.settled:
+                telemetry.release_outcome(settled, answer.request)
+            return _respond_with(answer, call, wanted.warnings)
+
+
+def _get_release(call: Call, given: str) -> Response:
+    _require(call.client, Scope.READ)
+    request_id = parse_request_id(given)
+    found = wiring.ledger().requests([request_id]) if request_id else {}
+    return _respond_with(_look_up(found, request_id, call.client, call.ports), call)
+
+
+def _get_releases(call: Call) -> Response:
+    _require(call.client, Scope.READ)
+    given = [name.strip() for value in call.request.query.get("ids", ()) for name in value.split(",") if name.strip()]
+    if not 1 <= len(given) <= _LIST_LIMIT:
+        raise InvalidRequest("invalid_field", f"ids must name 1 to {_LIST_LIMIT} requests.", "ids")
+    request_ids = [parse_request_id(name) for name in given]
+    found = wiring.ledger().requests([request_id for request_id in request_ids if request_id])
+    bodies = []
+    for request_id in request_ids:
+        try:
+            bodies.append(_answer_body(_look_up(found, request_id, call.client, call.ports)))
+        except Declined as declined:
+            bodies.append(problem_body(declined, call.request.gateway_request_id))
+    pending = sum(body.get("outcome") == "pending" for body in bodies)
+    return Response(200, {"releases": bodies, "open": pending})
+
+
+def _get_message(call: Call, given: str) -> Response:
+    client = call.client
+    _require(client, Scope.READ)
+    message_id = parse_message_id(given)
+    account_id = _account(client, parse_account_id(next(iter(call.request.query.get("account_id", ())), None)))
+    part = postfix_part(message_id)
+    row = call.ports.ledger.messages(account_id, [part]).get(part)
+    if row is None:
+        raise Declined("not_found", "Nobody has asked for this message.")
+    ledger = wiring.ledger()
+    attempts = row.attempts | {row.last_refused} if row.last_refused else row.attempts
+    visible_to = None if Scope.READ_ALL in client.scopes else client.name
+    return Response(
+        200,
+        trace_body(
+            row,
+            ledger.requests(sorted(row.asks)),
+            ledger.attempts(account_id, sorted(attempts)),
+            visible_to=visible_to,
+            now=call.ports.clock(),
+        ),
+    )
+
+
+def _get_health(call: Call) -> Response:
+    client = call.client
+    account_id = _account(client, None)
+    checks: dict[str, Any] = {"clients_secret": "ok", "cloudflare_secret": "ok"}
+    try:
+        call.ports.ledger.messages(account_id, [postfix_part(parse_message_id("health-check"))])
+        checks["ledger"] = "ok"
+    except LedgerUnavailable:
+        checks["ledger"] = "failed"
+    checked = wiring.cloudflare().check(account_id, min(_HEALTH_SECONDS, call.ports.time_left() - 1))
+    names = {True: "accepted", False: "refused", None: "not_checked"}
+    checks["credential"] = names[checked.is_accepted]
+    content: dict[str, Any] = {
+        "client": client.name,
+        "scopes": sorted(client.scopes),
+        "account_id": account_id,
+        "checks": checks,
+        "evidence": evidence_body(checked.evidence),
+        "note": "An accepted credential proves no permission: only a release shows that it may release.",
+    }
+    if checks["ledger"] != "ok" or not checked.is_accepted:
+        raise Declined(
+            "unhealthy", "Releases would fail or be unconfirmed; the checks say what does not work.", **content
+        )
+    return Response(200, {"ok": True, **content})
+
+
+def _look_up(
+    found: Mapping[RequestId, RequestRow], request_id: RequestId | None, client: Client, ports: Ports
+) -> Answer:
+    """Tell of a request what this client may see; what it may not see is not there."""
+    row = found.get(request_id) if request_id else None
+    is_visible = row is not None and (row.client == client.name or Scope.READ_ALL in client.scopes)
+    if row is None or not is_visible or row.state is RequestState.REFUSED:
+        raise Declined("not_found", "There is no such request.")
+    return look_up(row, ports)
+
+
+def _require(client: Client, scope: Scope) -> None:
+    if scope not in client.scopes:
+        raise Declined("scope_missing", f"The client needs the scope {scope}.")
+
+
+def _account(client: Client, wanted: AccountId | None) -> AccountId:
+    accounts = read_secret("cloudflare", wiring.accounts().get)
+    account_id = wanted or accounts.default
+    is_allowed = client.accounts is None or account_id in client.accounts
+    if not is_allowed or account_id not in accounts.credentials:
+        raise Declined("account_not_allowed", "The client may not act for this account.", field="account_id")
+    return account_id
+
+
+Handler = Callable[..., Response]
+_ROUTES: Final[tuple[tuple[re.Pattern[str], dict[str, Handler]], ...]] = (
+    (re.compile(r"\A/v1/releases\Z"), {"POST": _post_release, "GET": _get_releases}),
+    (re.compile(r"\A/v1/releases/([^/]+)\Z"), {"GET": _get_release}),
+    (re.compile(r"\A/v1/messages/([^/]+)\Z"), {"GET": _get_message}),
+    (re.compile(r"\A/v1/health\Z"), {"GET": _get_health}),
+)
+
+
+def route(request: HttpRequest) -> tuple[Handler, tuple[str, ...]]:
+    """Find what serves a request. Raises Declined: 404, or 405 naming the methods that the route knows."""
+    for pattern, methods in _ROUTES:
+        match = pattern.match(request.path)
+        if match is None:
+            continue
+        handler = methods.get(request.method)
+        if handler is None:
+            raise Declined("method_not_allowed", f"The route knows {', '.join(methods)}.", allow=", ".join(methods))
+        return handler, tuple(_decode(part) for part in match.groups())
+    raise Declined("not_found", "There is no such route.")
+
+
+def _decode(part: str) -> str:
+    """Undo percent-encoding once, as REST APIs hand the path on encoded; what is not UTF-8 matches no id."""
+    return unquote(part, errors="replace")
+
+
+def _answer_body(answer: Answer, warnings: tuple[str, ...] = ()) -> dict[str, Any]:
+    body = answer_body(answer, warnings)
+    if not is_failure(answer):
+        return body
+    declined = Declined("release_incomplete", body["message"])
+    return {**body, **problem_body(declined, answer.request.request_id)}
+
+
+def _respond_with(answer: Answer, call: Call, warnings: tuple[str, ...] = ()) -> Response:
+    body = _answer_body(answer, warnings)
+    if body["outcome"] == "pending":
+        location = f"{call.request.base_url}/v1/releases/{answer.request.request_id}"
+        return Response(202, body, {"Location": location, "Retry-After": str(_POLL_SECONDS)})
+    return Response(200, body) if "code" not in body else Response(400, body, PROBLEM_TYPE)

@@ -1,0 +1,78 @@
+"""The only Secrets Manager user: each secret parsed once, cached, and fetched again when it has proved wrong."""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+if TYPE_CHECKING:
+    from mypy_boto3_secretsmanager import SecretsManagerClient
+
+FRESH: Final = timedelta(seconds=300)
+# A revoked client token must not outlive an outage of Secrets Manager by more than this.
+STALE: Final = timedelta(hours=1)
+REFETCH_EVERY: Final = timedelta(seconds=30)
+
+Content = TypeVar("Content")
+
+
+class SecretUnavailable(Exception):
+    """Secrets Manager did not hand the secret out, and no copy that is recent enough is at hand."""
+
+
+class CachedSecret(Generic[Content]):
+    """One secret, read at most every 300 s, and at most one time more in 30 s when its content was refused."""
+
+    def __init__(
+        self,
+        client: "SecretsManagerClient",
+        secret_id: str,
+        parse: Callable[[str], Content],
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._client = client
+        self._secret_id = secret_id
+        self._parse = parse
+        self._clock = clock
+        self._content: Content | None = None
+        self._fetched_at: datetime | None = None
+        self._tried_at: datetime | None = None
+        self._refetched_at: datetime | None = None
+
+    def get(self) -> Content:
+        """Return the content. Raises SecretUnavailable, and SecretMalformed from the parser."""
+        now = self._clock()
+        if self._content is not None and self._fetched_at is not None:
+            if now - self._fetched_at < FRESH:
+                return self._content
+            recently_tried = self._tried_at is not None and now - self._tried_at < REFETCH_EVERY
+            if recently_tried and now - self._fetched_at < STALE:
+                return self._content
+        try:
+            return self._fetch(now)
+        except SecretUnavailable:
+            if self._content is None or self._fetched_at is None or now - self._fetched_at >= STALE:
+                raise
+            return self._content
+
+    def refetch(self) -> Content:
+        """Return the content as it is now, if it was not fetched for this reason within 30 s; else as it is cached."""
+        now = self._clock()
+        if self._refetched_at is not None and now - self._refetched_at < REFETCH_EVERY:
+            return self.get()
+        self._refetched_at = now
+        try:
+            return self._fetch(now)
+        except SecretUnavailable:
+            return self.get()
+
+    def _fetch(self, now: datetime) -> Content:
+        self._tried_at = now
+        try:
+            document = self._client.get_secret_value(SecretId=self._secret_id).get("SecretString")
+        except (ClientError, BotoCoreError) as error:
+            raise SecretUnavailable from error
+        self._content = self._parse(document or "")
+        self._fetched_at = now
+        return self._content

@@ -1,0 +1,80 @@
+"""The environment, read once into a frozen value: the only reader of os.environ. Holds no secret values."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+from urllib.parse import urlsplit
+
+from quarantine_release.trace import WireForm
+from quarantine_release.transitions import Terms
+
+_NAMES: Final = (
+    "TABLE_NAME",
+    "CLOUDFLARE_SECRET_ID",
+    "CLIENTS_SECRET_ID",
+    "CLOUDFLARE_API_BASE_URL",
+    "CLOUDFLARE_WIRE_FORM",
+    "LEASE_SECONDS",
+    "SETTLE_SECONDS",
+    "RETENTION_DAYS",
+)
+
+
+class SettingsInvalid(Exception):
+    """The environment does not hold what the functions need. Names every variable and its rule."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What differs between deployments. `wire_form` None: each id in the form that belongs to its shape."""
+
+    table: str
+    cloudflare_secret_id: str
+    clients_secret_id: str
+    cloudflare_api_base_url: str
+    wire_form: WireForm | None
+    terms: Terms
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] = os.environ) -> "Settings":
+        """Read the variables. Raises SettingsInvalid naming every one that is missing or wrong."""
+        problems = [f"{name} is not set" for name in _NAMES if not env.get(name)]
+        numbers: dict[str, int] = {}
+        for name in ("LEASE_SECONDS", "SETTLE_SECONDS", "RETENTION_DAYS"):
+            value = env.get(name, "")
+            if value.isascii() and value.isdigit() and 0 < int(value[:9]) < 100_000:
+                numbers[name] = int(value)
+            elif value:
+                problems.append(f"{name} must be a whole number between 1 and 99999")
+        form = env.get("CLOUDFLARE_WIRE_FORM", "")
+        if form and form not in ("auto", *WireForm):
+            problems.append("CLOUDFLARE_WIRE_FORM must be auto, array or object")
+        base_url = env.get("CLOUDFLARE_API_BASE_URL", "")
+        if base_url and not _is_safe(base_url):
+            problems.append("CLOUDFLARE_API_BASE_URL must be an https URL, or http on this very machine")
+        if problems:
+            raise SettingsInvalid("; ".join(problems))
+        return cls(
+            table=env["TABLE_NAME"],
+            cloudflare_secret_id=env["CLOUDFLARE_SECRET_ID"],
+            clients_secret_id=env["CLIENTS_SECRET_ID"],
+            cloudflare_api_base_url=base_url,
+            wire_form=None if form == "auto" else WireForm(form),
+            terms=Terms(
+                lease=timedelta(seconds=numbers["LEASE_SECONDS"]),
+                settle=timedelta(seconds=numbers["SETTLE_SECONDS"]),
+                retention=timedelta(days=numbers["RETENTION_DAYS"]),
+            ),
+        )
+
+
+def _is_safe(url: str) -> bool:
+    """Say whether a credential may travel there: encrypted, or without leaving the machine."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    is_local = parts.hostname in ("localhost", "127.0.0.1", "::1")
+    return bool(parts.hostname) and (parts.scheme == "https" or (parts.scheme == "http" and is_local))

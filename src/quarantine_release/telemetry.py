@@ -1,0 +1,92 @@
+"""The shared Logger and Metrics, the names of what is logged, and what is kept out of it.
+
+Fields are passed by name; no body, header, token, recipient, subject or exception text ever is.
+"""
+
+import traceback
+from typing import Final
+
+from aws_lambda_powertools import Logger, Metrics
+from aws_lambda_powertools.metrics import MetricUnit
+
+from quarantine_release.ledger_items import message_key
+from quarantine_release.outcome import AccountId, Evidence
+from quarantine_release.settings import SettingsInvalid
+from quarantine_release.trace import MessageRow, RequestRow, WireForm
+
+logger: Final = Logger()
+metrics: Final = Metrics()
+
+
+def count(name: str, value: int = 1) -> None:
+    """Add to a metric."""
+    metrics.add_metric(name=name, unit=MetricUnit.Count, value=value)
+
+
+def release_outcome(row: MessageRow, request: RequestRow) -> None:
+    """Log that a message reached its end: the event by which a SIEM sees releases without reading the table."""
+    logger.info(
+        "release_outcome",
+        message_key=message_key(row.account_id, row.part),
+        outcome=row.state,
+        code=row.code,
+        client=request.client,
+        ticket=request.ticket,
+        request=request.request_id,
+        attempt=row.attempt,
+    )
+    count(row.state.title().replace("_", ""))
+
+
+def cloudflare_call(
+    account_id: AccountId, wire_form: WireForm, ids: int, evidence: Evidence, milliseconds: int
+) -> None:
+    """Log one release call and how it ended."""
+    logger.info(
+        "cloudflare_call",
+        account_id=account_id,
+        wire_form=wire_form,
+        ids=ids,
+        status=evidence.status,
+        error_codes=evidence.error_codes,
+        cf_ray=evidence.cf_ray,
+        failure=evidence.failure,
+        milliseconds=milliseconds,
+    )
+    count("CloudflareCalls")
+
+
+def secret_unusable(secret: str, problem: str) -> None:
+    """Log which secret cannot be used and what is wrong with it, never its value."""
+    logger.error("secret_unusable", secret=secret, problem=problem)
+    count("SecretUnusable")
+
+
+def client_disabled(client: str, problem: str) -> None:
+    """Log an entry of the clients secret that is left out."""
+    logger.error("client_disabled", client=client, problem=problem)
+    count("ClientDisabled")
+
+
+def declined(code: str) -> None:
+    """Count and log an answer that is an error, by its code."""
+    logger.info("declined", code=code)
+    count("Declined")
+
+
+def ledger_unavailable(code: str) -> None:
+    """Log why DynamoDB could not be read or written, by its error code."""
+    logger.error("ledger_unavailable", code=code)
+    count("LedgerUnavailable")
+
+
+def unhandled(error: Exception) -> None:
+    """Log an error nobody foresaw: its class and where it came from, not its text, which may hold anything."""
+    frames = traceback.extract_tb(error.__traceback__)
+    logger.error(
+        "unhandled",
+        error_type=type(error).__name__,
+        settings=str(error) if isinstance(error, SettingsInvalid) else None,
+        at=[f"{frame.filename.rpartition('/')[2]}:{frame.lineno}" for frame in frames],
+    )
+    count("Unhandled")

@@ -1,0 +1,232 @@
+"""What the ledger knows: the rows as values, and what they mean for each id of a request. Pure.
+
+How the rows lie in DynamoDB stands in `ledger.py`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from quarantine_release.outcome import (
+    LETTERS,
+    NO_RECIPIENTS,
+    AccountId,
+    AttemptId,
+    Code,
+    Evidence,
+    MessageId,
+    Outcome,
+    PostfixPart,
+    Recipients,
+    RequestId,
+    State,
+    Verdict,
+    contradict,
+    fullest,
+    may_claim,
+    postfix_part,
+)
+
+
+class WireForm(StrEnum):
+    """The two published bodies of Cloudflare's release call (`cloudflare.py` says which is which)."""
+
+    ARRAY = "array"
+    OBJECT = "object"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One message that a request wants released, under the fullest id given for it."""
+
+    part: PostfixPart
+    message_id: MessageId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageRow:
+    """One message. `attempt` is the last claim's, `owner` the request on whose behalf it was claimed."""
+
+    account_id: AccountId
+    part: PostfixPart
+    state: State
+    attempt: AttemptId
+    message_id: MessageId
+    updated_at: datetime
+    owner: RequestId | None = None
+    deadline: datetime | None = None
+    expires_at: datetime | None = None
+    code: Code | None = None
+    recipients: Recipients = NO_RECIPIENTS
+    evidence: Evidence | None = None
+    attempts: frozenset[AttemptId] = frozenset()
+    refusals: int = 0
+    last_refused: AttemptId | None = None
+    forced_over: State | None = None
+    asks: frozenset[RequestId] = frozenset()
+    asks_uncounted: int = 0
+
+
+class RequestState(StrEnum):
+    """OPEN until every id has ended, then CLOSED; REFUSED if the caller was told no and nothing may leave."""
+
+    OPEN = "OPEN"
+    CLOSED = "CLOSED"
+    REFUSED = "REFUSED"
+
+
+class FailOn(StrEnum):
+    """When a finished request is answered with 400 instead of 200, for callers that only look at the status."""
+
+    NEVER = "never"
+    NONE = "none"
+    PARTIAL = "partial"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestRow:
+    """One accepted request. `nonce` tells this acceptance from any other under the same key."""
+
+    request_id: RequestId
+    client: str
+    account_id: AccountId
+    fingerprint: str
+    nonce: str
+    ids: tuple[MessageId, ...]
+    created_at: datetime
+    state: RequestState
+    reason: str | None = None
+    ticket: str | None = None
+    requested_by: str | None = None
+    force: bool = False
+    fail_on: FailOn = FailOn.NEVER
+    trace_id: str | None = None
+    letters: str | None = None
+    closed_at: datetime | None = None
+    expires_at: datetime | None = None
+
+
+class AttemptState(StrEnum):
+    """OPEN from before the call; then ANSWERED (the outcome is in the row) or REFUSED (provably no effect)."""
+
+    OPEN = "OPEN"
+    ANSWERED = "ANSWERED"
+    REFUSED = "REFUSED"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptRow:
+    """One Cloudflare call: written before it goes out. `owners` says on whose behalf each message was claimed."""
+
+    account_id: AccountId
+    attempt: AttemptId
+    wire_form: WireForm
+    targets: tuple[Target, ...]
+    owners: Mapping[PostfixPart, RequestId]
+    sent_at: datetime
+    deadline: datetime
+    state: AttemptState
+    ended_at: datetime | None = None
+    evidence: Evidence | None = None
+    verdicts: Mapping[PostfixPart, Verdict] | None = None
+    expires_at: datetime | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Say whether something about this call is still to be found out."""
+        if self.verdicts is not None:
+            return any(verdict.state is State.UNKNOWN for verdict in self.verdicts.values())
+        return self.state is AttemptState.OPEN
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a request is told about one of its ids."""
+
+    id: MessageId
+    outcome: Outcome
+    code: Code | None
+    row: MessageRow | None
+
+    @property
+    def is_end(self) -> bool:
+        """Say whether this id has ended for the request."""
+        return self.outcome.is_end
+
+    @property
+    def retryable(self) -> bool:
+        """Say whether the same request, sent again as a new one, may come to more."""
+        return self.code is Code.NOT_ATTEMPTED or self.outcome in (Outcome.CANCELLED, Outcome.EXPIRED)
+
+
+def targets_of(ids: Sequence[MessageId]) -> tuple[Target, ...]:
+    """Group the ids given by message, each under its fullest id; ids that contradict one another give no target."""
+    groups: dict[PostfixPart, list[MessageId]] = {}
+    for given in ids:
+        groups.setdefault(postfix_part(given), []).append(given)
+    return tuple(
+        Target(part, fullest(given))
+        for part, given in groups.items()
+        if not any(contradict(fullest(given), other) for other in given)
+    )
+
+
+def claimable(row: MessageRow | None, target: Target, *, force: bool, now: datetime) -> bool:
+    """Say whether this request may release this message now. An ended row past its time counts as absent."""
+    if row is None:
+        return True
+    if contradict(row.message_id, target.message_id):
+        return False
+    return is_forgotten(row, now) or may_claim(row.state, row.code, force=force)
+
+
+def is_forgotten(row: MessageRow, now: datetime) -> bool:
+    """Say whether DynamoDB may delete the row at any moment: it deletes late, and nothing may depend on when."""
+    return row.expires_at is not None and row.expires_at <= now
+
+
+def results_of(request: RequestRow, rows: Mapping[PostfixPart, MessageRow], now: datetime) -> tuple[Result, ...]:
+    """Tell the request, id by id in the order given, what became of each."""
+    parts = {target.part for target in targets_of(request.ids)}
+    results = []
+    for position, given in enumerate(request.ids):
+        part = postfix_part(given)
+        row = rows.get(part)
+        outcome, code = _of_row(request.request_id, given, row, now)
+        if part not in parts:
+            outcome, code = Outcome.NEEDS_REVIEW, Code.ID_CONFLICT
+        if request.letters is not None:
+            stored = LETTERS[request.letters[position]]
+            settled = stored == (Outcome.NEEDS_REVIEW, Code.UNSETTLED) and outcome.is_end
+            if not settled and stored[0] is not outcome:
+                row = None
+            outcome, code = (outcome, code) if settled else stored
+        results.append(Result(given, outcome, code, row))
+    return tuple(results)
+
+
+def _of_row(
+    request_id: RequestId, given: MessageId, row: MessageRow | None, now: datetime
+) -> tuple[Outcome, Code | None]:
+    if row is None:
+        return Outcome.IN_PROGRESS, None
+    if contradict(row.message_id, given):
+        return Outcome.NEEDS_REVIEW, Code.ID_CONFLICT
+    match row.state:
+        case State.RELEASED if row.owner == request_id:
+            return Outcome.RELEASED, None
+        case State.RELEASED:
+            return Outcome.ALREADY_RELEASED, None
+        case State.PARTIAL:
+            return Outcome.PARTIALLY_RELEASED, Code.PARTLY_DELIVERED
+        case State.FAILED:
+            return Outcome.FAILED, row.code
+        case State.NEEDS_REVIEW:
+            return Outcome.NEEDS_REVIEW, Code.UNSETTLED
+        case State.UNKNOWN:
+            return Outcome.UNCONFIRMED, row.code
+        case State.RELEASING if row.deadline is not None and row.deadline <= now:
+            return Outcome.UNCONFIRMED, Code.NO_ANSWER
+        case State.RELEASING | State.RETRYABLE:
+            return Outcome.IN_PROGRESS, None

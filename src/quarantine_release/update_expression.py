@@ -1,0 +1,75 @@
+"""Build one conditional DynamoDB update: what is set, removed, added and deleted, and what must hold for it. Pure.
+
+Every name and value goes through a placeholder: "state", "owner" and others are reserved words of the expression
+language (DynamoDB developer guide, "Reserved words").
+"""
+
+from typing import Any
+
+from quarantine_release.ledger_items import Attribute
+
+
+class UpdateExpression:
+    """One update of one item."""
+
+    def __init__(self, table: str, key: Attribute) -> None:
+        self._table = table
+        self._key = key
+        self._clauses: dict[str, list[str]] = {"SET": [], "REMOVE": [], "ADD": [], "DELETE": []}
+        self._conditions: list[str] = []
+        self._names: dict[str, str] = {}
+        self._values: dict[str, Attribute] = {}
+
+    def set(self, name: str, value: Attribute) -> None:
+        """Set an attribute."""
+        self._clauses["SET"].append(f"{self._name(name)} = {self._value(value)}")
+
+    def remove(self, name: str) -> None:
+        """Remove an attribute."""
+        self._clauses["REMOVE"].append(self._name(name))
+
+    def add(self, name: str, value: Attribute) -> None:
+        """Add to a counter or a set."""
+        self._clauses["ADD"].append(f"{self._name(name)} {self._value(value)}")
+
+    def delete(self, name: str, value: Attribute) -> None:
+        """Delete from a set."""
+        self._clauses["DELETE"].append(f"{self._name(name)} {self._value(value)}")
+
+    def require_absent(self) -> None:
+        """Let the update pass only if there is no such item."""
+        self._conditions.append("attribute_not_exists(pk)")
+
+    def require(self, name: str, value: Attribute) -> None:
+        """Let the update pass only if the attribute has this value; an update of an absent item would create it."""
+        self._conditions.append(f"{self._name(name)} = {self._value(value)}")
+
+    @property
+    def is_empty(self) -> bool:
+        """Say whether nothing would change."""
+        return not any(self._clauses.values())
+
+    def build(self) -> dict[str, Any]:
+        """Return the parameters of UpdateItem, which are also those of an Update within a transaction."""
+        parameters: dict[str, Any] = {
+            "TableName": self._table,
+            "Key": {"pk": self._key},
+            "UpdateExpression": " ".join(
+                f"{verb} {', '.join(parts)}" for verb, parts in self._clauses.items() if parts
+            ),
+            "ConditionExpression": " AND ".join(self._conditions),
+            "ExpressionAttributeNames": self._names,
+            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+        }
+        if self._values:
+            parameters["ExpressionAttributeValues"] = self._values
+        return parameters
+
+    def _name(self, name: str) -> str:
+        self._names[f"#{name}"] = name
+        return f"#{name}"
+
+    def _value(self, value: Attribute) -> str:
+        placeholder = f":{len(self._values)}"
+        self._values[placeholder] = value
+        return placeholder

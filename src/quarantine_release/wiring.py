@@ -1,0 +1,114 @@
+"""Builds the real collaborators, once per process and on first use: the only file that knows every class."""
+
+import random
+import secrets
+import ssl
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import cache
+from typing import TYPE_CHECKING, Final
+
+import boto3
+from botocore.config import Config
+from requests.utils import DEFAULT_CA_BUNDLE_PATH
+
+from quarantine_release import telemetry
+from quarantine_release.clients import Clients, parse_clients
+from quarantine_release.cloudflare import CloudflareClient
+from quarantine_release.credentials import Accounts, parse_accounts
+from quarantine_release.deadline import DeadlineSession
+from quarantine_release.ledger import DynamoLedger
+from quarantine_release.outcome import AttemptId
+from quarantine_release.ports import Ports
+from quarantine_release.secret_store import CachedSecret
+from quarantine_release.settings import Settings
+
+if TYPE_CHECKING:
+    from mypy_boto3_secretsmanager import SecretsManagerClient
+
+# boto3's own 60 s outlive any webhook.
+_AWS: Final = Config(connect_timeout=1, read_timeout=2, retries={"mode": "standard", "total_max_attempts": 3})
+_CROCKFORD: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+
+def clock() -> datetime:
+    """Return the time in whole milliseconds, as rows keep it."""
+    now = datetime.now(UTC)
+    return now.replace(microsecond=now.microsecond // 1000 * 1000)
+
+
+def new_attempt_id(now: datetime) -> AttemptId:
+    """Return a ULID: 48 bits of milliseconds, 80 random bits; sorts by time."""
+    number = int(now.timestamp() * 1000) << 80 | secrets.randbits(80)
+    return AttemptId("".join(_CROCKFORD[number >> shift & 31] for shift in range(125, -1, -5)))
+
+
+def pause(round_: int) -> None:
+    """Wait between tries of a contended write: 20 ms doubling to 320 ms, with full jitter."""
+    time.sleep(random.uniform(0.005, 0.02 * 2 ** min(round_, 4)))  # noqa: S311  jitter is no secret
+
+
+@cache
+def settings() -> Settings:
+    """Read the environment. Raises SettingsInvalid."""
+    return Settings.from_env()
+
+
+@cache
+def ledger() -> DynamoLedger:
+    """Build the ledger."""
+    return DynamoLedger(boto3.client("dynamodb", config=_AWS), settings().table, pause)
+
+
+@cache
+def clients() -> CachedSecret[Clients]:
+    """Build the clients secret; what is wrong in it is logged whenever it is fetched."""
+    return CachedSecret(_secrets_manager(), settings().clients_secret_id, _parse_clients, clock)
+
+
+@cache
+def accounts() -> CachedSecret[Accounts]:
+    """Build the cloudflare secret."""
+    return CachedSecret(_secrets_manager(), settings().cloudflare_secret_id, parse_accounts, clock)
+
+
+@cache
+def cloudflare() -> CloudflareClient:
+    """Build the Cloudflare client with its one TLS context."""
+    context = ssl.create_default_context(cafile=DEFAULT_CA_BUNDLE_PATH)
+    return CloudflareClient(settings().cloudflare_api_base_url, accounts(), DeadlineSession(context), clock)
+
+
+def ports(time_left: Callable[[], float]) -> Ports:
+    """Gather what one run of the use case needs. `time_left` in seconds, of this invocation."""
+    return Ports(
+        ledger=ledger(),
+        cloudflare=cloudflare(),
+        terms=settings().terms,
+        clock=clock,
+        time_left=time_left,
+        new_attempt_id=new_attempt_id,
+        wire_form=settings().wire_form,
+    )
+
+
+def prime() -> None:
+    """Build everything in the init phase, whose CPU is free of the memory size's share; a failure is left for later."""
+    try:
+        ledger(), clients(), cloudflare()
+    except Exception as error:  # noqa: BLE001  whatever it is, the first request meets it where it can be answered
+        telemetry.logger.warning("priming_failed", error_type=type(error).__name__)
+
+
+@cache
+def _secrets_manager() -> "SecretsManagerClient":
+    client: SecretsManagerClient = boto3.client("secretsmanager", config=_AWS)
+    return client
+
+
+def _parse_clients(document: str) -> Clients:
+    found = parse_clients(document)
+    for client, problem in found.problems.items():
+        telemetry.client_disabled(client, problem)
+    return found
