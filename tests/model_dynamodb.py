@@ -1,0 +1,286 @@
+"""A small DynamoDB in memory, with the meaning of the real one: conditions, transactions, idempotency, lost answers.
+
+It stands for the service in simulations, since moto cannot lose an answer, throttle, or hold under concurrency; one
+contract suite (`test_dynamodb_contract.py`) runs against both. It knows the expressions that the ledger uses.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from copy import deepcopy
+from enum import StrEnum
+from typing import Any
+
+from botocore.exceptions import ClientError, ReadTimeoutError
+
+Item = dict[str, Any]
+
+
+class Fault(StrEnum):
+    """What may befall one call."""
+
+    TIMEOUT_BEFORE = "the call is lost on its way"
+    TIMEOUT_AFTER = "the call takes effect and its answer is lost, also for the SDK's own retries"
+    REPEATED = "the answer is lost once, and the SDK's retry finds its own write"
+    THROTTLED = "the service throttles until the SDK gives up"
+    CONFLICT = "another transaction is under way on the same item"
+
+
+def no_fault(operation: str) -> Fault | None:  # noqa: ARG001
+    """Let every call pass."""
+    return None
+
+
+class ModelDynamoDB:
+    """One table. `before_call` is asked before every call, and may also let time pass or end the caller's life."""
+
+    def __init__(self, before_call: Callable[[str], Fault | None] = no_fault) -> None:
+        self.items: dict[str, Item] = {}
+        self.calls: list[str] = []
+        self._before_call = before_call
+        self._tokens: dict[str, Any] = {}
+
+    def transact_write_items(self, **parameters: Any) -> dict[str, Any]:
+        actions = parameters["TransactItems"]
+
+        def write() -> dict[str, Any]:
+            self._check_transaction(actions)
+            token = parameters.get("ClientRequestToken")
+            if token is not None and token in self._tokens:
+                if self._tokens[token] != actions:
+                    raise _error("IdempotentParameterMismatchException", "TransactWriteItems")
+                return {}
+            new: dict[str, Item] = {}
+            reasons = []
+            for action in actions:
+                ((kind, detail),) = action.items()
+                key, reason = _key_of(kind, detail), {"Code": "None"}
+                old = self.items.get(key)
+                if _holds(detail, old):
+                    new[key] = _written(kind, detail, old)
+                else:
+                    reason = {"Code": "ConditionalCheckFailed", "Message": "The conditional request failed"}
+                    if old is not None and detail.get("ReturnValuesOnConditionCheckFailure") == "ALL_OLD":
+                        reason |= {"Item": deepcopy(old)}  # type: ignore[dict-item]
+                reasons.append(reason)
+            if any(reason["Code"] != "None" for reason in reasons):
+                raise _cancelled(reasons)
+            self.items |= new
+            if token is not None:
+                self._tokens[token] = deepcopy(actions)
+            return {}
+
+        # The SDK repeats a transaction under the same token, so a repetition is without effect.
+        return self._call(
+            "TransactWriteItems", write, conflict=_cancelled([{"Code": "TransactionConflict"}] * len(actions))
+        )
+
+    def update_item(self, **parameters: Any) -> dict[str, Any]:
+        def write() -> dict[str, Any]:
+            key = parameters["Key"]["pk"]["S"]
+            old = self.items.get(key)
+            if not _holds(parameters, old):
+                raise _condition_failed("UpdateItem", parameters, old)
+            self.items[key] = _written("Update", parameters, old)
+            return {}
+
+        return self._call(
+            "UpdateItem", write, conflict=_error("TransactionConflictException", "UpdateItem"), again=True
+        )
+
+    def put_item(self, **parameters: Any) -> dict[str, Any]:
+        def write() -> dict[str, Any]:
+            key = parameters["Item"]["pk"]["S"]
+            old = self.items.get(key)
+            if not _holds(parameters, old):
+                raise _condition_failed("PutItem", parameters, old)
+            self.items[key] = _written("Put", parameters, old)
+            return {}
+
+        return self._call("PutItem", write, conflict=_error("TransactionConflictException", "PutItem"), again=True)
+
+    def batch_get_item(self, **parameters: Any) -> dict[str, Any]:
+        def read() -> dict[str, Any]:
+            ((table, wanted),) = parameters["RequestItems"].items()
+            keys = [key["pk"]["S"] for key in wanted["Keys"]]
+            if not 1 <= len(keys) <= 100 or len(set(keys)) != len(keys):
+                raise _error("ValidationException", "BatchGetItem")
+            return {"Responses": {table: [deepcopy(self.items[key]) for key in keys if key in self.items]}}
+
+        return self._call("BatchGetItem", read)
+
+    def query(self, **parameters: Any) -> dict[str, Any]:
+        """Answer a query of the open index: `open_kind = :kind AND open_at <= :until`, oldest first."""
+        values = parameters["ExpressionAttributeValues"]
+
+        def read() -> dict[str, Any]:
+            found = sorted(
+                (
+                    item
+                    for item in self.items.values()
+                    if item.get("open_kind") == values[":kind"]
+                    and int(item["open_at"]["N"]) <= int(values[":until"]["N"])
+                ),
+                key=lambda item: (int(item["open_at"]["N"]), item["pk"]["S"]),
+            )
+            keys = [{name: item[name] for name in ("pk", "open_kind", "open_at")} for item in found]
+            return {"Items": keys[: parameters.get("Limit")]}
+
+        return self._call("Query", read)
+
+    def _call(
+        self,
+        operation: str,
+        act: Callable[[], dict[str, Any]],
+        conflict: ClientError | None = None,
+        *,
+        again: bool = False,
+    ) -> dict[str, Any]:
+        self.calls.append(operation)
+        match self._before_call(operation):
+            case Fault.TIMEOUT_BEFORE:
+                raise ReadTimeoutError(endpoint_url="model")
+            case Fault.TIMEOUT_AFTER:
+                with suppress(ClientError):
+                    act()
+                raise ReadTimeoutError(endpoint_url="model")
+            case Fault.THROTTLED:
+                raise _error("ProvisionedThroughputExceededException", operation)
+            case Fault.CONFLICT if conflict is not None:
+                raise conflict
+            case Fault.REPEATED if again:
+                act()
+        return act()
+
+    def _check_transaction(self, actions: Sequence[Mapping[str, Any]]) -> None:
+        keys = [_key_of(kind, detail) for action in actions for kind, detail in action.items()]
+        if (
+            not 1 <= len(actions) <= 100
+            or len(set(keys)) != len(keys)
+            or len(json.dumps(actions, default=repr)) > 4 << 20
+        ):
+            raise _error("ValidationException", "TransactWriteItems")
+
+
+def _key_of(kind: str, detail: Mapping[str, Any]) -> str:
+    key: str = detail["Item" if kind == "Put" else "Key"]["pk"]["S"]
+    return key
+
+
+def _written(kind: str, detail: Mapping[str, Any], old: Item | None) -> Item:
+    new = deepcopy(detail["Item"]) if kind == "Put" else _updated(detail, old)
+    if kind == "ConditionCheck":
+        new = old or {}
+    if len(json.dumps(new, default=lambda raw: "x" * len(raw))) > 400 << 10:
+        raise _error("ValidationException", kind)
+    if any(value.get("SS") == [] for value in new.values()):
+        raise _error("ValidationException", kind)
+    return dict(new)
+
+
+def _updated(detail: Mapping[str, Any], old: Item | None) -> Item:
+    new = deepcopy(old) if old is not None else deepcopy(detail["Key"])
+    names, values = detail.get("ExpressionAttributeNames", {}), detail.get("ExpressionAttributeValues", {})
+    parts = re.split(r"\b(SET|REMOVE|ADD|DELETE)\b", detail["UpdateExpression"])[1:]
+    for verb, clause in zip(parts[::2], parts[1::2], strict=True):
+        for action in clause.strip().split(", "):
+            name, *rest = action.replace(" = ", " ").split()
+            name = names.get(name, name)
+            value = values[rest[0]] if rest else None
+            match verb:
+                case "SET":
+                    new[name] = deepcopy(value)
+                case "REMOVE":
+                    new.pop(name, None)
+                case "ADD" if value is not None and "N" in value:
+                    new[name] = {"N": str(int(new.get(name, {"N": "0"})["N"]) + int(value["N"]))}
+                case "ADD" if value is not None:
+                    new[name] = {"SS": sorted({*new.get(name, {"SS": []})["SS"], *value["SS"]})}
+                case _ if value is not None:
+                    left = sorted(set(new.get(name, {"SS": []})["SS"]) - set(value["SS"]))
+                    new.pop(name, None)
+                    new |= {name: {"SS": left}} if left else {}
+    return dict(new)
+
+
+def _holds(detail: Mapping[str, Any], old: Item | None) -> bool:
+    expression = detail.get("ConditionExpression")
+    text = f"{expression or ''} {detail.get('UpdateExpression', '')}"
+    for placeholder in (*detail.get("ExpressionAttributeNames", {}), *detail.get("ExpressionAttributeValues", {})):
+        if not re.search(rf"{re.escape(placeholder)}\b", text):
+            raise _error("ValidationException", "unused placeholder")
+    if expression is None:
+        return True
+    tokens = iter(re.findall(r"[()]|<=|>=|<>|[=<>]|[#:]?\w+", expression))
+    return _Condition(tokens, old or {}, detail).whole()
+
+
+class _Condition:
+    """Reads a condition from left to right: OR over AND over one test or a pair of parentheses."""
+
+    def __init__(self, tokens: Iterator[str], item: Item, detail: Mapping[str, Any]) -> None:
+        self._tokens = [*tokens, ""]
+        self._item = item
+        self._names = detail.get("ExpressionAttributeNames", {})
+        self._values = detail.get("ExpressionAttributeValues", {})
+
+    def whole(self) -> bool:
+        held = self._or()
+        assert self._tokens == [""], f"not understood: {self._tokens}"
+        return held
+
+    def _or(self) -> bool:
+        held = self._and()
+        while self._tokens[0] == "OR":
+            self._next()
+            held = self._and() or held
+        return held
+
+    def _and(self) -> bool:
+        held = self._one()
+        while self._tokens[0] == "AND":
+            self._next()
+            held = self._one() and held
+        return held
+
+    def _one(self) -> bool:
+        token = self._next()
+        if token == "(":
+            held = self._or()
+            assert self._next() == ")"
+            return held
+        if token in ("attribute_exists", "attribute_not_exists"):
+            assert self._next() == "("
+            name = self._next()
+            assert self._next() == ")"
+            return (self._names.get(name, name) in self._item) == (token == "attribute_exists")
+        found = self._item.get(self._names.get(token, token))
+        compare, wanted = self._next(), self._values[self._next()]
+        if found is None or found.keys() != wanted.keys():
+            return compare == "<>"
+        ((kind, left),), ((_, right),) = found.items(), wanted.items()
+        one, other = (int(left), int(right)) if kind == "N" else (left, right)
+        return bool({"=": one == other, "<>": one != other, "<=": one <= other, ">=": one >= other}[compare])
+
+    def _next(self) -> str:
+        return self._tokens.pop(0)
+
+
+def _error(code: str, operation: str) -> ClientError:
+    return ClientError({"Error": {"Code": code, "Message": code}}, operation)
+
+
+def _cancelled(reasons: Sequence[Mapping[str, Any]]) -> ClientError:
+    response: Any = {
+        "Error": {"Code": "TransactionCanceledException", "Message": "Transaction cancelled"},
+        "CancellationReasons": list(reasons),
+    }
+    return ClientError(response, "TransactWriteItems")
+
+
+def _condition_failed(operation: str, parameters: Mapping[str, Any], old: Item | None) -> ClientError:
+    response: Any = {"Error": {"Code": "ConditionalCheckFailedException", "Message": "The conditional request failed"}}
+    if old is not None and parameters.get("ReturnValuesOnConditionCheckFailure") == "ALL_OLD":
+        response["Item"] = deepcopy(old)
+    return ClientError(response, operation)

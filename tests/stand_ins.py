@@ -1,0 +1,113 @@
+"""What stands around the use case in tests: a clock that is set, a Cloudflare that remembers, rows to vary."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from quarantine_release.ledger import DynamoLedger
+from quarantine_release.outcome import (
+    AccountId,
+    Answered,
+    AttemptId,
+    Evidence,
+    MessageId,
+    Recipients,
+    Refused,
+    RequestId,
+    State,
+    Verdict,
+)
+from quarantine_release.ports import Ports
+from quarantine_release.trace import RequestRow, RequestState, WireForm
+from quarantine_release.transitions import Terms
+
+ACCOUNT = AccountId("a" * 32)
+NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
+TERMS = Terms(lease=timedelta(seconds=90), settle=timedelta(seconds=120), retention=timedelta(days=400))
+BARE = MessageId("4Njp3P0STMz2c02Q")
+FULL = MessageId("4Njp3P0STMz2c02Q-2024-01-05T10:00:00-12345678")
+OTHER = MessageId("4WtWkr6nlBz9sNH")
+DELIVERED = Verdict(State.RELEASED, None, Recipients.of(["a@example.com"]))
+OK = Evidence(200, (), "ray-1")
+
+
+def request_row(*ids: str, name: str = "one", **members: Any) -> RequestRow:
+    """Make an open request for these ids."""
+    known: dict[str, Any] = {
+        "request_id": RequestId(f"rq_{name}"),
+        "client": "soar",
+        "account_id": ACCOUNT,
+        "fingerprint": f"payload of {name}",
+        "nonce": f"nonce of {name}",
+        "ids": tuple(map(MessageId, ids or (BARE,))),
+        "created_at": NOON,
+        "state": RequestState.OPEN,
+    }
+    return RequestRow(**(known | members))
+
+
+@dataclass
+class Clock:
+    """A clock that moves a millisecond whenever it is read, and as far as it is told."""
+
+    now: datetime = NOON
+
+    def __call__(self) -> datetime:
+        self.now += timedelta(milliseconds=1)
+        return self.now
+
+    def move(self, **ahead: float) -> None:
+        self.now += timedelta(**ahead)
+
+
+@dataclass
+class RememberingCloudflare:
+    """A Cloudflare that delivers everything, but for what it is told to answer next."""
+
+    calls: list[tuple[WireForm, list[MessageId]]] = field(default_factory=list)
+    answers: deque[Answered | Refused | Callable[[Sequence[MessageId]], Answered]] = field(default_factory=deque)
+
+    def release(
+        self,
+        account_id: AccountId,  # noqa: ARG002
+        wire_form: WireForm,
+        ids: Sequence[MessageId],
+        seconds: float,  # noqa: ARG002
+    ) -> Answered | Refused:
+        self.calls.append((wire_form, list(ids)))
+        answer = self.answers.popleft() if self.answers else None
+        if answer is None:
+            return Answered(dict.fromkeys(ids, DELIVERED), OK)
+        return answer if isinstance(answer, Answered | Refused) else answer(ids)
+
+
+@dataclass
+class World:
+    """One table, one Cloudflare, one clock."""
+
+    dynamodb: Any
+    clock: Clock = field(default_factory=Clock)
+    cloudflare: RememberingCloudflare = field(default_factory=RememberingCloudflare)
+    seconds_left: Iterable[float] = ()
+
+    def __post_init__(self) -> None:
+        self.ledger = DynamoLedger(self.dynamodb, "ledger", lambda _: None)
+        self._attempts = 0
+
+    def ports(self, **members: Any) -> Ports:
+        left = iter(self.seconds_left)
+        known: dict[str, Any] = {
+            "ledger": self.ledger,
+            "cloudflare": self.cloudflare,
+            "terms": TERMS,
+            "clock": self.clock,
+            "time_left": lambda: next(left, 20.0),
+            "new_attempt_id": self._new_attempt_id,
+        }
+        return Ports(**(known | members))
+
+    def _new_attempt_id(self, _: datetime) -> AttemptId:
+        self._attempts += 1
+        return AttemptId(f"{self._attempts:026d}")

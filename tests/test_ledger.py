@@ -1,0 +1,468 @@
+"""The ledger against moto and against the model: claims, fencing, lost answers, round trips."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError
+from moto import mock_aws
+
+from local.template import Template
+from quarantine_release.ledger import DynamoLedger
+from quarantine_release.ledger_items import attempt_key, message_key, request_key
+from quarantine_release.outcome import (
+    AttemptId,
+    Code,
+    Evidence,
+    MessageId,
+    PostfixPart,
+    RequestId,
+    State,
+    Verdict,
+    postfix_part,
+)
+from quarantine_release.ports import Conflict, LedgerUnavailable, Move
+from quarantine_release.trace import (
+    AttemptRow,
+    AttemptState,
+    MessageRow,
+    RequestRow,
+    RequestState,
+    Target,
+    WireForm,
+    results_of,
+)
+from quarantine_release.transitions import (
+    answered,
+    asked,
+    claimed,
+    closed,
+    given_back,
+    not_made,
+    recorded,
+    refused,
+)
+from tests.model_dynamodb import Fault, ModelDynamoDB
+from tests.stand_ins import ACCOUNT, BARE, DELIVERED, FULL, NOON, OK, OTHER, TERMS, request_row
+
+TEMPLATE = Path(__file__).parent.parent / "template.yaml"
+PART = postfix_part(BARE)
+
+
+@pytest.fixture(params=["moto", "model"])
+def dynamodb(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    if request.param == "model":
+        yield ModelDynamoDB()
+        return
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    with mock_aws():
+        client = boto3.client("dynamodb", region_name="us-east-1")
+        (table,) = Template.read(TEMPLATE).tables()
+        names = ("KeySchema", "AttributeDefinitions", "GlobalSecondaryIndexes", "BillingMode")
+        client.create_table(TableName="ledger", **{name: table[name] for name in names})
+        yield client
+
+
+@pytest.fixture
+def ledger(dynamodb: Any) -> DynamoLedger:
+    return DynamoLedger(dynamodb, "ledger", lambda _: None)
+
+
+def attempt(name: str, request: RequestRow, *ids: MessageId) -> AttemptRow:
+    targets = tuple(Target(postfix_part(id_), id_) for id_ in ids or (BARE,))
+    return AttemptRow(
+        account_id=ACCOUNT,
+        attempt=AttemptId(name),
+        wire_form=WireForm.ARRAY,
+        targets=targets,
+        owners={target.part: request.request_id for target in targets},
+        sent_at=NOON,
+        deadline=NOON + TERMS.lease,
+        state=AttemptState.OPEN,
+    )
+
+
+def claims(
+    request: RequestRow, attempt: AttemptRow, seen: dict[PostfixPart, MessageRow] | None = None
+) -> tuple[Move, ...]:
+    rows = seen or {}
+    return tuple(Move(rows.get(t.part), claimed(rows.get(t.part), t, request, attempt)) for t in attempt.targets)
+
+
+def outcomes(moves: Sequence[Move], verdict: Verdict, evidence: Evidence = OK) -> list[Move]:
+    return [Move(move.after, recorded(move.after, verdict, evidence, NOON, TERMS)) for move in moves]
+
+
+def ended(attempt: AttemptRow, verdict: Verdict = DELIVERED) -> AttemptRow:
+    return answered(attempt, {target.part: verdict for target in attempt.targets}, OK, NOON, TERMS)
+
+
+def message(ledger: DynamoLedger, part: PostfixPart = PART) -> MessageRow:
+    return ledger.messages(ACCOUNT, [part])[part]
+
+
+def release_once(ledger: DynamoLedger, name: str = "one", verdict: Verdict = DELIVERED) -> MessageRow:
+    request = request_row(BARE, name=name)
+    own = attempt(f"attempt-{name}", request)
+    moves = claims(request, own)
+    assert ledger.claim(request, own, moves, []) is None
+    assert ledger.record(ended(own, verdict), outcomes(moves, verdict), None) == {}
+    return message(ledger)
+
+
+def test_a_claim_writes_request_attempt_and_messages_at_once(ledger: DynamoLedger) -> None:
+    request = request_row(BARE, OTHER, reason="false positive", ticket="INC-1", requested_by="Ann", force=True)
+    own = attempt("a1", request, BARE, OTHER)
+    moves = claims(request, own)
+    assert ledger.claim(request, own, moves, []) is None
+    assert ledger.requests([request.request_id]) == {request.request_id: request}
+    assert ledger.attempts(ACCOUNT, [own.attempt]) == [own]
+    assert ledger.messages(ACCOUNT, [PART, postfix_part(OTHER)]) == {move.after.part: move.after for move in moves}
+
+
+def test_a_claim_refused_for_one_message_writes_nothing_and_tells_the_rows_as_they_are(ledger: DynamoLedger) -> None:
+    row = release_once(ledger)
+    request = request_row(BARE, OTHER, name="two")
+    own = attempt("a2", request, BARE, OTHER)
+    conflict = ledger.claim(request, own, claims(request, own), [])
+    assert conflict == Conflict(None, {PART: row})
+    assert ledger.requests([request.request_id]) == {}
+    assert ledger.attempts(ACCOUNT, [own.attempt]) == []
+    assert ledger.messages(ACCOUNT, [postfix_part(OTHER)]) == {}
+
+
+def test_a_claim_of_a_message_that_has_moved_since_it_was_seen_is_refused(ledger: DynamoLedger) -> None:
+    seen = release_once(ledger, verdict=Verdict(State.FAILED, Code.CLOUDFLARE_REJECTED))
+    first, second = request_row(BARE, name="two"), request_row(BARE, name="three")
+    own, late = attempt("a2", first), attempt("a3", second)
+    assert ledger.claim(first, own, claims(first, own, {PART: seen}), []) is None
+    conflict = ledger.claim(second, late, claims(second, late, {PART: seen}), [])
+    assert conflict is not None
+    assert conflict.messages == {PART: message(ledger)}
+    assert message(ledger).attempt == own.attempt
+
+
+def test_a_message_that_is_gone_since_it_was_seen_is_told_as_gone(ledger: DynamoLedger) -> None:
+    request = request_row(BARE, name="two")
+    own = attempt("a2", request)
+    ghost = claimed(None, own.targets[0], request_row(name="old"), attempt("old", request))
+    conflict = ledger.claim(request, own, claims(request, own, {PART: ghost}), [])
+    assert conflict == Conflict(None, {PART: None})
+
+
+def test_who_asks_for_a_message_of_another_is_remembered_with_it(ledger: DynamoLedger) -> None:
+    row = release_once(ledger)
+    request = request_row(FULL, name="two", state=RequestState.CLOSED, letters="A")
+    ask = Move(row, asked(row, Target(PART, FULL), request))
+    assert ledger.claim(request, None, [], [ask]) is None
+    assert message(ledger).asks == {RequestId("rq_one"), RequestId("rq_two")}
+    assert message(ledger).message_id == FULL
+    again = Move(message(ledger), asked(message(ledger), Target(PART, FULL), request))
+    assert ledger.claim(None, None, [], [again]) is None
+
+
+def test_the_hundred_and_first_request_for_a_message_is_counted(ledger: DynamoLedger) -> None:
+    row = release_once(ledger)
+    for number in range(101):
+        seen = message(ledger)
+        request = request_row(BARE, name=f"more-{number}")
+        assert ledger.claim(request, None, [], [Move(seen, asked(seen, Target(PART, BARE), request))]) is None
+    row = message(ledger)
+    assert (len(row.asks), row.asks_uncounted) == (100, 2)
+
+
+def test_an_earlier_request_under_the_same_key_refuses_the_claim_and_is_told(ledger: DynamoLedger) -> None:
+    release_once(ledger)
+    again = request_row(BARE, nonce="another")
+    own = attempt("a2", again)
+    conflict = ledger.claim(again, own, claims(again, own), [])
+    assert conflict is not None
+    assert conflict.request == request_row(BARE)
+    assert conflict.messages == {PART: message(ledger)}
+
+
+@pytest.mark.parametrize(("fingerprint", "passes"), [("payload of one", True), ("another payload", False)])
+def test_a_refused_request_starts_again_only_with_its_own_payload(
+    ledger: DynamoLedger, fingerprint: str, passes: bool
+) -> None:
+    request = request_row(BARE)
+    own = attempt("a1", request)
+    moves = claims(request, own)
+    ledger.claim(request, own, moves, [])
+    backs = [Move(move.after, given_back(move.before, move.after, NOON)) for move in moves]
+    assert ledger.record(not_made(own, OK, NOON, TERMS), backs, refused(request, NOON, TERMS)) == {}
+    assert ledger.requests([request.request_id])[request.request_id].state is RequestState.REFUSED
+    again = request_row(BARE, nonce="another", fingerprint=fingerprint)
+    assert (ledger.claim(again, None, [], []) is None) is passes
+
+
+def test_a_request_past_its_time_counts_as_absent(ledger: DynamoLedger) -> None:
+    request = request_row(BARE, state=RequestState.CLOSED, letters="A", expires_at=NOON + TERMS.retention)
+    ledger.claim(request, None, [], [])
+    before = request_row(BARE, nonce="2", created_at=NOON + TERMS.retention - TERMS.lease)
+    assert ledger.claim(before, None, [], []) is not None
+    after = request_row(BARE, nonce="3", created_at=NOON + TERMS.retention)
+    assert ledger.claim(after, None, [], []) is None
+
+
+def test_given_back_a_new_message_is_free_and_its_attempt_does_not_count(ledger: DynamoLedger) -> None:
+    request = request_row(BARE)
+    own = attempt("a1", request)
+    moves = claims(request, own)
+    ledger.claim(request, own, moves, [])
+    backs = [Move(move.after, given_back(None, move.after, NOON)) for move in moves]
+    ledger.record(not_made(own, OK, NOON, TERMS), backs, None)
+    row = message(ledger)
+    assert (row.state, row.owner, row.attempts, row.refusals) == (State.RETRYABLE, None, frozenset(), 1)
+    assert (row.last_refused, row.expires_at) == (own.attempt, None)
+    assert ledger.attempts(ACCOUNT, [own.attempt])[0].state is AttemptState.REFUSED
+
+
+def test_given_back_a_forced_message_is_as_released_as_before(ledger: DynamoLedger) -> None:
+    before = release_once(ledger)
+    request = request_row(BARE, name="two", force=True)
+    own = attempt("a2", request)
+    moves = claims(request, own, {PART: before})
+    assert ledger.claim(request, own, moves, []) is None
+    assert (message(ledger).state, message(ledger).expires_at) == (State.RELEASING, None)
+    backs = [Move(move.after, given_back(move.before, move.after, NOON)) for move in moves]
+    ledger.record(not_made(own, OK, NOON, TERMS), backs, None)
+    after = message(ledger)
+    assert after == replace(
+        before, asks=before.asks | {request.request_id}, refusals=1, last_refused=own.attempt, updated_at=NOON
+    )
+
+
+def test_the_outcome_closes_attempt_message_and_request_in_one_round_trip(ledger: DynamoLedger) -> None:
+    request = request_row(BARE)
+    own = attempt("a1", request)
+    moves = claims(request, own)
+    ledger.claim(request, own, moves, [])
+    rows = {move.after.part: move.after for move in outcomes(moves, DELIVERED)}
+    closing = closed(request, results_of(request, rows, NOON), NOON, TERMS)
+    assert ledger.record(ended(own), outcomes(moves, DELIVERED), closing) == {}
+    assert message(ledger) == rows[PART]
+    assert ledger.attempts(ACCOUNT, [own.attempt]) == [ended(own)]
+    assert ledger.requests([request.request_id]) == {request.request_id: closing}
+
+
+def test_only_what_is_open_is_in_the_open_index(ledger: DynamoLedger, dynamodb: Any) -> None:
+    request = request_row(BARE)
+    own = attempt("a1", request)
+    moves = claims(request, own)
+    ledger.claim(request, own, moves, [])
+    keys = [attempt_key(ACCOUNT, own.attempt), request_key(request.request_id)]
+    assert [is_indexed(dynamodb, key) for key in (*keys, message_key(ACCOUNT, PART))] == [True, True, False]
+    unknown = Verdict(State.UNKNOWN, Code.NO_ANSWER)
+    ledger.record(ended(own, unknown), outcomes(moves, unknown), None)
+    assert [is_indexed(dynamodb, key) for key in keys] == [True, True]
+    ledger.close(closed_row(request))
+    assert [is_indexed(dynamodb, key) for key in keys] == [True, False]
+
+
+def closed_row(request: RequestRow) -> RequestRow:
+    return replace(request, state=RequestState.CLOSED, letters="R", closed_at=NOON, expires_at=NOON + TERMS.retention)
+
+
+def is_indexed(dynamodb: Any, key: str) -> bool:
+    wanted = {"ledger": {"Keys": [{"pk": {"S": key}}]}}
+    (item,) = dynamodb.batch_get_item(RequestItems=wanted)["Responses"]["ledger"]
+    return {"open_kind", "open_at"} <= set(item)
+
+
+def test_a_request_is_closed_once(ledger: DynamoLedger) -> None:
+    request = request_row(BARE)
+    ledger.claim(request, None, [], [])
+    ledger.close(closed_row(request))
+    ledger.close(replace(closed_row(request), letters="F"))
+    assert ledger.requests([request.request_id])[request.request_id].letters == "R"
+
+
+def test_a_stale_attempt_changes_no_message_but_its_outcome_is_durable(ledger: DynamoLedger) -> None:
+    request, second = request_row(BARE), request_row(BARE, name="two")
+    own, later = attempt("a1", request), attempt("a2", second)
+    moves = claims(request, own)
+    ledger.claim(request, own, moves, [])
+    backs = [Move(move.after, given_back(None, move.after, NOON)) for move in moves]
+    ledger.record(not_made(attempt("settled-by-another", request), OK, NOON, TERMS), backs, None)
+    ledger.claim(second, later, claims(second, later, {PART: message(ledger)}), [])
+    row = message(ledger)
+    assert ledger.record(ended(own), outcomes(moves, DELIVERED), closed_row(request)) == {PART: row}
+    assert message(ledger) == row
+    assert ledger.attempts(ACCOUNT, [own.attempt]) == [ended(own)]
+    assert ledger.requests([request.request_id])[request.request_id].state is RequestState.OPEN
+
+
+def test_an_outcome_is_never_written_to_a_message_that_is_gone(ledger: DynamoLedger) -> None:
+    request = request_row(BARE)
+    own = attempt("a1", request)
+    ledger.record(ended(own), outcomes(claims(request, own), DELIVERED), None)
+    assert ledger.messages(ACCOUNT, [PART]) == {}
+    assert ledger.attempts(ACCOUNT, [own.attempt]) == []
+
+
+def test_an_outcome_recorded_twice_is_recorded_once(ledger: DynamoLedger) -> None:
+    request = request_row(BARE)
+    own = attempt("a1", request)
+    moves = claims(request, own)
+    ledger.claim(request, own, moves, [])
+    for _ in range(2):
+        assert ledger.record(ended(own), outcomes(moves, DELIVERED), closed_row(request)) == {}
+    assert message(ledger).state is State.RELEASED
+    assert message(ledger).attempts == {own.attempt}
+
+
+def test_reads_of_more_than_a_hundred_rows_are_split(ledger: DynamoLedger) -> None:
+    ids = [MessageId(f"4Njp3P0STMz2c{number:03d}") for number in range(180)]
+    for start in (0, 90):
+        request = request_row(*ids[start : start + 90], name=str(start))
+        own = attempt(f"a{start}", request, *ids[start : start + 90])
+        assert ledger.claim(request, own, claims(request, own), []) is None
+    assert len(ledger.messages(ACCOUNT, [postfix_part(id_) for id_ in ids])) == 180
+
+
+def test_whatever_cloudflare_sends_the_outcome_is_written(ledger: DynamoLedger) -> None:
+    names = [f"{'x' * 290}{number}@example.com" for number in range(500)]
+    recipients = Verdict(State.PARTIAL, Code.PARTLY_DELIVERED, DELIVERED.recipients.of(names, names, names))
+    ids = [MessageId(f"4Njp3P0STMz2c{number:03d}") for number in range(99)]
+    request = request_row(*ids)
+    own = attempt("a1", request, *ids)
+    moves = claims(request, own)
+    assert ledger.claim(None, own, moves, []) is None
+    assert ledger.record(ended(own, recipients), outcomes(moves, recipients), None) == {}
+    row = message(ledger, postfix_part(ids[7]))
+    assert (len(row.recipients.failed), row.recipients.counts, row.recipients.truncated) == (20, (500, 500, 500), True)
+    (kept,) = ledger.attempts(ACCOUNT, [own.attempt])
+    assert kept.verdicts is not None
+    assert kept.verdicts[postfix_part(ids[7])].recipients.counts == (500, 500, 500)
+
+
+# What only the model can do: lose answers, throttle, conflict.
+
+
+@pytest.fixture
+def faults() -> list[Fault]:
+    return []
+
+
+@pytest.fixture
+def faulty(faults: list[Fault]) -> ModelDynamoDB:
+    return ModelDynamoDB(lambda _: faults.pop(0) if faults else None)
+
+
+@pytest.fixture
+def faulty_ledger(faulty: ModelDynamoDB) -> DynamoLedger:
+    return DynamoLedger(faulty, "ledger", lambda _: None)  # type: ignore[arg-type]  # the part of the client in use
+
+
+def test_a_claim_that_landed_though_its_answer_was_lost_is_a_success(faulty_ledger: DynamoLedger) -> None:
+    request = request_row(BARE)
+    own = attempt("a1", request)
+    for _ in range(2):
+        assert faulty_ledger.claim(request, own, claims(request, own), []) is None
+        assert faulty_ledger.claim(None, own, claims(request, own), []) is None
+    again = request_row(OTHER, name="two")
+    for _ in range(2):
+        assert faulty_ledger.claim(again, None, [], []) is None
+
+
+def test_a_write_that_landed_though_its_answer_was_lost_is_not_taken_for_anothers(
+    faults: list[Fault], faulty_ledger: DynamoLedger
+) -> None:
+    request = request_row(BARE)
+    own = attempt("a1", request)
+    moves = claims(request, own)
+    faulty_ledger.claim(request, own, moves, [])
+    faults += [Fault.TIMEOUT_AFTER]
+    with pytest.raises(LedgerUnavailable):
+        faulty_ledger.record(ended(own), outcomes(moves, DELIVERED), closed_row(request))
+    faults += [Fault.REPEATED] * 4
+    assert faulty_ledger.record(ended(own), outcomes(moves, DELIVERED), closed_row(request)) == {}
+
+
+def test_conflicts_and_throttling_are_waited_out(faults: list[Fault], faulty: ModelDynamoDB) -> None:
+    waits: list[int] = []
+    ledger = DynamoLedger(faulty, "ledger", waits.append)  # type: ignore[arg-type]
+    request = request_row(BARE)
+    own = attempt("a1", request)
+    faults += [Fault.CONFLICT] * 3
+    assert ledger.claim(request, own, claims(request, own), []) is None
+    assert waits == [0, 1, 2]
+    faults += [Fault.CONFLICT]
+    ledger.close(closed_row(request))
+    assert ledger.requests([request.request_id])[request.request_id].state is RequestState.CLOSED
+
+
+@pytest.mark.parametrize("fault", [Fault.TIMEOUT_BEFORE, Fault.TIMEOUT_AFTER, Fault.THROTTLED])
+@pytest.mark.parametrize("operation", ["claim", "close", "messages"])
+def test_what_cannot_be_known_is_unavailable(
+    faults: list[Fault], faulty_ledger: DynamoLedger, fault: Fault, operation: str
+) -> None:
+    request = request_row(BARE)
+    act: dict[str, Callable[[], object]] = {
+        "claim": lambda: faulty_ledger.claim(request, None, [], []),
+        "close": lambda: faulty_ledger.close(closed_row(request)),
+        "messages": lambda: faulty_ledger.messages(ACCOUNT, [PART]),
+    }
+    faults += [fault] * 20
+    with pytest.raises(LedgerUnavailable):
+        act[operation]()
+
+
+@pytest.mark.parametrize("operation", ["claim", "close"])
+def test_contention_without_end_is_unavailable(
+    faults: list[Fault], faulty_ledger: DynamoLedger, operation: str
+) -> None:
+    request = request_row(BARE)
+    faults += [Fault.CONFLICT] * 8
+    with pytest.raises(LedgerUnavailable):
+        faulty_ledger.claim(request, None, [], []) if operation == "claim" else faulty_ledger.close(closed_row(request))
+
+
+class _Sparing(ModelDynamoDB):
+    """Hands out one key at a time and leaves the rest unprocessed, as DynamoDB may under load."""
+
+    is_starving = False
+
+    def batch_get_item(self, **parameters: Any) -> dict[str, Any]:
+        ((table, wanted),) = parameters["RequestItems"].items()
+        taken, left = ([], wanted["Keys"]) if self.is_starving else (wanted["Keys"][:1], wanted["Keys"][1:])
+        answer = super().batch_get_item(RequestItems={table: {"Keys": taken}}) if taken else {"Responses": {}}
+        return answer | ({"UnprocessedKeys": {table: {"Keys": left}}} if left else {})
+
+
+def test_keys_left_unprocessed_are_asked_for_again_but_not_for_ever() -> None:
+    dynamodb = _Sparing()
+    ledger = DynamoLedger(dynamodb, "ledger", lambda _: None)  # type: ignore[arg-type]
+    request = request_row(BARE, OTHER)
+    own = attempt("a1", request, BARE, OTHER)
+    ledger.claim(request, own, claims(request, own), [])
+    assert len(ledger.messages(ACCOUNT, [PART, postfix_part(OTHER)])) == 2
+    dynamodb.is_starving = True
+    with pytest.raises(LedgerUnavailable):
+        ledger.messages(ACCOUNT, [PART])
+
+
+@pytest.mark.parametrize(
+    "error", [ClientError({"Error": {"Code": "AccessDenied"}}, "x"), EndpointConnectionError(endpoint_url="x")]
+)
+def test_an_error_of_the_service_is_told_by_its_code_alone(error: Exception) -> None:
+    class Broken:
+        def __getattr__(self, name: str) -> Callable[..., Any]:
+            def fail(**_: Any) -> Any:
+                raise error
+
+            return fail
+
+    ledger = DynamoLedger(Broken(), "ledger", lambda _: None)  # type: ignore[arg-type]
+    for act in (
+        lambda: ledger.claim(request_row(), None, [], []),
+        lambda: ledger.close(closed_row(request_row())),
+        lambda: ledger.messages(ACCOUNT, [PART]),
+    ):
+        with pytest.raises(LedgerUnavailable, match=r"\A(AccessDenied|EndpointConnectionError|ClientError)\Z"):
+            act()
