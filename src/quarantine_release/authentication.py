@@ -59,5 +59,5 @@ def authenticate(
 
 
 def _bearer(value: str) -> str | None:
-    scheme, _, token = value.strip().partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else None
+    scheme, _, token = value.strip(" ").partition(" ")
+    return token.strip(" ") if scheme.lower() == "bearer" else None

@@ -24,11 +24,6 @@ class HttpRequest:
     base_url: str
     gateway_request_id: str
 
-    def header(self, name: str) -> str | None:
-        """Return the one value of a header; None if there is none, or several that differ."""
-        values = set(self.headers.get(name, ()))
-        return values.pop() if len(values) == 1 else None
-
 
 def read_event(event: Mapping[str, Any]) -> HttpRequest:
     """Read a proxy event; members that are absent or null are empty."""

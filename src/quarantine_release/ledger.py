@@ -84,9 +84,10 @@ class DynamoLedger:
         failed = [reason["Code"] == _CONDITION_FAILED for reason in reasons]
         found: list[Item | None] = [reason.get("Item") for reason in reasons]
         earlier = found[-1] if request is not None and failed[-1] else None
-        was_lost = attempt is not None and failed[len(updates)]
-        if request is not None and earlier is not None:
-            was_lost = request_row(earlier).nonce == request.nonce
+        if attempt is not None:
+            was_lost = failed[len(updates)]
+        else:
+            was_lost = request is not None and earlier is not None and request_row(earlier).nonce == request.nonce
         if was_lost:
             return None
         messages = zip(updates, failed, found, strict=False)

@@ -1,6 +1,7 @@
 """The environment, read once into a frozen value: the only reader of os.environ. Holds no secret values."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,6 +21,7 @@ _NAMES: Final = (
     "SETTLE_SECONDS",
     "RETENTION_DAYS",
 )
+_WHOLE_NUMBER: Final = re.compile(r"\A[1-9][0-9]{0,4}\Z")
 
 
 class SettingsInvalid(Exception):
@@ -44,7 +46,7 @@ class Settings:
         numbers: dict[str, int] = {}
         for name in ("LEASE_SECONDS", "SETTLE_SECONDS", "RETENTION_DAYS"):
             value = env.get(name, "")
-            if value.isascii() and value.isdigit() and 0 < int(value[:9]) < 100_000:
+            if _WHOLE_NUMBER.match(value):
                 numbers[name] = int(value)
             elif value:
                 problems.append(f"{name} must be a whole number between 1 and 99999")

@@ -199,7 +199,7 @@ def results_of(request: RequestRow, rows: Mapping[PostfixPart, MessageRow], now:
         if request.letters is not None:
             stored = LETTERS[request.letters[position]]
             settled = stored == (Outcome.NEEDS_REVIEW, Code.UNSETTLED) and outcome.is_end
-            if not settled and stored[0] is not outcome:
+            if not settled and stored != (outcome, code):
                 row = None
             outcome, code = (outcome, code) if settled else stored
         results.append(Result(given, outcome, code, row))

@@ -33,6 +33,10 @@ class Terms:
     settle: timedelta
     retention: timedelta
 
+    def expiry(self, now: datetime) -> datetime:
+        """Return until when what ended now is kept, in whole seconds as DynamoDB keeps it."""
+        return (now + self.retention).replace(microsecond=0)
+
 
 def claimed(row: MessageRow | None, target: Target, request: RequestRow, attempt: AttemptRow) -> MessageRow:
     """Return the message as the attempt's own, about to be released."""
@@ -88,7 +92,7 @@ def recorded(row: MessageRow, verdict: Verdict, evidence: Evidence, now: datetim
         evidence=evidence,
         updated_at=now,
         deadline=row.deadline if verdict.state is State.UNKNOWN else None,
-        expires_at=now + terms.retention if verdict.state in EXPIRING else None,
+        expires_at=terms.expiry(now) if verdict.state in EXPIRING else None,
     )
 
 
@@ -97,14 +101,12 @@ def answered(
 ) -> AttemptRow:
     """Return the attempt with its outcome; it stays open for as long as some of it is unknown."""
     ended = replace(attempt, state=AttemptState.ANSWERED, ended_at=now, evidence=evidence, verdicts=verdicts)
-    return ended if ended.is_open else replace(ended, expires_at=now + terms.retention)
+    return ended if ended.is_open else replace(ended, expires_at=terms.expiry(now))
 
 
 def not_made(attempt: AttemptRow, evidence: Evidence, now: datetime, terms: Terms) -> AttemptRow:
     """Return the attempt as one that provably had no effect."""
-    return replace(
-        attempt, state=AttemptState.REFUSED, ended_at=now, evidence=evidence, expires_at=now + terms.retention
-    )
+    return replace(attempt, state=AttemptState.REFUSED, ended_at=now, evidence=evidence, expires_at=terms.expiry(now))
 
 
 def given_back(before: MessageRow | None, row: MessageRow, now: datetime) -> MessageRow:
@@ -128,9 +130,9 @@ def closed(request: RequestRow, results: Sequence[Result], now: datetime, terms:
     if not all(result.is_end for result in results):
         return None
     letters = "".join(_LETTER_OF[result.outcome, result.code] for result in results)
-    return replace(request, state=RequestState.CLOSED, letters=letters, closed_at=now, expires_at=now + terms.retention)
+    return replace(request, state=RequestState.CLOSED, letters=letters, closed_at=now, expires_at=terms.expiry(now))
 
 
 def refused(request: RequestRow, now: datetime, terms: Terms) -> RequestRow:
     """Return the request as one whose caller was told no."""
-    return replace(request, state=RequestState.REFUSED, closed_at=now, expires_at=now + terms.retention)
+    return replace(request, state=RequestState.REFUSED, closed_at=now, expires_at=terms.expiry(now))

@@ -32,9 +32,8 @@ class Unhandled(Exception):
 def lambda_handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
     """Answer one API Gateway proxy event."""
     telemetry.count("Requests")
-    request = read_event(event)
     try:
-        response = _serve(request, wiring.ports(lambda: context.get_remaining_time_in_millis() / 1000))
+        response = _serve(read_event(event), wiring.ports(lambda: context.get_remaining_time_in_millis() / 1000))
     except Exception as error:  # noqa: BLE001  the edge of the process: logged, and raised again without its text
         telemetry.unhandled(error)
         raise Unhandled(type(error).__name__) from None

@@ -1,0 +1,398 @@
+"""The use case on the real ledger code and a model of DynamoDB: what is called, what is kept, what is told."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from quarantine_release.outcome import (
+    Answered,
+    Code,
+    Evidence,
+    MessageId,
+    Outcome,
+    Recipients,
+    RefusalReason,
+    Refused,
+    State,
+    Verdict,
+    postfix_part,
+)
+from quarantine_release.ports import LedgerUnavailable
+from quarantine_release.release import Answer, KeyReused, Refusal, look_up, release
+from quarantine_release.trace import AttemptState, MessageRow, RequestRow, RequestState, WireForm
+from tests.model_dynamodb import Fault, ModelDynamoDB
+from tests.stand_ins import ACCOUNT, BARE, DELIVERED, FULL, OK, OTHER, TERMS, World, request_row
+
+PART = postfix_part(BARE)
+LOST = Evidence(failure="no_answer_in_time")
+NO_ANSWER = Verdict(State.UNKNOWN, Code.NO_ANSWER)
+RATE_LIMITED = Refused(RefusalReason.RATE_LIMITED, Evidence(429), 42)
+FULL_OTHER = MessageId("4WtWkr6nlBz9sNH-2024-08-28T15:32:35-7")
+
+
+def all_unknown(ids: Sequence[MessageId]) -> Answered:
+    return Answered(dict.fromkeys(ids, NO_ANSWER), LOST)
+
+
+def answering(verdict: Verdict) -> Any:
+    return lambda ids: Answered(dict.fromkeys(ids, verdict), OK)
+
+
+@pytest.fixture
+def faults() -> list[Fault | None]:
+    return []
+
+
+@pytest.fixture
+def world(faults: list[Fault | None]) -> World:
+    return World(ModelDynamoDB(lambda _: faults.pop(0) if faults else None))
+
+
+def run(world: World, request: RequestRow, **ports: Any) -> Answer:
+    answer = release(request, world.ports(**ports))
+    assert isinstance(answer, Answer)
+    return answer
+
+
+def outcomes(answer: Answer) -> list[tuple[Outcome, Code | None]]:
+    return [(result.outcome, result.code) for result in answer.results]
+
+
+def message(world: World, given: MessageId = BARE) -> MessageRow:
+    return world.ledger.messages(ACCOUNT, [postfix_part(given)])[postfix_part(given)]
+
+
+def kept_request(world: World, request: RequestRow) -> RequestRow:
+    return world.ledger.requests([request.request_id])[request.request_id]
+
+
+def test_a_new_message_is_released_once_and_closed(world: World) -> None:
+    answer = run(world, request_row(BARE))
+    assert outcomes(answer) == [(Outcome.RELEASED, None)]
+    assert world.cloudflare.calls == [(WireForm.ARRAY, [BARE])]
+    assert kept_request(world, answer.request).letters == "R"
+    assert [row.part for row in answer.settled] == [PART]
+
+
+@pytest.mark.parametrize(
+    ("rounds", "expected"),
+    [(["new"], 2), (["new", "again"], 2), (["new", "replay"], 1)],
+    ids=["new", "already released", "replay"],
+)
+def test_one_message_costs_as_many_round_trips_as_promised(world: World, rounds: list[str], expected: int) -> None:
+    dynamodb: ModelDynamoDB = world.dynamodb
+    for name in rounds:
+        dynamodb.calls.clear()
+        run(world, request_row(BARE, name="new" if name == "replay" else name, nonce=name))
+    assert len(dynamodb.calls) == expected
+
+
+def test_whoever_asks_again_is_told_by_whom_and_when_it_was_released(world: World) -> None:
+    first = run(world, request_row(BARE))
+    again = run(world, request_row(FULL, name="two"))
+    assert outcomes(again) == [(Outcome.ALREADY_RELEASED, None)]
+    assert len(world.cloudflare.calls) == 1
+    assert again.results[0].row is not None
+    assert again.results[0].row.owner == first.request.request_id
+    assert kept_request(world, again.request).letters == "A"
+    assert message(world).asks == {first.request.request_id, again.request.request_id}
+    assert message(world).message_id == FULL
+
+
+def test_several_shapes_of_one_message_are_sent_once_in_the_fullest(world: World) -> None:
+    answer = run(world, request_row(BARE, FULL))
+    assert world.cloudflare.calls == [(WireForm.OBJECT, [FULL])]
+    assert [result.id for result in answer.results] == [BARE, FULL]
+    assert outcomes(answer) == [(Outcome.RELEASED, None)] * 2
+
+
+def test_both_wire_forms_are_two_calls_and_two_attempts(world: World) -> None:
+    answer = run(world, request_row(BARE, FULL_OTHER))
+    assert world.cloudflare.calls == [(WireForm.ARRAY, [BARE]), (WireForm.OBJECT, [FULL_OTHER])]
+    assert outcomes(answer) == [(Outcome.RELEASED, None)] * 2
+    assert kept_request(world, answer.request).letters == "RR"
+    assert message(world).attempt != message(world, OTHER).attempt
+
+
+@pytest.mark.parametrize("form", list(WireForm))
+def test_a_setting_forces_one_wire_form(world: World, form: WireForm) -> None:
+    run(world, request_row(BARE, FULL_OTHER), wire_form=form)
+    assert world.cloudflare.calls == [(form, [BARE, FULL_OTHER])]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "told", "letter"),
+    [
+        (Verdict(State.PARTIAL, Code.PARTLY_DELIVERED, Recipients.of("a", "b")), Outcome.PARTIALLY_RELEASED, "P"),
+        (Verdict(State.FAILED, Code.NOT_DELIVERED, Recipients.of((), "b")), Outcome.FAILED, "F"),
+        (Verdict(State.FAILED, Code.CLOUDFLARE_REJECTED), Outcome.FAILED, "X"),
+    ],
+)
+def test_each_verdict_is_told_and_closes_the_request(
+    world: World, verdict: Verdict, told: Outcome, letter: str
+) -> None:
+    world.cloudflare.answers.append(answering(verdict))
+    answer = run(world, request_row(BARE))
+    assert outcomes(answer) == [(told, verdict.code)]
+    assert kept_request(world, answer.request).letters == letter
+    assert message(world).expires_at is not None
+
+
+def test_what_is_ambiguous_is_unconfirmed_and_nobody_calls_again(world: World) -> None:
+    world.cloudflare.answers.append(all_unknown)
+    answer = run(world, request_row(BARE))
+    assert outcomes(answer) == [(Outcome.UNCONFIRMED, Code.NO_ANSWER)]
+    assert kept_request(world, answer.request).state is RequestState.OPEN
+    row = message(world)
+    assert (row.state, row.expires_at, row.evidence) == (State.UNKNOWN, None, LOST)
+    for force in (False, True):
+        again = run(world, request_row(BARE, name=f"force {force}", force=force))
+        assert outcomes(again) == [(Outcome.UNCONFIRMED, Code.NO_ANSWER)]
+    assert len(world.cloudflare.calls) == 1
+
+
+def test_an_id_missing_in_the_answer_is_unconfirmed(world: World) -> None:
+    world.cloudflare.answers.append(Answered({BARE: DELIVERED}, OK))
+    answer = run(world, request_row(BARE, OTHER))
+    assert outcomes(answer) == [(Outcome.RELEASED, None), (Outcome.UNCONFIRMED, Code.MISSING_IN_ANSWER)]
+
+
+def test_a_claim_whose_process_died_is_in_progress_then_unconfirmed_and_never_claimed(world: World) -> None:
+    class Died(BaseException):
+        pass
+
+    class Deadly:
+        def release(self, *_: object) -> Answered:
+            raise Died
+
+    request = request_row(BARE)
+    with pytest.raises(Died):
+        release(request, world.ports(cloudflare=Deadly()))
+    assert outcomes(run(world, request_row(BARE, name="two"))) == [(Outcome.IN_PROGRESS, None)]
+    world.clock.move(seconds=TERMS.lease.total_seconds())
+    assert outcomes(look_up(request, world.ports())) == [(Outcome.UNCONFIRMED, Code.NO_ANSWER)]
+    assert outcomes(run(world, request_row(BARE, name="three"))) == [(Outcome.UNCONFIRMED, Code.NO_ANSWER)]
+    assert world.cloudflare.calls == []
+
+
+def test_an_id_that_contradicts_the_message_is_never_sent(world: World) -> None:
+    run(world, request_row(FULL))
+    wrong = MessageId(FULL[:-1] + "0")
+    answer = run(world, request_row(wrong, name="two", force=True))
+    assert outcomes(answer) == [(Outcome.NEEDS_REVIEW, Code.ID_CONFLICT)]
+    assert len(world.cloudflare.calls) == 1
+    assert kept_request(world, answer.request).letters == "I"
+
+
+def test_ids_of_one_request_that_contradict_one_another_are_never_sent(world: World) -> None:
+    answer = run(world, request_row(FULL, FULL[:-1] + "0"))
+    assert outcomes(answer) == [(Outcome.NEEDS_REVIEW, Code.ID_CONFLICT)] * 2
+    assert world.cloudflare.calls == []
+    assert kept_request(world, answer.request).letters == "II"
+
+
+@pytest.mark.parametrize(
+    "verdict",
+    [
+        DELIVERED,
+        Verdict(State.PARTIAL, Code.PARTLY_DELIVERED),
+        Verdict(State.FAILED, Code.NOT_DELIVERED),
+        Verdict(State.FAILED, Code.CLOUDFLARE_REJECTED),
+    ],
+)
+def test_only_force_releases_again_what_has_ended_but_for_a_rejection(world: World, verdict: Verdict) -> None:
+    world.cloudflare.answers.append(answering(verdict))
+    run(world, request_row(BARE))
+    run(world, request_row(BARE, name="two"))
+    is_rejection = verdict.code is Code.CLOUDFLARE_REJECTED
+    assert len(world.cloudflare.calls) == (2 if is_rejection else 1)
+    forced = run(world, request_row(BARE, name="three", force=True))
+    assert outcomes(forced) == [(Outcome.RELEASED, None)]
+    assert message(world).forced_over is (State.RELEASED if is_rejection else verdict.state)
+    assert len(message(world).attempts) == len(world.cloudflare.calls)
+
+
+def test_an_ended_message_past_its_time_counts_as_absent(world: World) -> None:
+    run(world, request_row(BARE))
+    world.clock.move(seconds=TERMS.retention.total_seconds())
+    assert outcomes(run(world, request_row(BARE, name="two"))) == [(Outcome.RELEASED, None)]
+    assert len(world.cloudflare.calls) == 2
+
+
+def test_the_same_key_with_the_same_payload_is_answered_from_the_rows(world: World) -> None:
+    first = run(world, request_row(BARE, OTHER))
+    replay = run(world, request_row(BARE, OTHER, nonce="second time"))
+    assert replay.replayed
+    assert replay.results == first.results
+    assert not replay.settled
+    assert len(world.cloudflare.calls) == 1
+
+
+def test_a_replay_of_a_forced_request_reads_the_rows_and_forces_nothing(world: World) -> None:
+    world.cloudflare.answers.append(answering(Verdict(State.FAILED, Code.CLOUDFLARE_REJECTED)))
+    run(world, request_row(BARE, force=True))
+    replay = run(world, request_row(BARE, force=True, nonce="second time"))
+    assert (replay.replayed, outcomes(replay)) == (True, [(Outcome.FAILED, Code.CLOUDFLARE_REJECTED)])
+    assert len(world.cloudflare.calls) == 1
+
+
+def test_the_same_key_with_another_payload_never_executes(world: World) -> None:
+    run(world, request_row(BARE))
+    answer = release(request_row(OTHER, nonce="second time", fingerprint="other"), world.ports())
+    assert isinstance(answer, KeyReused)
+    assert len(world.cloudflare.calls) == 1
+    assert world.ledger.messages(ACCOUNT, [postfix_part(OTHER)]) == {}
+
+
+def test_a_provable_refusal_gives_the_claim_back_and_refuses_the_request(world: World) -> None:
+    world.cloudflare.answers.append(RATE_LIMITED)
+    request = request_row(BARE)
+    refusal = release(request, world.ports())
+    assert isinstance(refusal, Refusal)
+    assert (refusal.reason, refusal.retry_after) == (RefusalReason.RATE_LIMITED, 42)
+    assert kept_request(world, request).state is RequestState.REFUSED
+    assert (message(world).state, message(world).owner, message(world).attempts) == (State.RETRYABLE, None, frozenset())
+    again = run(world, replace(request, nonce="second time"))
+    assert outcomes(again) == [(Outcome.RELEASED, None)]
+    assert not again.replayed
+
+
+def test_a_refused_force_leaves_the_message_as_released_as_it_was(world: World) -> None:
+    run(world, request_row(BARE))
+    world.cloudflare.answers.append(RATE_LIMITED)
+    assert isinstance(release(request_row(BARE, name="two", force=True), world.ports()), Refusal)
+    row = message(world)
+    assert (row.state, row.owner) == (State.RELEASED, "rq_one")
+    assert row.expires_at is not None
+    assert outcomes(run(world, request_row(BARE, name="three"))) == [(Outcome.ALREADY_RELEASED, None)]
+
+
+def test_a_refused_second_form_ends_as_not_attempted_and_may_be_asked_for_again(world: World) -> None:
+    world.cloudflare.answers += [answering(DELIVERED), RATE_LIMITED]
+    answer = run(world, request_row(BARE, FULL_OTHER))
+    assert outcomes(answer) == [(Outcome.RELEASED, None), (Outcome.FAILED, Code.NOT_ATTEMPTED)]
+    assert answer.results[1].retryable
+    assert kept_request(world, answer.request).letters == "RN"
+    assert message(world, OTHER).state is State.RETRYABLE
+
+
+def test_a_second_form_without_time_ends_as_not_attempted(world: World) -> None:
+    world.seconds_left = [20.0, 20.0, 9.0]
+    answer = run(world, request_row(BARE, FULL_OTHER))
+    assert outcomes(answer) == [(Outcome.RELEASED, None), (Outcome.FAILED, Code.NOT_ATTEMPTED)]
+    assert len(world.cloudflare.calls) == 1
+    assert world.ledger.messages(ACCOUNT, [postfix_part(OTHER)]) == {}
+
+
+def test_nothing_is_claimed_without_time_to_call_and_record(world: World) -> None:
+    world.seconds_left = [13.9]
+    refusal = release(request_row(BARE), world.ports())
+    assert isinstance(refusal, Refusal)
+    assert refusal.reason is RefusalReason.NO_TIME
+    assert world.dynamodb.items == {}
+
+
+def test_an_outcome_that_cannot_be_recorded_is_unconfirmed(world: World, faults: list[Fault | None]) -> None:
+    faults += [None, Fault.TIMEOUT_BEFORE]
+    answer = run(world, request_row(BARE))
+    assert outcomes(answer) == [(Outcome.UNCONFIRMED, Code.NO_ANSWER)]
+    assert not answer.settled
+    assert message(world).state is State.RELEASING
+
+
+def test_a_claim_that_cannot_be_made_is_no_answer(world: World, faults: list[Fault | None]) -> None:
+    faults += [Fault.TIMEOUT_AFTER]
+    with pytest.raises(LedgerUnavailable):
+        release(request_row(BARE), world.ports())
+    assert world.cloudflare.calls == []
+
+
+def test_a_second_claim_that_cannot_be_made_keeps_the_first_outcome(world: World, faults: list[Fault | None]) -> None:
+    faults += [None, None, Fault.TIMEOUT_BEFORE]
+    answer = run(world, request_row(BARE, FULL_OTHER))
+    assert outcomes(answer) == [(Outcome.RELEASED, None), (Outcome.IN_PROGRESS, None)]
+    assert kept_request(world, answer.request).state is RequestState.OPEN
+
+
+def test_a_refusal_that_cannot_be_given_back_is_no_refusal(world: World, faults: list[Fault | None]) -> None:
+    faults += [None, Fault.TIMEOUT_BEFORE]
+    world.cloudflare.answers.append(RATE_LIMITED)
+    answer = run(world, request_row(BARE))
+    assert outcomes(answer) == [(Outcome.IN_PROGRESS, None)]
+    assert kept_request(world, answer.request).state is RequestState.OPEN
+
+
+def test_an_end_that_cannot_be_written_is_told_all_the_same(world: World, faults: list[Fault | None]) -> None:
+    world.cloudflare.answers.append(all_unknown)
+    request = request_row(BARE)
+    run(world, request)
+    row = message(world)
+    key = f"M#{ACCOUNT}#{PART}"
+    world.dynamodb.items[key]["state"] = {"S": State.RELEASED}
+    faults += [None, Fault.TIMEOUT_BEFORE]
+    answer = look_up(request, world.ports())
+    assert outcomes(answer) == [(Outcome.RELEASED, None)]
+    assert kept_request(world, request).state is RequestState.OPEN
+    assert outcomes(look_up(request, world.ports())) == [(Outcome.RELEASED, None)]
+    assert kept_request(world, request).letters == "R"
+    assert message(world).attempt == row.attempt
+
+
+def test_a_message_that_moves_while_it_is_recorded_is_told_as_it_is(world: World) -> None:
+    def settled_by_another(ids: Sequence[MessageId]) -> Answered:
+        world.dynamodb.items[f"M#{ACCOUNT}#{PART}"]["state"] = {"S": State.NEEDS_REVIEW}
+        return Answered(dict.fromkeys(ids, DELIVERED), OK)
+
+    world.cloudflare.answers.append(settled_by_another)
+    answer = run(world, request_row(BARE))
+    assert outcomes(answer) == [(Outcome.NEEDS_REVIEW, Code.UNSETTLED)]
+    assert not answer.settled
+
+
+def test_a_message_that_another_is_ever_faster_with_is_no_answer(world: World) -> None:
+    class Racing(ModelDynamoDB):
+        def transact_write_items(self, **parameters: Any) -> dict[str, Any]:
+            item = self.items.get(f"M#{ACCOUNT}#{PART}")
+            if item is not None:
+                item["attempt"] = {"S": item["attempt"]["S"] + "x"}
+            return super().transact_write_items(**parameters)
+
+    world = World(Racing())
+    world.cloudflare.answers.append(all_unknown)
+    run(world, request_row(BARE))
+    with pytest.raises(LedgerUnavailable):
+        release(request_row(BARE, name="two"), world.ports())
+
+
+def test_time_for_the_call_is_bounded_by_what_is_left_after_the_record(world: World) -> None:
+    given: list[float] = []
+
+    class Timing:
+        def release(self, _: object, __: object, ids: Sequence[MessageId], seconds: float) -> Answered:
+            given.append(seconds)
+            return Answered(dict.fromkeys(ids, DELIVERED), OK)
+
+    for name, left in (("one", [60.0, 60.0]), ("two", [14.0, 12.5])):
+        world.seconds_left = left
+        run(world, request_row(MessageId(f"4Njp3P0STM{name}"), name=name), cloudflare=Timing())
+    assert given == [10.0, 8.5]
+
+
+def test_a_finished_request_keeps_its_letters_whatever_becomes_of_the_message(world: World) -> None:
+    first = request_row(BARE)
+    run(world, first)
+    world.cloudflare.answers.append(all_unknown)
+    run(world, request_row(BARE, name="two", force=True))
+    seen = look_up(kept_request(world, first), world.ports())
+    assert outcomes(seen) == [(Outcome.RELEASED, None)]
+    assert seen.results[0].row is None
+
+
+def test_attempts_keep_the_outcome_of_the_call_and_how_it_is_known(world: World) -> None:
+    run(world, request_row(BARE))
+    (attempt,) = world.ledger.attempts(ACCOUNT, [message(world).attempt])
+    assert (attempt.state, attempt.evidence, attempt.verdicts) == (AttemptState.ANSWERED, OK, {PART: DELIVERED})
+    assert attempt.deadline - attempt.sent_at == timedelta(seconds=90)
