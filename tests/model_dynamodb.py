@@ -58,7 +58,8 @@ class ModelDynamoDB:
                 key, reason = _key_of(kind, detail), {"Code": "None"}
                 old = self.items.get(key)
                 if _holds(detail, old):
-                    new[key] = _written(kind, detail, old)
+                    if kind != "ConditionCheck":
+                        new[key] = _written(kind, detail, old)
                 else:
                     reason = {"Code": "ConditionalCheckFailed", "Message": "The conditional request failed"}
                     if old is not None and detail.get("ReturnValuesOnConditionCheckFailure") == "ALL_OLD":
@@ -170,8 +171,6 @@ def _key_of(kind: str, detail: Mapping[str, Any]) -> str:
 
 def _written(kind: str, detail: Mapping[str, Any], old: Item | None) -> Item:
     new = deepcopy(detail["Item"]) if kind == "Put" else _updated(detail, old)
-    if kind == "ConditionCheck":
-        new = old or {}
     if len(json.dumps(new, default=lambda raw: "x" * len(raw))) > 400 << 10:
         raise _error("ValidationException", kind)
     if any(value.get("SS") == [] for value in new.values()):

@@ -1,7 +1,7 @@
 """What stands around the use case in tests: a clock that is set, a Cloudflare that remembers, rows to vary."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,11 +13,14 @@ from quarantine_release.outcome import (
     AttemptId,
     Evidence,
     MessageId,
+    PostfixPart,
+    Reading,
     Recipients,
     Refused,
     RequestId,
     State,
     Verdict,
+    Wanted,
 )
 from quarantine_release.ports import Ports
 from quarantine_release.trace import RequestRow, RequestState, WireForm
@@ -84,12 +87,30 @@ class RememberingCloudflare:
 
 
 @dataclass
+class RememberingReader:
+    """Reads what it was given to read."""
+
+    readings: dict[PostfixPart, Reading] = field(default_factory=dict)
+    wanted: list[Wanted] = field(default_factory=list)
+
+    def read(
+        self,
+        account_id: AccountId,  # noqa: ARG002
+        wanted: Sequence[Wanted],
+        seconds: float,  # noqa: ARG002
+    ) -> Mapping[PostfixPart, Reading]:
+        self.wanted += wanted
+        return {one.part: self.readings[one.part] for one in wanted if one.part in self.readings}
+
+
+@dataclass
 class World:
     """One table, one Cloudflare, one clock."""
 
     dynamodb: Any
     clock: Clock = field(default_factory=Clock)
     cloudflare: RememberingCloudflare = field(default_factory=RememberingCloudflare)
+    reader: RememberingReader = field(default_factory=RememberingReader)
     seconds_left: Iterable[float] = ()
 
     def __post_init__(self) -> None:
@@ -101,6 +122,7 @@ class World:
         known: dict[str, Any] = {
             "ledger": self.ledger,
             "cloudflare": self.cloudflare,
+            "reader": self.reader,
             "terms": TERMS,
             "clock": self.clock,
             "time_left": lambda: next(left, 20.0),

@@ -110,8 +110,8 @@ def release_once(ledger: DynamoLedger, name: str = "one", verdict: Verdict = DEL
     request = request_row(BARE, name=name)
     own = attempt(f"attempt-{name}", request)
     moves = claims(request, own)
-    assert ledger.claim(request, own, moves, []) is None
-    assert ledger.record(ended(own, verdict), outcomes(moves, verdict), None) == {}
+    assert ledger.claim(request, [], own, moves, []) is None
+    assert ledger.record(ended(own, verdict), AttemptState.OPEN, outcomes(moves, verdict), None) == {}
     return message(ledger)
 
 
@@ -119,7 +119,7 @@ def test_a_claim_writes_request_attempt_and_messages_at_once(ledger: DynamoLedge
     request = request_row(BARE, OTHER, reason="false positive", ticket="INC-1", requested_by="Ann", force=True)
     own = attempt("a1", request, BARE, OTHER)
     moves = claims(request, own)
-    assert ledger.claim(request, own, moves, []) is None
+    assert ledger.claim(request, [], own, moves, []) is None
     assert ledger.requests([request.request_id]) == {request.request_id: request}
     assert ledger.attempts(ACCOUNT, [own.attempt]) == [own]
     assert ledger.messages(ACCOUNT, [PART, postfix_part(OTHER)]) == {move.after.part: move.after for move in moves}
@@ -129,7 +129,7 @@ def test_a_claim_refused_for_one_message_writes_nothing_and_tells_the_rows_as_th
     row = release_once(ledger)
     request = request_row(BARE, OTHER, name="two")
     own = attempt("a2", request, BARE, OTHER)
-    conflict = ledger.claim(request, own, claims(request, own), [])
+    conflict = ledger.claim(request, [], own, claims(request, own), [])
     assert conflict == Conflict(None, {PART: row})
     assert ledger.requests([request.request_id]) == {}
     assert ledger.attempts(ACCOUNT, [own.attempt]) == []
@@ -140,8 +140,8 @@ def test_a_claim_of_a_message_that_has_moved_since_it_was_seen_is_refused(ledger
     seen = release_once(ledger, verdict=Verdict(State.FAILED, Code.CLOUDFLARE_REJECTED))
     first, second = request_row(BARE, name="two"), request_row(BARE, name="three")
     own, late = attempt("a2", first), attempt("a3", second)
-    assert ledger.claim(first, own, claims(first, own, {PART: seen}), []) is None
-    conflict = ledger.claim(second, late, claims(second, late, {PART: seen}), [])
+    assert ledger.claim(first, [], own, claims(first, own, {PART: seen}), []) is None
+    conflict = ledger.claim(second, [], late, claims(second, late, {PART: seen}), [])
     assert conflict is not None
     assert conflict.messages == {PART: message(ledger)}
     assert message(ledger).attempt == own.attempt
@@ -151,7 +151,7 @@ def test_a_message_that_is_gone_since_it_was_seen_is_told_as_gone(ledger: Dynamo
     request = request_row(BARE, name="two")
     own = attempt("a2", request)
     ghost = claimed(None, own.targets[0], request_row(name="old"), attempt("old", request))
-    conflict = ledger.claim(request, own, claims(request, own, {PART: ghost}), [])
+    conflict = ledger.claim(request, [], own, claims(request, own, {PART: ghost}), [])
     assert conflict == Conflict(None, {PART: None})
 
 
@@ -159,11 +159,11 @@ def test_who_asks_for_a_message_of_another_is_remembered_with_it(ledger: DynamoL
     row = release_once(ledger)
     request = request_row(FULL, name="two", state=RequestState.CLOSED, letters="A")
     ask = Move(row, asked(row, Target(PART, FULL), request))
-    assert ledger.claim(request, None, [], [ask]) is None
+    assert ledger.claim(request, [], None, [], [ask]) is None
     assert message(ledger).asks == {RequestId("rq_one"), RequestId("rq_two")}
     assert message(ledger).message_id == FULL
     again = Move(message(ledger), asked(message(ledger), Target(PART, FULL), request))
-    assert ledger.claim(None, None, [], [again]) is None
+    assert ledger.claim(None, [], None, [], [again]) is None
 
 
 def test_the_hundred_and_first_request_for_a_message_is_counted(ledger: DynamoLedger) -> None:
@@ -171,7 +171,7 @@ def test_the_hundred_and_first_request_for_a_message_is_counted(ledger: DynamoLe
     for number in range(101):
         seen = message(ledger)
         request = request_row(BARE, name=f"more-{number}")
-        assert ledger.claim(request, None, [], [Move(seen, asked(seen, Target(PART, BARE), request))]) is None
+        assert ledger.claim(request, [], None, [], [Move(seen, asked(seen, Target(PART, BARE), request))]) is None
     row = message(ledger)
     assert (len(row.asks), row.asks_uncounted) == (100, 2)
 
@@ -180,7 +180,7 @@ def test_an_earlier_request_under_the_same_key_refuses_the_claim_and_is_told(led
     release_once(ledger)
     again = request_row(BARE, nonce="another")
     own = attempt("a2", again)
-    conflict = ledger.claim(again, own, claims(again, own), [])
+    conflict = ledger.claim(again, [], own, claims(again, own), [])
     assert conflict is not None
     assert conflict.request == request_row(BARE)
     assert conflict.messages == {PART: message(ledger)}
@@ -193,30 +193,30 @@ def test_a_refused_request_starts_again_only_with_its_own_payload(
     request = request_row(BARE)
     own = attempt("a1", request)
     moves = claims(request, own)
-    ledger.claim(request, own, moves, [])
+    ledger.claim(request, [], own, moves, [])
     backs = [Move(move.after, given_back(move.before, move.after, NOON)) for move in moves]
-    assert ledger.record(not_made(own, OK, NOON, TERMS), backs, refused(request, NOON, TERMS)) == {}
+    assert ledger.record(not_made(own, OK, NOON, TERMS), AttemptState.OPEN, backs, refused(request, NOON, TERMS)) == {}
     assert ledger.requests([request.request_id])[request.request_id].state is RequestState.REFUSED
     again = request_row(BARE, nonce="another", fingerprint=fingerprint)
-    assert (ledger.claim(again, None, [], []) is None) is passes
+    assert (ledger.claim(again, [], None, [], []) is None) is passes
 
 
 def test_a_request_past_its_time_counts_as_absent(ledger: DynamoLedger) -> None:
     request = request_row(BARE, state=RequestState.CLOSED, letters="A", expires_at=NOON + TERMS.retention)
-    ledger.claim(request, None, [], [])
+    ledger.claim(request, [], None, [], [])
     before = request_row(BARE, nonce="2", created_at=NOON + TERMS.retention - TERMS.lease)
-    assert ledger.claim(before, None, [], []) is not None
+    assert ledger.claim(before, [], None, [], []) is not None
     after = request_row(BARE, nonce="3", created_at=NOON + TERMS.retention)
-    assert ledger.claim(after, None, [], []) is None
+    assert ledger.claim(after, [], None, [], []) is None
 
 
 def test_given_back_a_new_message_is_free_and_its_attempt_does_not_count(ledger: DynamoLedger) -> None:
     request = request_row(BARE)
     own = attempt("a1", request)
     moves = claims(request, own)
-    ledger.claim(request, own, moves, [])
+    ledger.claim(request, [], own, moves, [])
     backs = [Move(move.after, given_back(None, move.after, NOON)) for move in moves]
-    ledger.record(not_made(own, OK, NOON, TERMS), backs, None)
+    ledger.record(not_made(own, OK, NOON, TERMS), AttemptState.OPEN, backs, None)
     row = message(ledger)
     assert (row.state, row.owner, row.attempts, row.refusals) == (State.RETRYABLE, None, frozenset(), 1)
     assert (row.last_refused, row.expires_at) == (own.attempt, None)
@@ -228,10 +228,10 @@ def test_given_back_a_forced_message_is_as_released_as_before(ledger: DynamoLedg
     request = request_row(BARE, name="two", force=True)
     own = attempt("a2", request)
     moves = claims(request, own, {PART: before})
-    assert ledger.claim(request, own, moves, []) is None
+    assert ledger.claim(request, [], own, moves, []) is None
     assert (message(ledger).state, message(ledger).expires_at) == (State.RELEASING, None)
     backs = [Move(move.after, given_back(move.before, move.after, NOON)) for move in moves]
-    ledger.record(not_made(own, OK, NOON, TERMS), backs, None)
+    ledger.record(not_made(own, OK, NOON, TERMS), AttemptState.OPEN, backs, None)
     after = message(ledger)
     assert after == replace(
         before, asks=before.asks | {request.request_id}, refusals=1, last_refused=own.attempt, updated_at=NOON
@@ -242,10 +242,10 @@ def test_the_outcome_closes_attempt_message_and_request_in_one_round_trip(ledger
     request = request_row(BARE)
     own = attempt("a1", request)
     moves = claims(request, own)
-    ledger.claim(request, own, moves, [])
+    ledger.claim(request, [], own, moves, [])
     rows = {move.after.part: move.after for move in outcomes(moves, DELIVERED)}
     closing = closed(request, results_of(request, rows, NOON), NOON, TERMS)
-    assert ledger.record(ended(own), outcomes(moves, DELIVERED), closing) == {}
+    assert ledger.record(ended(own), AttemptState.OPEN, outcomes(moves, DELIVERED), closing) == {}
     assert message(ledger) == rows[PART]
     assert ledger.attempts(ACCOUNT, [own.attempt]) == [ended(own)]
     assert ledger.requests([request.request_id]) == {request.request_id: closing}
@@ -255,11 +255,11 @@ def test_only_what_is_open_is_in_the_open_index(ledger: DynamoLedger, dynamodb: 
     request = request_row(BARE)
     own = attempt("a1", request)
     moves = claims(request, own)
-    ledger.claim(request, own, moves, [])
+    ledger.claim(request, [], own, moves, [])
     keys = [attempt_key(ACCOUNT, own.attempt), request_key(request.request_id)]
     assert [is_indexed(dynamodb, key) for key in (*keys, message_key(ACCOUNT, PART))] == [True, True, False]
     unknown = Verdict(State.UNKNOWN, Code.NO_ANSWER)
-    ledger.record(ended(own, unknown), outcomes(moves, unknown), None)
+    ledger.record(ended(own, unknown), AttemptState.OPEN, outcomes(moves, unknown), None)
     assert [is_indexed(dynamodb, key) for key in keys] == [True, True]
     ledger.close(closed_row(request))
     assert [is_indexed(dynamodb, key) for key in keys] == [True, False]
@@ -277,7 +277,7 @@ def is_indexed(dynamodb: Any, key: str) -> bool:
 
 def test_a_request_is_closed_once(ledger: DynamoLedger) -> None:
     request = request_row(BARE)
-    ledger.claim(request, None, [], [])
+    ledger.claim(request, [], None, [], [])
     ledger.close(closed_row(request))
     ledger.close(replace(closed_row(request), letters="F"))
     assert ledger.requests([request.request_id])[request.request_id].letters == "R"
@@ -287,12 +287,12 @@ def test_a_stale_attempt_changes_no_message_but_its_outcome_is_durable(ledger: D
     request, second = request_row(BARE), request_row(BARE, name="two")
     own, later = attempt("a1", request), attempt("a2", second)
     moves = claims(request, own)
-    ledger.claim(request, own, moves, [])
+    ledger.claim(request, [], own, moves, [])
     backs = [Move(move.after, given_back(None, move.after, NOON)) for move in moves]
-    ledger.record(not_made(attempt("settled-by-another", request), OK, NOON, TERMS), backs, None)
-    ledger.claim(second, later, claims(second, later, {PART: message(ledger)}), [])
+    ledger.record(not_made(attempt("settled-by-another", request), OK, NOON, TERMS), AttemptState.OPEN, backs, None)
+    ledger.claim(second, [], later, claims(second, later, {PART: message(ledger)}), [])
     row = message(ledger)
-    assert ledger.record(ended(own), outcomes(moves, DELIVERED), closed_row(request)) == {PART: row}
+    assert ledger.record(ended(own), AttemptState.OPEN, outcomes(moves, DELIVERED), closed_row(request)) == {PART: row}
     assert message(ledger) == row
     assert ledger.attempts(ACCOUNT, [own.attempt]) == [ended(own)]
     assert ledger.requests([request.request_id])[request.request_id].state is RequestState.OPEN
@@ -301,7 +301,7 @@ def test_a_stale_attempt_changes_no_message_but_its_outcome_is_durable(ledger: D
 def test_an_outcome_is_never_written_to_a_message_that_is_gone(ledger: DynamoLedger) -> None:
     request = request_row(BARE)
     own = attempt("a1", request)
-    ledger.record(ended(own), outcomes(claims(request, own), DELIVERED), None)
+    ledger.record(ended(own), AttemptState.OPEN, outcomes(claims(request, own), DELIVERED), None)
     assert ledger.messages(ACCOUNT, [PART]) == {}
     assert ledger.attempts(ACCOUNT, [own.attempt]) == []
 
@@ -310,9 +310,9 @@ def test_an_outcome_recorded_twice_is_recorded_once(ledger: DynamoLedger) -> Non
     request = request_row(BARE)
     own = attempt("a1", request)
     moves = claims(request, own)
-    ledger.claim(request, own, moves, [])
+    ledger.claim(request, [], own, moves, [])
     for _ in range(2):
-        assert ledger.record(ended(own), outcomes(moves, DELIVERED), closed_row(request)) == {}
+        assert ledger.record(ended(own), AttemptState.OPEN, outcomes(moves, DELIVERED), closed_row(request)) == {}
     assert message(ledger).state is State.RELEASED
     assert message(ledger).attempts == {own.attempt}
 
@@ -322,7 +322,7 @@ def test_reads_of_more_than_a_hundred_rows_are_split(ledger: DynamoLedger) -> No
     for start in (0, 90):
         request = request_row(*ids[start : start + 90], name=str(start))
         own = attempt(f"a{start}", request, *ids[start : start + 90])
-        assert ledger.claim(request, own, claims(request, own), []) is None
+        assert ledger.claim(request, [], own, claims(request, own), []) is None
     assert len(ledger.messages(ACCOUNT, [postfix_part(id_) for id_ in ids])) == 180
 
 
@@ -334,8 +334,8 @@ def test_whatever_cloudflare_sends_the_outcome_is_written(ledger: DynamoLedger) 
     request = request_row(*ids)
     own = attempt("a1", request, *ids)
     moves = claims(request, own)
-    assert ledger.claim(None, own, moves, []) is None
-    assert ledger.record(ended(own, recipients), outcomes(moves, recipients), None) == {}
+    assert ledger.claim(None, [], own, moves, []) is None
+    assert ledger.record(ended(own, recipients), AttemptState.OPEN, outcomes(moves, recipients), None) == {}
     row = message(ledger, postfix_part(ids[7]))
     assert (len(row.recipients.failed), row.recipients.counts, row.recipients.truncated) == (20, (500, 500, 500), True)
     (kept,) = ledger.attempts(ACCOUNT, [own.attempt])
@@ -365,11 +365,11 @@ def test_a_claim_that_landed_though_its_answer_was_lost_is_a_success(faulty_ledg
     request = request_row(BARE)
     own = attempt("a1", request)
     for _ in range(2):
-        assert faulty_ledger.claim(request, own, claims(request, own), []) is None
-        assert faulty_ledger.claim(None, own, claims(request, own), []) is None
+        assert faulty_ledger.claim(request, [], own, claims(request, own), []) is None
+        assert faulty_ledger.claim(None, [], own, claims(request, own), []) is None
     again = request_row(OTHER, name="two")
     for _ in range(2):
-        assert faulty_ledger.claim(again, None, [], []) is None
+        assert faulty_ledger.claim(again, [], None, [], []) is None
 
 
 def test_a_write_that_landed_though_its_answer_was_lost_is_not_taken_for_anothers(
@@ -378,12 +378,12 @@ def test_a_write_that_landed_though_its_answer_was_lost_is_not_taken_for_another
     request = request_row(BARE)
     own = attempt("a1", request)
     moves = claims(request, own)
-    faulty_ledger.claim(request, own, moves, [])
+    faulty_ledger.claim(request, [], own, moves, [])
     faults += [Fault.TIMEOUT_AFTER]
     with pytest.raises(LedgerUnavailable):
-        faulty_ledger.record(ended(own), outcomes(moves, DELIVERED), closed_row(request))
+        faulty_ledger.record(ended(own), AttemptState.OPEN, outcomes(moves, DELIVERED), closed_row(request))
     faults += [Fault.REPEATED] * 4
-    assert faulty_ledger.record(ended(own), outcomes(moves, DELIVERED), closed_row(request)) == {}
+    assert faulty_ledger.record(ended(own), AttemptState.OPEN, outcomes(moves, DELIVERED), closed_row(request)) == {}
 
 
 def test_conflicts_and_throttling_are_waited_out(faults: list[Fault], faulty: ModelDynamoDB) -> None:
@@ -392,7 +392,7 @@ def test_conflicts_and_throttling_are_waited_out(faults: list[Fault], faulty: Mo
     request = request_row(BARE)
     own = attempt("a1", request)
     faults += [Fault.CONFLICT] * 3
-    assert ledger.claim(request, own, claims(request, own), []) is None
+    assert ledger.claim(request, [], own, claims(request, own), []) is None
     assert waits == [0, 1, 2]
     faults += [Fault.CONFLICT]
     ledger.close(closed_row(request))
@@ -406,7 +406,7 @@ def test_what_cannot_be_known_is_unavailable(
 ) -> None:
     request = request_row(BARE)
     act: dict[str, Callable[[], object]] = {
-        "claim": lambda: faulty_ledger.claim(request, None, [], []),
+        "claim": lambda: faulty_ledger.claim(request, [], None, [], []),
         "close": lambda: faulty_ledger.close(closed_row(request)),
         "messages": lambda: faulty_ledger.messages(ACCOUNT, [PART]),
     }
@@ -422,7 +422,9 @@ def test_contention_without_end_is_unavailable(
     request = request_row(BARE)
     faults += [Fault.CONFLICT] * 8
     with pytest.raises(LedgerUnavailable):
-        faulty_ledger.claim(request, None, [], []) if operation == "claim" else faulty_ledger.close(closed_row(request))
+        faulty_ledger.claim(request, [], None, [], []) if operation == "claim" else faulty_ledger.close(
+            closed_row(request)
+        )
 
 
 class _Sparing(ModelDynamoDB):
@@ -442,7 +444,7 @@ def test_keys_left_unprocessed_are_asked_for_again_but_not_for_ever() -> None:
     ledger = DynamoLedger(dynamodb, "ledger", lambda _: None)  # type: ignore[arg-type]
     request = request_row(BARE, OTHER)
     own = attempt("a1", request, BARE, OTHER)
-    ledger.claim(request, own, claims(request, own), [])
+    ledger.claim(request, [], own, claims(request, own), [])
     assert len(ledger.messages(ACCOUNT, [PART, postfix_part(OTHER)])) == 2
     dynamodb.is_starving = True
     with pytest.raises(LedgerUnavailable):
@@ -462,7 +464,7 @@ def test_an_error_of_the_service_is_told_by_its_code_alone(error: Exception) -> 
 
     ledger = DynamoLedger(Broken(), "ledger", lambda _: None)  # type: ignore[arg-type]
     for act in (
-        lambda: ledger.claim(request_row(), None, [], []),
+        lambda: ledger.claim(request_row(), [], None, [], []),
         lambda: ledger.close(closed_row(request_row())),
         lambda: ledger.messages(ACCOUNT, [PART]),
     ):

@@ -21,7 +21,7 @@ from quarantine_release.outcome import (
     postfix_part,
 )
 from quarantine_release.ports import LedgerUnavailable
-from quarantine_release.release import Answer, KeyReused, Refusal, look_up, release
+from quarantine_release.release import Answer, KeyReused, Refusal, look_up, release, resume
 from quarantine_release.trace import AttemptState, MessageRow, RequestRow, RequestState, WireForm
 from tests.model_dynamodb import Fault, ModelDynamoDB
 from tests.stand_ins import ACCOUNT, BARE, DELIVERED, FULL, OK, OTHER, TERMS, World, request_row
@@ -30,6 +30,8 @@ PART = postfix_part(BARE)
 LOST = Evidence(failure="no_answer_in_time")
 NO_ANSWER = Verdict(State.UNKNOWN, Code.NO_ANSWER)
 RATE_LIMITED = Refused(RefusalReason.RATE_LIMITED, Evidence(429), 42)
+UNREACHABLE = Refused(RefusalReason.UNREACHABLE, Evidence(failure="connection_refused"))
+DENIED = Refused(RefusalReason.CREDENTIALS, Evidence(403, (10000,)))
 FULL_OTHER = MessageId("4WtWkr6nlBz9sNH-2024-08-28T15:32:35-7")
 
 
@@ -247,12 +249,12 @@ def test_the_same_key_with_another_payload_never_executes(world: World) -> None:
     assert world.ledger.messages(ACCOUNT, [postfix_part(OTHER)]) == {}
 
 
-def test_a_provable_refusal_gives_the_claim_back_and_refuses_the_request(world: World) -> None:
-    world.cloudflare.answers.append(RATE_LIMITED)
+def test_refused_credentials_give_the_claim_back_and_refuse_the_request(world: World) -> None:
+    world.cloudflare.answers.append(DENIED)
     request = request_row(BARE)
     refusal = release(request, world.ports())
     assert isinstance(refusal, Refusal)
-    assert (refusal.reason, refusal.retry_after) == (RefusalReason.RATE_LIMITED, 42)
+    assert refusal.reason is RefusalReason.CREDENTIALS
     assert kept_request(world, request).state is RequestState.REFUSED
     assert (message(world).state, message(world).owner, message(world).attempts) == (State.RETRYABLE, None, frozenset())
     again = run(world, replace(request, nonce="second time"))
@@ -260,9 +262,32 @@ def test_a_provable_refusal_gives_the_claim_back_and_refuses_the_request(world: 
     assert not again.replayed
 
 
+@pytest.mark.parametrize("no", [RATE_LIMITED, UNREACHABLE])
+def test_a_refusal_that_passes_keeps_the_request_open_and_the_message_free(world: World, no: Refused) -> None:
+    world.cloudflare.answers.append(no)
+    request = request_row(BARE, FULL_OTHER)
+    answer = run(world, request)
+    assert outcomes(answer) == [(Outcome.IN_PROGRESS, None)] * 2
+    assert len(world.cloudflare.calls) == 1
+    assert (message(world).state, message(world).attempts) == (State.RETRYABLE, frozenset())
+    resumed, silence = resume(kept_request(world, request), world.ports())
+    assert (outcomes(resumed), silence) == ([(Outcome.RELEASED, None)] * 2, None)
+    assert kept_request(world, request).letters == "RR"
+
+
+@pytest.mark.parametrize("no", [RATE_LIMITED, UNREACHABLE, DENIED])
+def test_a_refused_force_is_told_no_at_once_since_nobody_waits_for_it_later(world: World, no: Refused) -> None:
+    world.cloudflare.answers.append(no)
+    request = request_row(BARE, force=True)
+    refusal = release(request, world.ports())
+    assert isinstance(refusal, Refusal)
+    assert refusal.reason is no.reason
+    assert kept_request(world, request).state is RequestState.REFUSED
+
+
 def test_a_refused_force_leaves_the_message_as_released_as_it_was(world: World) -> None:
     run(world, request_row(BARE))
-    world.cloudflare.answers.append(RATE_LIMITED)
+    world.cloudflare.answers.append(DENIED)
     assert isinstance(release(request_row(BARE, name="two", force=True), world.ports()), Refusal)
     row = message(world)
     assert (row.state, row.owner) == (State.RELEASED, "rq_one")
@@ -270,29 +295,111 @@ def test_a_refused_force_leaves_the_message_as_released_as_it_was(world: World) 
     assert outcomes(run(world, request_row(BARE, name="three"))) == [(Outcome.ALREADY_RELEASED, None)]
 
 
-def test_a_refused_second_form_ends_as_not_attempted_and_may_be_asked_for_again(world: World) -> None:
-    world.cloudflare.answers += [answering(DELIVERED), RATE_LIMITED]
+@pytest.mark.parametrize("no", [RATE_LIMITED, UNREACHABLE, DENIED])
+def test_a_second_form_that_is_refused_waits_for_its_turn(world: World, no: Refused) -> None:
+    world.cloudflare.answers += [answering(DELIVERED), no]
     answer = run(world, request_row(BARE, FULL_OTHER))
+    assert outcomes(answer) == [(Outcome.RELEASED, None), (Outcome.IN_PROGRESS, None)]
+    assert message(world, OTHER).state is State.RETRYABLE
+    resumed, silence = resume(kept_request(world, answer.request), world.ports())
+    assert (outcomes(resumed), silence) == ([(Outcome.RELEASED, None)] * 2, None)
+
+
+def test_a_second_form_of_a_forced_request_that_is_refused_ends_without_being_attempted(world: World) -> None:
+    world.cloudflare.answers += [answering(DELIVERED), RATE_LIMITED]
+    answer = run(world, request_row(BARE, FULL_OTHER, force=True))
     assert outcomes(answer) == [(Outcome.RELEASED, None), (Outcome.FAILED, Code.NOT_ATTEMPTED)]
     assert answer.results[1].retryable
     assert kept_request(world, answer.request).letters == "RN"
-    assert message(world, OTHER).state is State.RETRYABLE
 
 
-def test_a_second_form_without_time_ends_as_not_attempted(world: World) -> None:
+def test_a_second_form_without_time_waits_for_its_turn(world: World) -> None:
     world.seconds_left = [20.0, 20.0, 9.0]
     answer = run(world, request_row(BARE, FULL_OTHER))
-    assert outcomes(answer) == [(Outcome.RELEASED, None), (Outcome.FAILED, Code.NOT_ATTEMPTED)]
+    assert outcomes(answer) == [(Outcome.RELEASED, None), (Outcome.IN_PROGRESS, None)]
     assert len(world.cloudflare.calls) == 1
     assert world.ledger.messages(ACCOUNT, [postfix_part(OTHER)]) == {}
 
 
 def test_nothing_is_claimed_without_time_to_call_and_record(world: World) -> None:
     world.seconds_left = [13.9]
-    refusal = release(request_row(BARE), world.ports())
+    answer = run(world, request_row(BARE))
+    assert outcomes(answer) == [(Outcome.IN_PROGRESS, None)]
+    assert kept_request(world, answer.request).state is RequestState.OPEN
+    assert world.ledger.messages(ACCOUNT, [PART]) == {}
+    again = run(world, request_row(BARE, nonce="second time"))
+    assert again.replayed
+
+
+def test_a_force_without_time_is_refused_and_leaves_nothing(world: World) -> None:
+    world.seconds_left = [13.9]
+    refusal = release(request_row(BARE, force=True), world.ports())
     assert isinstance(refusal, Refusal)
     assert refusal.reason is RefusalReason.NO_TIME
     assert world.dynamodb.items == {}
+
+
+def test_an_accepted_request_that_was_ended_meanwhile_claims_nothing(world: World) -> None:
+    world.cloudflare.answers.append(RATE_LIMITED)
+    request = request_row(BARE)
+    run(world, request)
+    open_row = kept_request(world, request)
+    world.ledger.close(replace(open_row, state=RequestState.CLOSED, letters="C"))
+    answer, _ = resume(open_row, world.ports())
+    assert outcomes(answer) == [(Outcome.CANCELLED, None)]
+    assert len(world.cloudflare.calls) == 1
+    assert message(world).state is State.RETRYABLE
+
+
+def test_what_nobody_came_to_within_a_day_expires(world: World) -> None:
+    world.cloudflare.answers.append(RATE_LIMITED)
+    request = request_row(BARE, FULL_OTHER)
+    run(world, request)
+    world.clock.move(hours=24)
+    answer, _ = resume(kept_request(world, request), world.ports())
+    assert outcomes(answer) == [(Outcome.EXPIRED, None)] * 2
+    assert answer.results[0].retryable
+    assert kept_request(world, request).letters == "EE"
+    assert len(world.cloudflare.calls) == 1
+
+
+def test_a_forced_request_is_never_gone_on_with(world: World) -> None:
+    world.cloudflare.answers += [all_unknown]
+    world.seconds_left = [20.0, 20.0, 9.0]
+    request = request_row(BARE, FULL_OTHER, force=True)
+    assert outcomes(run(world, request))[1] == (Outcome.IN_PROGRESS, None)
+    answer, _ = resume(kept_request(world, request), world.ports())
+    assert outcomes(answer) == [(Outcome.UNCONFIRMED, Code.NO_ANSWER), (Outcome.FAILED, Code.NOT_ATTEMPTED)]
+    assert len(world.cloudflare.calls) == 1
+
+
+def test_resuming_stops_where_time_or_cloudflare_ends(world: World) -> None:
+    world.cloudflare.answers += [RATE_LIMITED, DENIED]
+    request = request_row(BARE, FULL_OTHER)
+    run(world, request)
+    answer, silence = resume(kept_request(world, request), world.ports())
+    assert silence is DENIED
+    assert outcomes(answer) == [(Outcome.IN_PROGRESS, None)] * 2
+    assert kept_request(world, request).state is RequestState.OPEN
+    world.seconds_left = [13.0]
+    resume(kept_request(world, request), world.ports())
+    assert len(world.cloudflare.calls) == 2
+
+
+def test_a_second_copy_that_resumes_the_same_request_finds_nothing_free(world: World) -> None:
+    world.cloudflare.answers.append(RATE_LIMITED)
+    request = request_row(BARE)
+    run(world, request)
+    copies: list[Answer] = []
+
+    def beside_a_copy(ids: Sequence[MessageId]) -> Answered:
+        copies.append(resume(kept_request(world, request), world.ports())[0])
+        return Answered(dict.fromkeys(ids, DELIVERED), OK)
+
+    world.cloudflare.answers.append(beside_a_copy)
+    resume(kept_request(world, request), world.ports())
+    assert outcomes(copies[0]) == [(Outcome.IN_PROGRESS, None)]
+    assert len(world.cloudflare.calls) == 2
 
 
 def test_an_outcome_that_cannot_be_recorded_is_unconfirmed(world: World, faults: list[Fault | None]) -> None:
@@ -319,7 +426,7 @@ def test_a_second_claim_that_cannot_be_made_keeps_the_first_outcome(world: World
 
 def test_a_refusal_that_cannot_be_given_back_is_no_refusal(world: World, faults: list[Fault | None]) -> None:
     faults += [None, Fault.TIMEOUT_BEFORE]
-    world.cloudflare.answers.append(RATE_LIMITED)
+    world.cloudflare.answers.append(DENIED)
     answer = run(world, request_row(BARE))
     assert outcomes(answer) == [(Outcome.IN_PROGRESS, None)]
     assert kept_request(world, answer.request).state is RequestState.OPEN

@@ -6,9 +6,22 @@ from typing import Any, Final
 
 from quarantine_release.outcome import Evidence, Outcome, RequestId, State, postfix_part
 from quarantine_release.release import Answer
-from quarantine_release.trace import AttemptRow, FailOn, MessageRow, RequestRow, Result, results_of
+from quarantine_release.trace import (
+    AttemptRow,
+    FailOn,
+    MessageRow,
+    RequestRow,
+    RequestState,
+    Result,
+    results_of,
+)
 
 _DONE: Final = (Outcome.RELEASED, Outcome.ALREADY_RELEASED)
+_FAILURES: Final[dict[FailOn, tuple[str, ...]]] = {
+    FailOn.NEVER: (),
+    FailOn.NONE: ("none",),
+    FailOn.PARTIAL: ("none", "partial"),
+}
 
 
 def answer_body(answer: Answer, warnings: Sequence[str] = ()) -> dict[str, Any]:
@@ -37,22 +50,14 @@ def answer_body(answer: Answer, warnings: Sequence[str] = ()) -> dict[str, Any]:
 
 def is_failure(answer: Answer) -> bool:
     """Say whether the request asked to be answered with an error for how it ended."""
-    overall = _overall(answer.results)
-    match answer.request.fail_on:
-        case FailOn.NONE:
-            return overall == "none"
-        case FailOn.PARTIAL:
-            return overall in ("none", "partial")
-        case FailOn.NEVER:
-            return False
+    return _overall(answer.results) in _FAILURES[answer.request.fail_on]
 
 
 def result_body(result: Result) -> dict[str, Any]:
     """Return what became of one id."""
     row = result.row
-    shown = row if row is not None and result.outcome is not Outcome.IN_PROGRESS else None
     body: dict[str, Any] = {"id": result.id, "outcome": result.outcome}
-    body |= _recipients(shown)
+    body |= _recipients(row)
     body |= {"code": result.code, "retryable": result.retryable, "released_by": None}
     if result.outcome is Outcome.ALREADY_RELEASED and row is not None:
         body["released_by"] = {"request_id": row.owner, "at": _time(row.updated_at)}
@@ -79,7 +84,7 @@ def trace_body(
         "account_id": row.account_id,
         "state": row.state,
         "code": row.code,
-        **_recipients(row if row.state not in (State.RELEASING, State.RETRYABLE) else None),
+        **_recipients(row),
         "evidence": evidence_body(row.evidence) if row.evidence else None,
         "released_by": (
             {"request_id": row.owner if is_own else None, "at": _time(row.updated_at)}
@@ -102,11 +107,13 @@ def evidence_body(evidence: Evidence) -> dict[str, Any]:
         "error_codes": list(evidence.error_codes),
         "cf_ray": evidence.cf_ray,
         "failure": evidence.failure,
+        "seen": evidence.seen,
     }
 
 
 def _request_body(request: RequestRow, row: MessageRow, own: set[RequestId], now: datetime) -> dict[str, Any]:
-    results = results_of(request, {row.part: row}, now)
+    # Whose caller was told no has come to nothing, whatever the message comes to for others.
+    results = () if request.state is RequestState.REFUSED else results_of(request, {row.part: row}, now)
     outcomes = [result.outcome for result in results if postfix_part(result.id) == row.part]
     body: dict[str, Any] = {"at": _time(request.created_at), "outcome": outcomes[0] if outcomes else None}
     if request.request_id not in own:
@@ -141,7 +148,8 @@ def _attempt_body(attempt: AttemptRow, row: MessageRow, own: set[RequestId]) -> 
 
 
 def _recipients(row: MessageRow | None) -> dict[str, Any]:
-    if row is None:
+    # A claimed row still holds what an earlier call came to.
+    if row is None or row.state in (State.RELEASING, State.RETRYABLE):
         return {"delivered": [], "undelivered": [], "failed": []}
     recipients = row.recipients
     body: dict[str, Any] = {

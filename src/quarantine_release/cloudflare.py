@@ -4,12 +4,12 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 from urllib.parse import quote
 
 from quarantine_release import telemetry
-from quarantine_release.cloudflare_answer import Reply, classify, evidence_of
+from quarantine_release.cloudflare_answer import Reply, classify, evidence_of, is_verified
 from quarantine_release.credentials import Accounts, Credential, SecretMalformed
 from quarantine_release.deadline import DeadlineSession, NoReply
 from quarantine_release.outcome import (
@@ -30,7 +30,7 @@ from quarantine_release.trace import WireForm
 _SECONDS_TO_ANSWER: Final = 4.0
 _SECONDS_BETWEEN_TRIES: Final = 0.3
 _HEALTH_EVERY_SECONDS: Final = 60.0
-_USER_AGENT: Final = "quarantine-release/1"
+USER_AGENT: Final = "quarantine-release/1"
 
 
 class Secret(Protocol):
@@ -51,6 +51,9 @@ class CredentialCheck:
     evidence: Evidence
 
 
+_NEVER_CHECKED: Final = datetime.min.replace(tzinfo=UTC), None, CredentialCheck(None, Evidence())
+
+
 class CloudflareClient:
     """Cloudflare's Email Security API, for the accounts of one secret."""
 
@@ -59,7 +62,7 @@ class CloudflareClient:
         self._secret = secret
         self._session = session
         self._clock = clock
-        self._checks: dict[AccountId, tuple[datetime, CredentialCheck]] = {}
+        self._checks: dict[AccountId, tuple[datetime, Credential | None, CredentialCheck]] = {}
 
     def release(
         self, account_id: AccountId, wire_form: WireForm, ids: Sequence[MessageId], seconds: float
@@ -84,13 +87,19 @@ class CloudflareClient:
         return called
 
     def check(self, account_id: AccountId, seconds: float) -> CredentialCheck:
-        """Ask Cloudflare whether it knows the credential; at most once in 60 s."""
-        known = self._checks.get(account_id)
+        """Ask Cloudflare whether it knows the credential; at most once in 60 s. Raises as the secret does."""
+        ends_at = time.monotonic() + seconds
+        credential = self._secret.get().credentials.get(account_id)
         now = self._clock()
-        if known is not None and (now - known[0]).total_seconds() < _HEALTH_EVERY_SECONDS:
-            return known[1]
-        checked = self._check(self._secret.get().credentials[account_id], seconds)
-        self._checks[account_id] = now, checked
+        asked_at, of, checked = self._checks.get(account_id, _NEVER_CHECKED)
+        if of == credential and (now - asked_at).total_seconds() < _HEALTH_EVERY_SECONDS:
+            return checked
+        checked = self._check(credential, ends_at)
+        if checked.is_accepted is False:
+            fresh = self._secret.refetch().credentials.get(account_id)
+            if fresh != credential:
+                credential, checked = fresh, self._check(fresh, ends_at)
+        self._checks[account_id] = now, credential, checked
         return checked
 
     def _release(
@@ -106,7 +115,7 @@ class CloudflareClient:
         url = f"{self._base_url}/accounts/{quote(account_id, safe='')}/email-security/investigate/release"
         content: Any = list(ids) if wire_form is WireForm.ARRAY else {"ids": list(ids)}
         body = json.dumps(content).encode()
-        headers = {**credential.headers, "Content-Type": "application/json", "User-Agent": _USER_AGENT}
+        headers = {**credential.headers, "Content-Type": "application/json", "User-Agent": USER_AGENT}
         began = time.monotonic()
         while True:
             reply = self._session.send("POST", url, headers, body, ends_at - time.monotonic())
@@ -121,21 +130,20 @@ class CloudflareClient:
             telemetry.count("UnaskedIds", called.unasked)
         return called
 
-    def _check(self, credential: Credential, seconds: float) -> CredentialCheck:
+    def _check(self, credential: Credential | None, ends_at: float) -> CredentialCheck:
         """Verify a token as a user's, then as an account's (which of the two it is cannot be told); a key as a user."""
+        if credential is None:
+            return CredentialCheck(False, Evidence(failure="account_not_configured"))
         account_token = f"/accounts/{credential.account_id}/tokens/verify"
-        paths = ("/user/tokens/verify", account_token) if credential.is_token else ("/user",)
         evidence = Evidence()
-        for path in paths:
-            headers = {**credential.headers, "User-Agent": _USER_AGENT}
-            reply = self._session.send("GET", self._base_url + path, headers, None, seconds / len(paths))
+        for path in ("/user/tokens/verify", account_token) if credential.is_token else ("/user",):
+            headers = {**credential.headers, "User-Agent": USER_AGENT}
+            reply = self._session.send("GET", self._base_url + path, headers, None, ends_at - time.monotonic())
             if isinstance(reply, NoReply):
                 return CredentialCheck(None, Evidence(failure=reply.failure))
-            evidence = evidence_of(reply)
-            if reply.status == 200:
-                return CredentialCheck(True, evidence)
-            if reply.status == 429 or reply.status >= 500:
-                return CredentialCheck(None, evidence)
+            evidence, is_accepted = evidence_of(reply), is_verified(reply)
+            if is_accepted is not False:
+                return CredentialCheck(is_accepted, evidence)
         return CredentialCheck(False, evidence)
 
 

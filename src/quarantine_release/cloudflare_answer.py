@@ -18,6 +18,7 @@ from quarantine_release.outcome import (
     Code,
     Evidence,
     MessageId,
+    PostfixPart,
     Recipients,
     RefusalReason,
     Refused,
@@ -35,6 +36,8 @@ _AMBIGUOUS_4XX: Final = frozenset({408, 425, 499})
 # Cloudflare blocks every call for five minutes once the limit is passed (fundamentals/api/reference/limits).
 LOCKOUT_SECONDS: Final = 300
 _LONGEST_WAIT: Final = 3600
+# Codes have four to six digits; JSON would let one have four thousand.
+_CODE_LIMIT: Final = 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +49,14 @@ class Reply:
     body: bytes
 
 
+Entry = dict[str, Any]
+
+
 def classify(reply: Reply, ids: Sequence[MessageId], now: datetime) -> Answered | Refused:
-    """Say what the answer to a release call for these ids proves. What proves nothing is UNKNOWN, never a guess."""
+    """Say what the answer to a release call proves. What proves nothing is UNKNOWN, never a guess.
+
+    No two of the ids may name the same message.
+    """
     envelope = _envelope(reply.body)
     codes = _error_codes(envelope)
     evidence = Evidence(reply.status, codes, _cf_ray(reply))
@@ -57,8 +66,9 @@ def classify(reply: Reply, ids: Sequence[MessageId], now: datetime) -> Answered 
         return Refused(RefusalReason.RATE_LIMITED, evidence, _retry_after(reply, now))
     if reply.status == 200 and envelope is not None and envelope.get("success") is True:
         entries = _entries(envelope.get("result"))
-        unasked = sum(not any(_belongs(entry, asked) for asked in ids) for entry in entries)
-        return Answered({asked: _verdict(asked, entries) for asked in ids}, evidence, unasked)
+        told = _told_of(ids, entries)
+        unasked = len(entries) - sum(map(len, told.values()))
+        return Answered({asked: _verdict(asked, own) for asked, own in told.items()}, evidence, unasked)
     is_plain_refusal = 400 <= reply.status < 500 and reply.status not in _AMBIGUOUS_4XX
     if is_plain_refusal and envelope is not None and envelope.get("success") is False and codes and len(ids) == 1:
         return Answered({ids[0]: Verdict(State.FAILED, Code.CLOUDFLARE_REJECTED)}, evidence)
@@ -70,12 +80,24 @@ def evidence_of(reply: Reply) -> Evidence:
     return Evidence(reply.status, _error_codes(_envelope(reply.body)), _cf_ray(reply))
 
 
+def is_verified(reply: Reply) -> bool | None:
+    """Say what the answer to a call that verifies a credential tells of it; None if nothing."""
+    if reply.status in (400, 401, 403):
+        return False
+    envelope = _envelope(reply.body)
+    if reply.status != 200 or envelope is None or envelope.get("success") is not True:
+        return None
+    result = envelope.get("result")
+    # A token's is active, disabled or expired; a person has none.
+    return not isinstance(result, dict) or result.get("status", "active") == "active"
+
+
 def _error_codes(envelope: Mapping[str, Any] | None) -> tuple[int, ...]:
     errors = (envelope or {}).get("errors")
     if not isinstance(errors, list):
         return ()
     codes = [error.get("code") for error in errors if isinstance(error, dict)]
-    return tuple(code for code in codes if isinstance(code, int) and not isinstance(code, bool))[:8]
+    return tuple(code for code in codes if type(code) is int and 0 <= code < _CODE_LIMIT)[:8]
 
 
 def _envelope(body: bytes) -> dict[str, Any] | None:
@@ -93,47 +115,56 @@ def _cf_ray(reply: Reply) -> str | None:
 
 def _retry_after(reply: Reply, now: datetime) -> int:
     value = reply.headers.get("retry-after", "").strip()
-    if value.isascii() and value.isdigit():
-        return min(int(value[:9]), _LONGEST_WAIT)
     try:
-        until = parsedate_to_datetime(value)
-    except ValueError:
+        seconds = int(value[:9]) if value.isascii() and value.isdigit() else _seconds_until(value, now)
+    except (ValueError, OverflowError):  # the parser of dates lets the latter through
         return LOCKOUT_SECONDS
-    seconds = int((until.replace(tzinfo=until.tzinfo or UTC) - now).total_seconds())
     return min(max(seconds, 1), _LONGEST_WAIT)
 
 
-def _entries(result: Any) -> list[dict[str, Any]]:
+def _seconds_until(date: str, now: datetime) -> int:
+    until = parsedate_to_datetime(date)
+    return int((until.replace(tzinfo=until.tzinfo or UTC) - now).total_seconds())
+
+
+def _entries(result: Any) -> list[Entry]:
     entries = result if isinstance(result, list) else [result]
     return [entry for entry in entries if isinstance(entry, dict)]
 
 
-def _id_of(entry: Mapping[str, Any], member: str = "id") -> MessageId | None:
-    value = entry.get(member)
-    return MessageId(value) if isinstance(value, str) and ANY_ID.match(value) else None
+def _id_of(entry: Entry) -> MessageId | None:
+    """Return the id that an entry tells of: its `id`, else its `postfix_id`, which never overrules an `id`."""
+    for value in (entry.get("id"), entry.get("postfix_id")):
+        if isinstance(value, str) and ANY_ID.match(value):
+            return MessageId(value)
+    return None
 
 
-def _belongs(entry: Mapping[str, Any], asked: MessageId) -> bool:
-    """Match on `id`, then on `postfix_id`; an `id` that tells another message is never overruled."""
-    message_id, postfix_id = _id_of(entry), _id_of(entry, "postfix_id")
-    if message_id is not None:
-        return postfix_part(message_id) == postfix_part(asked) and not contradict(message_id, asked)
-    return postfix_id is not None and postfix_part(postfix_id) == postfix_part(asked)
+def _told_of(ids: Sequence[MessageId], entries: Sequence[Entry]) -> dict[MessageId, list[tuple[MessageId, Entry]]]:
+    """Give each id asked for the entries that tell of its message, each with the id it tells."""
+    by_part: dict[PostfixPart, list[tuple[MessageId, Entry]]] = {}
+    for entry in entries:
+        told = _id_of(entry)
+        if told is not None:
+            by_part.setdefault(postfix_part(told), []).append((told, entry))
+    return {
+        asked: [(told, entry) for told, entry in by_part.get(postfix_part(asked), ()) if not contradict(told, asked)]
+        for asked in ids
+    }
 
 
-def _verdict(asked: MessageId, entries: Sequence[Mapping[str, Any]]) -> Verdict:
-    own = [entry for entry in entries if _id_of(entry) == asked]
-    own = own or [entry for entry in entries if _belongs(entry, asked)]
-    if not own:
+def _verdict(asked: MessageId, told: Sequence[tuple[MessageId, Entry]]) -> Verdict:
+    if not told:
         return Verdict(State.UNKNOWN, Code.MISSING_IN_ANSWER)
-    ids = [message_id for entry in own if (message_id := _id_of(entry)) is not None] or [asked]
-    if any(contradict(fullest(ids), other) for other in ids):
+    known = fullest((asked, *(other for other, _ in told)))
+    if any(contradict(known, other) for other, _ in told):
         return Verdict(State.UNKNOWN, Code.UNCLEAR_ANSWER)
+    own = [entry for _, entry in told]
     lists = [_recipients(own, member) for member in ("delivered", "undelivered", "failed")]
     if any(names is None for names in lists):
         return Verdict(State.UNKNOWN, Code.UNCLEAR_ANSWER)
     delivered, undelivered, failed = (names or [] for names in lists)
-    recipients, known = Recipients.of(delivered, undelivered, failed), fullest(ids)
+    recipients = Recipients.of(delivered, undelivered, failed)
     if delivered and not (undelivered or failed):
         return Verdict(State.RELEASED, None, recipients, known)
     if delivered:
@@ -143,7 +174,7 @@ def _verdict(asked: MessageId, entries: Sequence[Mapping[str, Any]]) -> Verdict:
     return Verdict(State.UNKNOWN, Code.NO_RECIPIENTS, recipients, known)
 
 
-def _recipients(entries: Sequence[Mapping[str, Any]], member: str) -> list[str] | None:
+def _recipients(entries: Sequence[Entry], member: str) -> list[str] | None:
     """Gather one list over the entries of a message; None if it is not a list of strings, null or absent."""
     names: list[str] = []
     for entry in entries:

@@ -2,6 +2,9 @@
 
 `requests` limits each read, not the whole: a peer that trickles its status line holds the caller for ever. Here a timer
 shuts the connection down at the deadline. Name resolution is outside the deadline: nothing can interrupt it.
+
+Of `requests` only the adapter is used. A Session would read the whole body of a redirect that it does not follow, break
+on a malformed Location, keep cookies, which are credentials, and look for proxies and .netrc.
 """
 
 import socket
@@ -17,7 +20,13 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionError, NewConnectionError
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    NameResolutionError,
+    NewConnectionError,
+    ReadTimeoutError,
+)
 from urllib3.util.connection import create_connection
 
 from quarantine_release.cloudflare_answer import Reply
@@ -37,56 +46,54 @@ class NoReply:
 
 
 class DeadlineSession:
-    """One `requests` session with one preloaded TLS context. Not for several threads at once."""
+    """One connection kept for the next call, with one preloaded TLS context. Not for several threads at once."""
 
     def __init__(self, context: ssl.SSLContext, wall_clock: Callable[[], float] = time.time) -> None:
         self._wall_clock = wall_clock
         self._link = _Link()
         self._adapter = _Adapter(context, self._link)
-        self._session = requests.Session()
-        self._session.trust_env = False
-        self._session.headers.clear()
-        self._session.mount("https://", self._adapter)
-        self._session.mount("http://", self._adapter)
         self._last_used = 0.0
 
     def send(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, seconds: float
     ) -> Reply | NoReply:
         """Send one request, follow nothing, repeat nothing, and be done within so many seconds."""
+        if seconds <= 0:
+            return NoReply(False, "deadline")
         # The wall clock, since the monotonic one may stand still while an environment is frozen.
         if not 0 <= self._wall_clock() - self._last_used <= IDLE_SECONDS:
-            self._adapter.poolmanager.clear()
+            self.close()
         self._link.begin(seconds)
         timer = Timer(seconds, self._link.cut)
         timer.daemon = True
         timer.start()
         try:
             reply = self._exchange(method, url, headers, body, seconds)
-        except (requests.RequestException, HTTPError, OSError) as error:
+        except (OSError, HTTPError, ValueError) as error:  # ValueError: urllib3 lets some nonsense in chunks through
             reply = NoReply(self._link.was_sent, _failure(error))
         finally:
             timer.cancel()
+            timer.join()  # a timer that is just going off must not cut the next call
             self._last_used = self._wall_clock()
         if self._link.was_cut:
             reply = NoReply(self._link.was_sent, "deadline")
         if isinstance(reply, NoReply):
-            self._adapter.poolmanager.clear()
+            self.close()
         return reply
+
+    def close(self) -> None:
+        """Give the connection up; the next call opens another."""
+        self._adapter.poolmanager.clear()
+        self._link.close()
 
     def _exchange(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, seconds: float
     ) -> Reply | NoReply:
-        response = self._session.request(
-            method,
-            url,
-            headers={"Accept": "application/json", "Accept-Encoding": "identity", **headers},
-            data=body,
-            timeout=(CONNECT_SECONDS, seconds),
-            allow_redirects=False,
-            stream=True,
-        )
-        with response:
+        common = {"Accept": "application/json", "Accept-Encoding": "identity"}
+        request = requests.Request(method, url, headers={**common, **headers}, data=body).prepare()
+        with self._adapter.send(request, stream=True, timeout=(CONNECT_SECONDS, seconds)) as response:
+            if response.status_code < 200:  # 100 is skipped below us; after any other the answer proper still comes
+                return NoReply(True, "interim_answer")
             received = bytearray()
             for chunk in response.iter_content(65536):
                 received += chunk
@@ -121,7 +128,9 @@ class _Link:
             if left <= 0:
                 break
             try:
-                connected = create_connection((str(address[0]), connection.port), timeout=min(CONNECT_SECONDS, left))
+                connected = create_connection(
+                    (str(address[0]), connection.port), min(CONNECT_SECONDS, left), None, connection.socket_options
+                )
             except OSError as error:
                 last = error
                 continue
@@ -132,12 +141,15 @@ class _Link:
         raise NewConnectionError(connection, "no connection") from last
 
     def _watch(self, connected: socket.socket) -> None:
-        if self._socket is not None:
-            self._socket.close()
+        self.close()
         # A duplicate: wrapping the socket in TLS takes the original away.
         self._socket = connected.dup()
         if self.was_cut:
             self.cut()
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
 
     def cut(self) -> None:
         self.was_cut = True
@@ -203,6 +215,7 @@ _FAILURES: Final[tuple[tuple[type[BaseException], str], ...]] = (
     (NewConnectionError, "connection_refused"),
     (ConnectTimeoutError, "connect_timeout"),
     (requests.exceptions.SSLError, "tls_failure"),
-    (requests.exceptions.ReadTimeout, "no_answer_in_time"),
+    (ReadTimeoutError, "no_answer_in_time"),
     (requests.exceptions.ChunkedEncodingError, "truncated_answer"),
+    (requests.exceptions.ContentDecodingError, "undecodable_answer"),
 )

@@ -13,10 +13,9 @@ message is conditional on the state and the attempt that its writer saw, so that
 Limits: a transaction takes 100 actions and 4 MB, an item 400 KB (DynamoDB developer guide, "Quotas").
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final, cast
-
-from botocore.exceptions import BotoCoreError, ClientError
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final
 
 from quarantine_release.ledger_items import (
     Attribute,
@@ -27,31 +26,23 @@ from quarantine_release.ledger_items import (
     message_item,
     message_key,
     message_row,
+    open_at,
+    open_kind,
     request_item,
     request_key,
     request_row,
 )
-from quarantine_release.outcome import AccountId, AttemptId, PostfixPart, RequestId
-from quarantine_release.ports import Conflict, LedgerUnavailable, Move
+from quarantine_release.outcome import AccountId, AttemptId, PostfixPart, RequestId, State
+from quarantine_release.ports import Conflict, Move
+from quarantine_release.table import CONDITION_FAILED, Table
 from quarantine_release.trace import AttemptRow, AttemptState, MessageRow, RequestRow, RequestState
 from quarantine_release.update_expression import UpdateExpression
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
-_BATCH_GET_LIMIT: Final = 100
-_TRIES: Final = 8
-_CONDITION_FAILED: Final = "ConditionalCheckFailed"
-# Reasons for which a transaction was cancelled without telling anything about the rows: the same again may pass.
-_PASSING: Final = frozenset(
-    {
-        "TransactionConflict",
-        "TransactionConflictException",
-        "TransactionInProgressException",
-        "ProvisionedThroughputExceeded",
-        "ThrottlingError",
-    }
-)
+# Actions in one transaction.
+_TRANSACTION_LIMIT: Final = 100
 # Sets and counters are changed by what is added or taken away, so that writers who saw another version lose nothing.
 _SETS: Final = ("attempts", "asks")
 _COUNTERS: Final = ("refusals", "asks_uncounted")
@@ -61,91 +52,143 @@ class DynamoLedger:
     """The ledger in one DynamoDB table."""
 
     def __init__(self, client: "DynamoDBClient", table: str, pause: Callable[[int], None]) -> None:
-        self._client = client
-        self._table = table
-        self._pause = pause
+        self._table = Table(client, table, pause)
 
     def claim(
-        self, request: RequestRow | None, attempt: AttemptRow | None, moves: Sequence[Move], asks: Sequence[Move]
+        self,
+        opened: RequestRow | None,
+        accepted: Sequence[RequestId],
+        attempt: AttemptRow | None,
+        moves: Sequence[Move],
+        asks: Sequence[Move],
     ) -> Conflict | None:
         """Write request, attempt, claims and asks in one transaction, or nothing and tell why.
 
-        One round trip. A claim whose answer was lost is recognised by its own attempt or nonce and is a success.
+        One round trip. Requests accepted before must still be open: nothing leaves on behalf of one that was refused
+        or has ended. A claim whose answer was lost is recognised by its own attempt or nonce and is a success.
         """
         updates = {move.after.part: self._move(move) for move in (*moves, *asks) if move.before != move.after}
-        actions = list(updates.values())
+        requests = {request_id: self._check_open(request_id) for request_id in accepted}
+        if opened is not None:
+            requests = {opened.request_id: self._put_request(opened)}
+        actions = [*updates.values(), *requests.values()]
         if attempt is not None:
             actions.append({"Put": self._put(attempt_item(attempt), "attribute_not_exists(pk)")})
-        if request is not None:
-            actions.append(self._put_request(request))
-        reasons = self._transact(actions) if actions else None
+        reasons = self._table.transact(actions) if updates or opened is not None else None
         if reasons is None:
+            self._reopen(asks)
             return None
-        failed = [reason["Code"] == _CONDITION_FAILED for reason in reasons]
+        failed = [reason["Code"] == CONDITION_FAILED for reason in reasons]
         found: list[Item | None] = [reason.get("Item") for reason in reasons]
-        earlier = found[-1] if request is not None and failed[-1] else None
-        if attempt is not None:
-            was_lost = failed[len(updates)]
-        else:
-            was_lost = request is not None and earlier is not None and request_row(earlier).nonce == request.nonce
-        if was_lost:
-            return None
         messages = zip(updates, failed, found, strict=False)
-        return Conflict(
-            request_row(earlier) if earlier else None,
-            {part: message_row(item) if item else None for part, has_failed, item in messages if has_failed},
+        earlier = [item for item in found[len(updates) : len(updates) + len(requests)] if item]
+        conflict = Conflict(
+            request_row(earlier[0]) if earlier else None,
+            {part: message_row(item) if item else None for part, item_failed, item in messages if item_failed},
         )
+        if attempt is not None:
+            was_lost = failed[-1]
+        else:
+            was_lost = opened is not None and conflict.request is not None and conflict.request.nonce == opened.nonce
+        return None if was_lost else conflict
 
     def record(
-        self, attempt: AttemptRow, moves: Sequence[Move], request: RequestRow | None
+        self, attempt: AttemptRow, was: AttemptState, moves: Sequence[Move], request: RequestRow | None
     ) -> dict[PostfixPart, MessageRow]:
-        """Write a call's outcome; return the messages that are no longer this attempt's, as they are.
+        """Write a call's outcome; return the messages that are no longer as its writer saw them, as they are.
 
         In one transaction, one round trip, where nothing has moved meanwhile. Else first and durably on the attempt,
-        then on each message that is still this attempt's, and on the request if they all were.
+        then on each message that is still as it was seen, and on the request if they all were; but a refusal first on
+        the request, since nothing may leave after its caller was told no.
         """
-        end, closing = self._end_attempt(attempt), [self._end_request(request)] if request is not None else []
-        if self._transact([end, *map(self._move, moves), *closing]) is None:
+        end, closing = self._end_attempt(attempt, was), [self._end_request(request)] if request is not None else []
+        if self._table.transact([end, *map(self._move, moves), *closing]) is None:
             return {}
-        self._write(end)
-        others = {}
-        for move in moves:
-            item = self._write(self._move(move))
-            if (
-                item
-                and (row := message_row(item))
-                and (row.state, row.attempt) != (move.after.state, move.after.attempt)
-            ):
-                others[move.after.part] = row
-        if not others:
+        is_refusal = request is not None and request.state is RequestState.REFUSED
+        for action in [*closing, end] if is_refusal else [end]:
+            self._table.write(action)
+        others = self._write_each(moves)
+        if not others and not is_refusal:
             for action in closing:
-                self._write(action)
+                self._table.write(action)
+        return others
+
+    def project(self, moves: Sequence[Move]) -> dict[PostfixPart, MessageRow]:
+        """Move messages on, 100 in a transaction; return those that were not as they were seen, as they are."""
+        others: dict[PostfixPart, MessageRow] = {}
+        for start in range(0, len(moves), _TRANSACTION_LIMIT):
+            some = moves[start : start + _TRANSACTION_LIMIT]
+            if self._table.transact(list(map(self._move, some))) is not None:
+                others |= self._write_each(some)
         return others
 
     def close(self, request: RequestRow) -> None:
         """Close an open request; without effect if somebody else did."""
-        self._write(self._end_request(request))
+        self._table.write(self._end_request(request))
+
+    def look_again(self, row: AttemptRow | RequestRow, at: datetime) -> None:
+        """Put an open row off until then; without effect if it is open no more."""
+        item = attempt_item(row) if isinstance(row, AttemptRow) else request_item(row)
+        update = UpdateExpression(self._table.name, item["pk"])
+        update.set("open_at", open_at(at))
+        update.require("state", item["state"])
+        update.require("open_kind", open_kind(item["pk"]))
+        self._table.write({"Update": update.build()})
 
     def messages(self, account_id: AccountId, parts: Sequence[PostfixPart]) -> dict[PostfixPart, MessageRow]:
         """Read messages by their postfix parts, 100 a round trip; absent ones are left out."""
-        rows = map(message_row, self._batch_get([message_key(account_id, part) for part in parts]))
+        rows = map(message_row, self._table.read([message_key(account_id, part) for part in parts]))
         return {row.part: row for row in rows}
 
     def attempts(self, account_id: AccountId, attempts: Sequence[AttemptId]) -> list[AttemptRow]:
         """Read attempts, oldest first; absent ones are left out."""
-        rows = map(attempt_row, self._batch_get([attempt_key(account_id, attempt) for attempt in attempts]))
+        rows = map(attempt_row, self._table.read([attempt_key(account_id, attempt) for attempt in attempts]))
         return sorted(rows, key=lambda row: row.attempt)
 
     def requests(self, request_ids: Sequence[RequestId]) -> dict[RequestId, RequestRow]:
         """Read requests, 100 a round trip; absent ones are left out."""
-        rows = map(request_row, self._batch_get([request_key(request_id) for request_id in request_ids]))
+        rows = map(request_row, self._table.read([request_key(request_id) for request_id in request_ids]))
         return {row.request_id: row for row in rows}
+
+    def open_attempts(self, until: datetime, limit: int) -> list[AttemptRow]:
+        """Read the open attempts that are due by then, at most so many of each shard of the index, oldest first."""
+        rows = map(attempt_row, self._table.read(self._table.due("T", until, limit)))
+        return sorted(rows, key=lambda row: row.attempt)
+
+    def open_requests(self, until: datetime, limit: int) -> list[RequestRow]:
+        """Read the open requests that are due by then, at most so many of each shard of the index, oldest first."""
+        rows = map(request_row, self._table.read(self._table.due("R", until, limit)))
+        return sorted((row for row in rows if row.state is RequestState.OPEN), key=lambda row: row.created_at)
+
+    def _reopen(self, asks: Sequence[Move]) -> None:
+        """Have a message under review looked at again when a fuller id of it has become known."""
+        for ask in asks:
+            is_fuller = ask.before is not None and ask.before.message_id != ask.after.message_id
+            if ask.after.state is State.NEEDS_REVIEW and is_fuller:
+                key: Attribute = {"S": attempt_key(ask.after.account_id, ask.after.attempt)}
+                update = UpdateExpression(self._table.name, key)
+                update.set("open_kind", open_kind(key))
+                update.set("open_at", open_at(ask.after.updated_at))
+                update.require_present()
+                self._table.write({"Update": update.build()})
+
+    def _check_open(self, request_id: RequestId) -> dict[str, Any]:
+        return {
+            "ConditionCheck": {
+                "TableName": self._table.name,
+                "Key": {"pk": {"S": request_key(request_id)}},
+                "ConditionExpression": "#state = :open",
+                "ExpressionAttributeNames": {"#state": "state"},
+                "ExpressionAttributeValues": {":open": {"S": RequestState.OPEN}},
+                "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+            }
+        }
 
     def _move(self, move: Move) -> dict[str, Any]:
         """Build the update from one version of a message to the next, refused unless it is as it was seen."""
         after: Item = message_item(move.after)
         before: Item = message_item(move.before) if move.before else {"pk": after["pk"]}
-        update = UpdateExpression(self._table, after["pk"])
+        update = UpdateExpression(self._table.name, after["pk"])
         for name in sorted(before.keys() | after.keys()):
             old, new = before.get(name), after.get(name)
             if old == new:
@@ -165,15 +208,27 @@ class DynamoLedger:
             update.require("attempt", before["attempt"])
         return {"Update": update.build()}
 
-    def _end_attempt(self, attempt: AttemptRow) -> dict[str, Any]:
-        names = ("state", "ended_at", "evidence", "verdicts", "expires_at")
-        return self._end(attempt_item(attempt), AttemptState.OPEN, names)
+    def _write_each(self, moves: Sequence[Move]) -> dict[PostfixPart, MessageRow]:
+        others = {}
+        for move in moves:
+            item = self._table.write(self._move(move))
+            if (
+                item
+                and (row := message_row(item))
+                and (row.state, row.attempt) != (move.after.state, move.after.attempt)
+            ):
+                others[move.after.part] = row
+        return others
+
+    def _end_attempt(self, attempt: AttemptRow, was: AttemptState) -> dict[str, Any]:
+        names = ("state", "ended_at", "evidence", "verdicts", "expires_at", "open_at")
+        return self._end(attempt_item(attempt), was, names)
 
     def _end_request(self, request: RequestRow) -> dict[str, Any]:
         return self._end(request_item(request), RequestState.OPEN, ("state", "letters", "closed_at", "expires_at"))
 
     def _end(self, item: Item, expected: str, names: Sequence[str]) -> dict[str, Any]:
-        update = UpdateExpression(self._table, item["pk"])
+        update = UpdateExpression(self._table.name, item["pk"])
         for name in names:
             if name in item:
                 update.set(name, item[name])
@@ -199,66 +254,11 @@ class DynamoLedger:
 
     def _put(self, item: Item, condition: str) -> dict[str, Any]:
         return {
-            "TableName": self._table,
+            "TableName": self._table.name,
             "Item": item,
             "ConditionExpression": condition,
             "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
         }
-
-    def _transact(self, actions: Sequence[dict[str, Any]]) -> list[dict[str, Any]] | None:
-        """Write all or nothing; return the reasons if a condition failed. Conflicts and throttling are waited out."""
-        for round_ in range(_TRIES):
-            try:
-                self._client.transact_write_items(TransactItems=cast("Any", actions))
-                return None
-            except ClientError as error:
-                code = error.response["Error"]["Code"]
-                reasons: list[dict[str, Any]] = cast("Any", error.response).get("CancellationReasons", [])
-                if any(reason["Code"] == _CONDITION_FAILED for reason in reasons):
-                    return reasons
-                codes = {reason["Code"] for reason in reasons} - {"None"} or {code}
-                if not codes <= _PASSING:
-                    raise LedgerUnavailable(code) from error
-            except BotoCoreError as error:
-                raise LedgerUnavailable(type(error).__name__) from error
-            self._pause(round_)
-        raise LedgerUnavailable("TransactionConflict")
-
-    def _write(self, action: dict[str, Any]) -> Item | None:
-        """Make one update alone; return the item as it is if it is not as its writer saw it ({} if it is gone)."""
-        for round_ in range(_TRIES):
-            try:
-                self._client.update_item(**action["Update"])
-                return None
-            except ClientError as error:
-                code = error.response["Error"]["Code"]
-                if code == "ConditionalCheckFailedException":
-                    found: Item = cast("Any", error.response).get("Item", {})
-                    return found
-                if code not in _PASSING:
-                    raise LedgerUnavailable(code) from error
-            except BotoCoreError as error:
-                raise LedgerUnavailable(type(error).__name__) from error
-            self._pause(round_)
-        raise LedgerUnavailable("TransactionConflict")
-
-    def _batch_get(self, keys: Sequence[str]) -> Iterator[Item]:
-        pending = [{"pk": {"S": key}} for key in dict.fromkeys(keys)]
-        for round_ in range(_TRIES + len(pending) // _BATCH_GET_LIMIT):
-            if not pending:
-                return
-            now, pending = pending[:_BATCH_GET_LIMIT], pending[_BATCH_GET_LIMIT:]
-            wanted: Any = {self._table: {"Keys": now, "ConsistentRead": True}}
-            try:
-                answer: Any = self._client.batch_get_item(RequestItems=wanted)
-            except (ClientError, BotoCoreError) as error:
-                raise LedgerUnavailable(type(error).__name__) from error
-            yield from answer["Responses"].get(self._table, [])
-            unprocessed = answer.get("UnprocessedKeys", {}).get(self._table, {}).get("Keys", [])
-            if unprocessed:
-                pending += unprocessed
-                self._pause(round_)
-        raise LedgerUnavailable("UnprocessedKeys")
 
 
 def _change_set(update: UpdateExpression, name: str, old: Attribute | None, new: Attribute | None) -> None:

@@ -20,6 +20,7 @@ from quarantine_release.outcome import (
     PostfixPart,
     Recipients,
     RequestId,
+    Seen,
     State,
     Verdict,
     postfix_part,
@@ -112,11 +113,13 @@ def _evidence_to_json(evidence: Evidence) -> dict[str, Any]:
         "error_codes": evidence.error_codes,
         "cf_ray": evidence.cf_ray,
         "failure": evidence.failure,
+        "seen": evidence.seen,
     }
 
 
 def _evidence_from_json(value: dict[str, Any]) -> Evidence:
-    return Evidence(value["status"], tuple(value["error_codes"]), value["cf_ray"], value["failure"])
+    seen = Seen(value["seen"]) if value["seen"] else None
+    return Evidence(value["status"], tuple(value["error_codes"]), value["cf_ray"], value["failure"], seen)
 
 
 def _verdicts_to_json(verdicts: Mapping[PostfixPart, Verdict], *, named: bool = True) -> dict[str, Any]:
@@ -221,7 +224,7 @@ def message_row(item: Item) -> MessageRow:
 def attempt_item(row: AttemptRow) -> Item:
     """Return the attributes of an attempt; while it is open also those of the open index."""
     item = {"pk": {"S": attempt_key(row.account_id, row.attempt)}, **_encode(row, _ATTEMPT)}
-    return {**item, **_open("T", row.attempt, row.deadline)} if row.is_open else item
+    return {**item, **_open(item["pk"], row.ended_at or row.deadline)} if row.is_open else item
 
 
 def attempt_row(item: Item) -> AttemptRow:
@@ -233,7 +236,7 @@ def attempt_row(item: Item) -> AttemptRow:
 def request_item(row: RequestRow) -> Item:
     """Return the attributes of a request; while it is open also those of the open index."""
     item = {"pk": {"S": request_key(row.request_id)}, **_encode(row, _REQUEST)}
-    return {**item, **_open("R", row.request_id, row.created_at)} if row.state is RequestState.OPEN else item
+    return {**item, **_open(item["pk"], row.created_at)} if row.state is RequestState.OPEN else item
 
 
 def request_row(item: Item) -> RequestRow:
@@ -241,9 +244,19 @@ def request_row(item: Item) -> RequestRow:
     return RequestRow(request_id=RequestId(item["pk"]["S"].split("#")[1]), **_decode(item, _REQUEST))
 
 
-def _open(kind: str, name: str, since: datetime) -> Item:
-    shard = zlib.crc32(name.encode()) % OPEN_SHARDS
-    return {"open_kind": {"S": f"{kind}#{shard}"}, "open_at": _MILLISECONDS.encode(since)}
+def open_kind(key: Attribute) -> Attribute:
+    """Return the partition of the open index in which a row stands: by the kind of its key, over a few shards."""
+    kind, _, name = key["S"].partition("#")
+    return {"S": f"{kind}#{zlib.crc32(name.encode()) % OPEN_SHARDS}"}
+
+
+def open_at(at: datetime) -> Attribute:
+    """Return from when on an open row is due."""
+    return _MILLISECONDS.encode(at)
+
+
+def _open(key: Attribute, at: datetime) -> Item:
+    return {"open_kind": open_kind(key), "open_at": open_at(at)}
 
 
 def _encode(row: Any, codecs: Mapping[str, _Codec]) -> dict[str, Attribute]:

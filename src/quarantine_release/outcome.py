@@ -6,6 +6,7 @@ Imports nothing of ours, so that every other module can speak these words.
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import Final, NewType
 
@@ -57,6 +58,9 @@ class State(StrEnum):
     UNKNOWN = "UNKNOWN"
     NEEDS_REVIEW = "NEEDS_REVIEW"
 
+
+# A call may yet turn out to have had an effect: only a read may say.
+UNSETTLED: Final = frozenset({State.RELEASING, State.UNKNOWN, State.NEEDS_REVIEW})
 
 # The legal transitions; None is a message that the ledger does not know. A state in FINAL changes only by force.
 TRANSITIONS: Final[dict[State | None, frozenset[State]]] = {
@@ -131,12 +135,44 @@ NO_RECIPIENTS: Final = Recipients()
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """How we know: what one call to Cloudflare came to. No body, no header but `cf-ray`, no message text."""
+    """How we know: what one call to Cloudflare came to. No body, no header but `cf-ray`, no message text.
+
+    `seen` is what a later read showed of the message, where the call itself told nothing.
+    """
 
     status: int | None = None
     error_codes: tuple[int, ...] = ()
     cf_ray: str | None = None
     failure: str | None = None
+    seen: "Seen | None" = None
+
+
+class Seen(StrEnum):
+    """What a read of Cloudflare shows of a message."""
+
+    RELEASED = "released"
+    QUARANTINED = "quarantined"
+    UNCLEAR = "unclear"
+    ABSENT = "absent"
+    UNREAD = "unread"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A message to be read. With `since`, only a release that began after it counts: the message was forced."""
+
+    part: PostfixPart
+    message_id: MessageId
+    since: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What one message looked like; UNREAD proves nothing, ABSENT only that it cannot be read under this id."""
+
+    seen: Seen
+    evidence: Evidence
+    message_id: MessageId | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Final
 
 from quarantine_release.outcome import (
@@ -37,7 +38,11 @@ from quarantine_release.transitions import answered, asked, claimed, closed, giv
 # Seconds that must remain before a claim: Cloudflare's total deadline and the record after it (hazards: 10 + 4).
 CALL_SECONDS: Final = 10.0
 RECORD_SECONDS: Final = 4.0
+# What has not been released by then leaves no more: nobody would expect it.
+EXPIRY: Final = timedelta(hours=24)
 _CLAIM_ROUNDS: Final = 8
+# What passes by itself, so that the request can be gone on with later.
+_PASSING: Final = frozenset({RefusalReason.RATE_LIMITED, RefusalReason.UNREACHABLE})
 
 
 _MISSING: Final = Verdict(State.UNKNOWN, Code.MISSING_IN_ANSWER)
@@ -77,25 +82,47 @@ def release(request: RequestRow, ports: Ports) -> Answer | Refusal | KeyReused:
     run = _Run(request, ports)
     calls = _calls(targets_of(request.ids), ports.wire_form)
     for position, (wire_form, targets) in enumerate(calls):
-        if ports.time_left() < CALL_SECONDS + RECORD_SECONDS:
-            if not run.is_accepted:
-                return Refusal(RefusalReason.NO_TIME, None, request)
-            run.skip(targets)
-            continue
-        claims = run.claim(wire_form, targets)
+        has_time = ports.time_left() >= CALL_SECONDS + RECORD_SECONDS
+        if not has_time and request.force and not run.is_accepted:
+            return Refusal(RefusalReason.NO_TIME, None, request)
+        claims = run.claim(wire_form, targets if has_time else ())
         if isinstance(claims, Conflict):
             return _replay(request, claims, ports)
         if claims is None:
             continue
-        attempt, moves = claims
-        seconds = min(CALL_SECONDS, ports.time_left() - RECORD_SECONDS)
-        ids = [target.message_id for target in attempt.targets]
-        match ports.cloudflare.release(request.account_id, wire_form, ids, seconds):
-            case Answered() as answer:
-                run.record(attempt, moves, answer, is_last=position == len(calls) - 1)
-            case Refused() as no if run.give_back(attempt, moves, no):
-                return Refusal(no.reason, no.retry_after, request)
+        no = run.call(*claims, is_last=position == len(calls) - 1)
+        if no is not None:
+            if run.request.state is RequestState.REFUSED:
+                return Refusal(no.reason, no.retry_after, run.request)
+            break
     return run.finish()
+
+
+def resume(request: RequestRow, ports: Ports) -> tuple[Answer, Refused | None]:
+    """Go on with an accepted request: release what is free, expire what nobody came to in time, close what has ended.
+
+    A Refused beside the answer says that Cloudflare takes no calls for now. Raises LedgerUnavailable.
+    """
+    run = _Run(request, ports, is_accepted=True)
+    targets = targets_of(request.ids)
+    run.rows = ports.ledger.messages(request.account_id, [target.part for target in targets])
+    ended = {postfix_part(result.id) for result in run.finish().results if result.is_end}
+    free = [
+        t for t in targets if t.part not in ended and claimable(run.rows.get(t.part), t, force=False, now=ports.clock())
+    ]
+    if request.force or ports.clock() - request.created_at >= EXPIRY:
+        run.end_without_call(free)
+        return run.finish(), None
+    for wire_form, group in _calls(free, ports.wire_form) if free else ():
+        if ports.time_left() < CALL_SECONDS + RECORD_SECONDS:
+            break
+        claims = run.claim(wire_form, group)
+        if claims is None or isinstance(claims, Conflict):
+            continue
+        no = run.call(*claims, is_last=True)
+        if no is not None:
+            return run.finish(), no
+    return run.finish(), None
 
 
 def look_up(request: RequestRow, ports: Ports) -> Answer:
@@ -130,13 +157,14 @@ def _calls(targets: Sequence[Target], forced: WireForm | None) -> list[tuple[Wir
 class _Run:
     """One request on its way through claim, call and record, and what is known of its messages so far."""
 
-    def __init__(self, request: RequestRow, ports: Ports) -> None:
+    def __init__(self, request: RequestRow, ports: Ports, *, is_accepted: bool = False) -> None:
         self.request = request
         self.ports = ports
         self.rows: dict[PostfixPart, MessageRow] = {}
-        self.is_accepted = False
+        self.is_accepted = is_accepted
+        self._was_accepted_before = is_accepted
         self._was_called = False
-        self._skipped: set[PostfixPart] = set()
+        self._ended: dict[PostfixPart, tuple[Outcome, Code | None]] = {}
         self._settled: list[MessageRow] = []
 
     def claim(
@@ -147,7 +175,7 @@ class _Run:
         Messages are first taken to be new, which most are: a refusal brings the rows as they are.
         """
         request = self.request
-        seen: dict[PostfixPart, MessageRow | None] = {target.part: None for target in targets}
+        seen = {target.part: self.rows.get(target.part) for target in targets}
         attempt_id = self.ports.new_attempt_id(self.ports.clock())
         for _ in range(_CLAIM_ROUNDS):
             now = self.ports.clock()
@@ -166,8 +194,9 @@ class _Run:
             asks = [Move(row, asked(row, t, request)) for t in targets if t not in wanted and (row := seen[t.part])]
             rows = self.rows | {move.after.part: move.after for move in (*moves, *asks)}
             opened = None if self.is_accepted else self._closed(rows) or request
+            accepted = [request.request_id] if self.is_accepted else []
             try:
-                conflict = self.ports.ledger.claim(opened, attempt if wanted else None, moves, asks)
+                conflict = self.ports.ledger.claim(opened, accepted, attempt if wanted else None, moves, asks)
             except LedgerUnavailable:
                 if self.is_accepted:  # the earlier call's outcome must still reach the caller
                     return None
@@ -175,12 +204,27 @@ class _Run:
             if conflict is None:
                 self.is_accepted, self.rows, self.request = True, rows, opened or request
                 return (attempt, moves) if wanted else None
-            if conflict.request is not None:
+            if conflict.request is not None and not self.is_accepted:
                 return conflict
+            if conflict.request is not None:  # closed or refused meanwhile: nothing may leave for it any more
+                self.request = conflict.request
+                return None
             seen |= conflict.messages
         raise LedgerUnavailable
 
-    def record(self, attempt: AttemptRow, moves: Sequence[Move], answer: Answered, *, is_last: bool) -> None:
+    def call(self, attempt: AttemptRow, moves: Sequence[Move], *, is_last: bool) -> Refused | None:
+        """Make the claimed call and write down what came of it; return the refusal of one that had no effect."""
+        ports = self.ports
+        seconds = min(CALL_SECONDS, ports.time_left() - RECORD_SECONDS)
+        ids = [target.message_id for target in attempt.targets]
+        called = ports.cloudflare.release(self.request.account_id, attempt.wire_form, ids, seconds)
+        if isinstance(called, Refused):
+            self._give_back(attempt, moves, called)
+            return called
+        self._record(attempt, moves, called, is_last=is_last)
+        return None
+
+    def _record(self, attempt: AttemptRow, moves: Sequence[Move], answer: Answered, *, is_last: bool) -> None:
         """Record the outcome of a call. What cannot be recorded is unconfirmed: never success, never failure."""
         now = self.ports.clock()
         self._was_called = True
@@ -194,7 +238,7 @@ class _Run:
         ended = answered(attempt, verdicts, answer.evidence, now, terms)
         closing = self._closed(self.rows | rows) if is_last else None
         try:
-            others = self.ports.ledger.record(ended, outcomes, closing)
+            others = self.ports.ledger.record(ended, AttemptState.OPEN, outcomes, closing)
         except LedgerUnavailable:
             self.rows |= {part: replace(row, state=State.UNKNOWN, code=Code.NO_ANSWER) for part, row in rows.items()}
             return
@@ -203,26 +247,32 @@ class _Run:
         if closing is not None and not others:
             self.request = closing
 
-    def give_back(self, attempt: AttemptRow, moves: Sequence[Move], no: Refused) -> bool:
-        """Give back what was claimed for a call that had no effect; say whether the caller can be told no.
+    def _give_back(self, attempt: AttemptRow, moves: Sequence[Move], no: Refused) -> None:
+        """Give back what was claimed for a call that had no effect.
 
-        He cannot once another call of his request went out, nor if it is not sure that nothing will leave.
+        What can be made up for later leaves the request open, and so does what was accepted before, or in part called.
+        Else the request is refused. A forced release is made while somebody waits for it, or not at all.
         """
         now = self.ports.clock()
         backs = [Move(move.after, given_back(move.before, move.after, now)) for move in moves]
         ended = not_made(attempt, no.evidence, now, self.ports.terms)
-        request = None if self._was_called else refused(self.request, now, self.ports.terms)
+        is_done_with = self.request.force or no.reason not in _PASSING
+        is_refused = is_done_with and not self._was_accepted_before and not self._was_called
+        request = refused(self.request, now, self.ports.terms) if is_refused else None
         try:
-            self.ports.ledger.record(ended, backs, request)
+            others = self.ports.ledger.record(ended, AttemptState.OPEN, backs, request)
         except LedgerUnavailable:
-            return False
-        self.rows |= {move.after.part: move.after for move in backs}
-        self._skipped |= {move.after.part for move in moves}
-        return request is not None
+            return
+        self.rows |= {**{move.after.part: move.after for move in backs}, **others}
+        if request is not None and not others:
+            self.request = request
+        elif self.request.force:
+            self.end_without_call(attempt.targets)
 
-    def skip(self, targets: Sequence[Target]) -> None:
-        """Leave messages unclaimed for want of time."""
-        self._skipped |= {target.part for target in targets}
+    def end_without_call(self, targets: Sequence[Target]) -> None:
+        """Take messages for ended that nothing will be sent for any more: for want of time, or of somebody waiting."""
+        how = (Outcome.FAILED, Code.NOT_ATTEMPTED) if self.request.force else (Outcome.EXPIRED, None)
+        self._ended |= dict.fromkeys((target.part for target in targets), how)
 
     def finish(self) -> Answer:
         """Tell what is known, and close the request if that is everything."""
@@ -238,8 +288,8 @@ class _Run:
     def _results(self, rows: Mapping[PostfixPart, MessageRow]) -> tuple[Result, ...]:
         results = results_of(self.request, rows, self.ports.clock())
         return tuple(
-            Result(result.id, Outcome.FAILED, Code.NOT_ATTEMPTED, None)
-            if postfix_part(result.id) in self._skipped and not result.is_end
+            Result(result.id, *self._ended[part], None)
+            if not result.is_end and (part := postfix_part(result.id)) in self._ended
             else result
             for result in results
         )

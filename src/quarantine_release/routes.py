@@ -25,6 +25,7 @@ from quarantine_release.release_request import (
     parse_release_request,
     parse_request_id,
 )
+from quarantine_release.secret_store import SecretUnavailable
 from quarantine_release.trace import RequestRow, RequestState
 
 PROBLEM_TYPE: Final = {"Content-Type": "application/problem+json"}
@@ -58,9 +59,12 @@ class Response:
 
 
 def read_secret(name: str, read: Callable[[], Content]) -> Content:
-    """Read a secret; one that cannot be used is logged with what is wrong and declined without."""
+    """Read a secret; one that cannot be had or used is logged with what is wrong and declined without."""
     try:
         return read()
+    except SecretUnavailable as error:
+        telemetry.secret_unusable(name, f"cannot be fetched: {error}")
+        raise Declined("secrets_unavailable", "A secret that is needed cannot be fetched for now.") from None
     except SecretMalformed as error:
         telemetry.secret_unusable(name, str(error))
         raise Declined(f"{name}_not_configured", f"The {name} secret cannot be used; the log says why.") from None
@@ -115,7 +119,7 @@ def _get_message(call: Call, given: str) -> Response:
     client = call.client
     _require(client, Scope.READ)
     message_id = parse_message_id(given)
-    account_id = _account(client, parse_account_id(next(iter(call.request.query.get("account_id", ())), None)))
+    account_id = _queried_account(call)
     part = postfix_part(message_id)
     row = call.ports.ledger.messages(account_id, [part]).get(part)
     if row is None:
@@ -137,14 +141,15 @@ def _get_message(call: Call, given: str) -> Response:
 
 def _get_health(call: Call) -> Response:
     client = call.client
-    account_id = _account(client, None)
+    account_id = _queried_account(call)
     checks: dict[str, Any] = {"clients_secret": "ok", "cloudflare_secret": "ok"}
     try:
         call.ports.ledger.messages(account_id, [postfix_part(parse_message_id("health-check"))])
         checks["ledger"] = "ok"
     except LedgerUnavailable:
         checks["ledger"] = "failed"
-    checked = wiring.cloudflare().check(account_id, min(_HEALTH_SECONDS, call.ports.time_left() - 1))
+    seconds = min(_HEALTH_SECONDS, call.ports.time_left() - 1)
+    checked = read_secret("cloudflare", lambda: wiring.cloudflare().check(account_id, seconds))
     names = {True: "accepted", False: "refused", None: "not_checked"}
     checks["credential"] = names[checked.is_accepted]
     content: dict[str, Any] = {
@@ -185,6 +190,10 @@ def _account(client: Client, wanted: AccountId | None) -> AccountId:
     if not is_allowed or account_id not in accounts.credentials:
         raise Declined("account_not_allowed", "The client may not act for this account.", field="account_id")
     return account_id
+
+
+def _queried_account(call: Call) -> AccountId:
+    return _account(call.client, parse_account_id(next(iter(call.request.query.get("account_id", ())), None)))
 
 
 Handler = Callable[..., Response]

@@ -1,7 +1,7 @@
 """The only Secrets Manager user: each secret parsed once, cached, and fetched again when it has proved wrong."""
 
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -13,12 +13,13 @@ FRESH: Final = timedelta(seconds=300)
 # A revoked client token must not outlive an outage of Secrets Manager by more than this.
 STALE: Final = timedelta(hours=1)
 REFETCH_EVERY: Final = timedelta(seconds=30)
+_NEVER: Final = datetime.min.replace(tzinfo=UTC)
 
 Content = TypeVar("Content")
 
 
 class SecretUnavailable(Exception):
-    """Secrets Manager did not hand the secret out, and no copy that is recent enough is at hand."""
+    """Secrets Manager did not hand the secret out, and no copy that is recent enough is at hand. The text says why."""
 
 
 class CachedSecret(Generic[Content]):
@@ -36,43 +37,36 @@ class CachedSecret(Generic[Content]):
         self._parse = parse
         self._clock = clock
         self._content: Content | None = None
-        self._fetched_at: datetime | None = None
-        self._tried_at: datetime | None = None
-        self._refetched_at: datetime | None = None
+        self._fetched_at = self._good_until = self._refetched_at = _NEVER
 
     def get(self) -> Content:
         """Return the content. Raises SecretUnavailable, and SecretMalformed from the parser."""
         now = self._clock()
-        if self._content is not None and self._fetched_at is not None:
-            if now - self._fetched_at < FRESH:
-                return self._content
-            recently_tried = self._tried_at is not None and now - self._tried_at < REFETCH_EVERY
-            if recently_tried and now - self._fetched_at < STALE:
-                return self._content
-        try:
-            return self._fetch(now)
-        except SecretUnavailable:
-            if self._content is None or self._fetched_at is None or now - self._fetched_at >= STALE:
-                raise
+        if self._content is not None and now < self._good_until:
             return self._content
+        return self._fetch(now)
 
     def refetch(self) -> Content:
-        """Return the content as it is now, if it was not fetched for this reason within 30 s; else as it is cached."""
+        """Return the content as it is now, if it was not fetched for this reason within 30 s; else as `get` does."""
         now = self._clock()
-        if self._refetched_at is not None and now - self._refetched_at < REFETCH_EVERY:
+        if now - self._refetched_at < REFETCH_EVERY:
             return self.get()
         self._refetched_at = now
-        try:
-            return self._fetch(now)
-        except SecretUnavailable:
-            return self.get()
+        return self._fetch(now)
 
     def _fetch(self, now: datetime) -> Content:
-        self._tried_at = now
+        """Fetch and parse. What cannot be fetched is served as it was, what cannot be parsed is not."""
         try:
             document = self._client.get_secret_value(SecretId=self._secret_id).get("SecretString")
         except (ClientError, BotoCoreError) as error:
-            raise SecretUnavailable from error
+            if self._content is None or now - self._fetched_at >= STALE:
+                raise SecretUnavailable(_reason(error)) from error
+            self._good_until = min(now + REFETCH_EVERY, self._fetched_at + STALE)
+            return self._content
         self._content = self._parse(document or "")
-        self._fetched_at = now
+        self._fetched_at, self._good_until = now, now + FRESH
         return self._content
+
+
+def _reason(error: ClientError | BotoCoreError) -> str:
+    return error.response["Error"]["Code"] if isinstance(error, ClientError) else type(error).__name__

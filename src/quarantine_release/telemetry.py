@@ -23,16 +23,16 @@ def count(name: str, value: int = 1) -> None:
     metrics.add_metric(name=name, unit=MetricUnit.Count, value=value)
 
 
-def release_outcome(row: MessageRow, request: RequestRow) -> None:
+def release_outcome(row: MessageRow, request: RequestRow | None) -> None:
     """Log that a message reached its end: the event by which a SIEM sees releases without reading the table."""
     logger.info(
         "release_outcome",
         message_key=message_key(row.account_id, row.part),
         outcome=row.state,
         code=row.code,
-        client=request.client,
-        ticket=request.ticket,
-        request=request.request_id,
+        client=request.client if request else None,
+        ticket=request.ticket if request else None,
+        request=request.request_id if request else None,
         attempt=row.attempt,
     )
     count(row.state.title().replace("_", ""))
@@ -54,6 +54,11 @@ def cloudflare_call(
         milliseconds=milliseconds,
     )
     count("CloudflareCalls")
+
+
+def oldest_open(kind: str, seconds: float) -> None:
+    """Tell how long the oldest open attempt or request has been waiting."""
+    metrics.add_metric(name=f"OldestOpen{kind}Age", unit=MetricUnit.Seconds, value=seconds)
 
 
 def secret_unusable(secret: str, problem: str) -> None:
@@ -80,8 +85,12 @@ def ledger_unavailable(code: str) -> None:
     count("LedgerUnavailable")
 
 
-def unhandled(error: Exception) -> None:
-    """Log an error nobody foresaw: its class and where it came from, not its text, which may hold anything."""
+class Unhandled(Exception):
+    """Something nobody foresaw. Stands for the real error, whose text may hold what no log should."""
+
+
+def unhandled(error: Exception) -> Unhandled:
+    """Log an error nobody foresaw: its class and where it came from, not its text; return what to raise for it."""
     frames = traceback.extract_tb(error.__traceback__)
     logger.error(
         "unhandled",
@@ -90,3 +99,4 @@ def unhandled(error: Exception) -> None:
         at=[f"{frame.filename.rpartition('/')[2]}:{frame.lineno}" for frame in frames],
     )
     count("Unhandled")
+    return Unhandled(type(error).__name__)

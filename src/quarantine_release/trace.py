@@ -108,11 +108,15 @@ class RequestRow:
 
 
 class AttemptState(StrEnum):
-    """OPEN from before the call; then ANSWERED (the outcome is in the row) or REFUSED (provably no effect)."""
+    """OPEN from before the call; ANSWERED with its outcome in the row; REFUSED if it provably had no effect.
+
+    SETTLED once what the call left unknown was found out by reading.
+    """
 
     OPEN = "OPEN"
     ANSWERED = "ANSWERED"
     REFUSED = "REFUSED"
+    SETTLED = "SETTLED"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,8 +139,8 @@ class AttemptRow:
     @property
     def is_open(self) -> bool:
         """Say whether something about this call is still to be found out."""
-        if self.verdicts is not None:
-            return any(verdict.state is State.UNKNOWN for verdict in self.verdicts.values())
+        if self.state is AttemptState.ANSWERED:
+            return any(verdict.state is State.UNKNOWN for verdict in (self.verdicts or {}).values())
         return self.state is AttemptState.OPEN
 
 

@@ -12,8 +12,12 @@ from quarantine_release.outcome import (
     EXPIRING,
     FINAL,
     LETTERS,
+    Code,
     Evidence,
+    MessageId,
     PostfixPart,
+    Reading,
+    Seen,
     State,
     Verdict,
     contradict,
@@ -22,6 +26,10 @@ from quarantine_release.outcome import (
 from quarantine_release.trace import AttemptRow, AttemptState, MessageRow, RequestRow, RequestState, Result, Target
 
 ASKS_KEPT: Final = 100
+# So many calls that may have taken effect are made for one message before a person must look.
+CALLS_LIMIT: Final = 5
+# For so long a message that cannot be read for the moment is tried again.
+GIVE_UP_READING: Final = timedelta(hours=24)
 _LETTER_OF: Final = {meaning: letter for letter, meaning in LETTERS.items()}
 
 
@@ -68,9 +76,7 @@ def claimed(row: MessageRow | None, target: Target, request: RequestRow, attempt
 
 def asked(row: MessageRow, target: Target, request: RequestRow) -> MessageRow:
     """Return the message as also wanted by this request, which may know a fuller id of it."""
-    known = row.message_id
-    if not contradict(known, target.message_id):
-        known = fullest((known, target.message_id))
+    known = _fuller(row.message_id, target.message_id)
     if request.request_id in row.asks:
         return replace(row, message_id=known)
     if len(row.asks) >= ASKS_KEPT:
@@ -80,14 +86,11 @@ def asked(row: MessageRow, target: Target, request: RequestRow) -> MessageRow:
 
 def recorded(row: MessageRow, verdict: Verdict, evidence: Evidence, now: datetime, terms: Terms) -> MessageRow:
     """Return the message after a call: the verdict, how it is known, and until when an ended row is kept."""
-    known = row.message_id
-    if verdict.message_id is not None and not contradict(known, verdict.message_id):
-        known = fullest((known, verdict.message_id))
     return replace(
         row,
         state=verdict.state,
         code=verdict.code,
-        message_id=known,
+        message_id=_fuller(row.message_id, verdict.message_id),
         recipients=verdict.recipients,
         evidence=evidence,
         updated_at=now,
@@ -117,12 +120,62 @@ def given_back(before: MessageRow | None, row: MessageRow, now: datetime) -> Mes
         restored = replace(
             row,
             state=State.RETRYABLE,
+            updated_at=now,
             owner=None,
             deadline=None,
             forced_over=None,
             attempts=row.attempts - {row.attempt},
         )
-    return replace(restored, updated_at=now, refusals=row.refusals + 1, last_refused=row.attempt)
+    return replace(restored, refusals=row.refusals + 1, last_refused=row.attempt)
+
+
+def settled(row: MessageRow, reading: Reading, read_at: datetime, now: datetime, terms: Terms) -> MessageRow | None:
+    """Return an unsettled message as a read shows it; None while the read does not allow to say.
+
+    "Released" counts at once. Everything else may be a call's effect that is yet to come, and counts only if it was
+    read after lease and settle; "still quarantined" then frees the message, the rest is for a person.
+    """
+    if row.state is State.RELEASING and row.deadline is not None and now < row.deadline:
+        return None
+    evidence = replace(reading.evidence, seen=reading.seen)
+    if reading.seen is Seen.RELEASED:
+        return recorded(row, Verdict(State.RELEASED, message_id=reading.message_id), evidence, now, terms)
+    began = row.deadline - terms.lease if row.deadline is not None else row.updated_at
+    if reading.seen is Seen.UNREAD and now < began + GIVE_UP_READING:
+        return None
+    if read_at < began + terms.lease + terms.settle:
+        return None
+    is_free = reading.seen is Seen.QUARANTINED and len(row.attempts) < CALLS_LIMIT and row.forced_over is None
+    if not is_free:
+        verdict = Verdict(State.NEEDS_REVIEW, Code.UNSETTLED, message_id=reading.message_id)
+        reviewed = recorded(row, verdict, evidence, now, terms)
+        return None if row.state is State.NEEDS_REVIEW and row.evidence == evidence else reviewed
+    return replace(
+        row,
+        state=State.RETRYABLE,
+        owner=None,
+        deadline=None,
+        code=None,
+        evidence=evidence,
+        updated_at=now,
+        expires_at=None,
+        message_id=_fuller(row.message_id, reading.message_id),
+    )
+
+
+def found_out(attempt: AttemptRow, rows: Mapping[PostfixPart, MessageRow], now: datetime, terms: Terms) -> AttemptRow:
+    """Return the attempt as one whose every message is settled, each with what it was found to be."""
+    verdicts = dict(attempt.verdicts or {})
+    for part, row in rows.items():
+        if row.attempt == attempt.attempt and row.state not in (State.RELEASING, State.UNKNOWN):
+            verdicts[part] = Verdict(row.state, row.code, row.recipients, row.message_id)
+    return replace(
+        attempt,
+        state=AttemptState.SETTLED,
+        ended_at=attempt.ended_at or now,
+        verdicts=verdicts,
+        expires_at=terms.expiry(now),
+    )
 
 
 def closed(request: RequestRow, results: Sequence[Result], now: datetime, terms: Terms) -> RequestRow | None:
@@ -136,3 +189,8 @@ def closed(request: RequestRow, results: Sequence[Result], now: datetime, terms:
 def refused(request: RequestRow, now: datetime, terms: Terms) -> RequestRow:
     """Return the request as one whose caller was told no."""
     return replace(request, state=RequestState.REFUSED, closed_at=now, expires_at=terms.expiry(now))
+
+
+def _fuller(known: MessageId, learned: MessageId | None) -> MessageId:
+    """Return the fuller of two ids of one message; what contradicts the one that is known is not believed."""
+    return known if learned is None or contradict(known, learned) else fullest((known, learned))

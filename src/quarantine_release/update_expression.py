@@ -40,14 +40,13 @@ class UpdateExpression:
         """Let the update pass only if there is no such item."""
         self._conditions.append("attribute_not_exists(pk)")
 
+    def require_present(self) -> None:
+        """Let the update pass only if there is such an item: without it an absent one would be made."""
+        self._conditions.append("attribute_exists(pk)")
+
     def require(self, name: str, value: Attribute) -> None:
         """Let the update pass only if the attribute has this value; an update of an absent item would create it."""
         self._conditions.append(f"{self._name(name)} = {self._value(value)}")
-
-    @property
-    def is_empty(self) -> bool:
-        """Say whether nothing would change."""
-        return not any(self._clauses.values())
 
     def build(self) -> dict[str, Any]:
         """Return the parameters of UpdateItem, which are also those of an Update within a transaction."""

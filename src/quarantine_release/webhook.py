@@ -10,7 +10,6 @@ from quarantine_release.ports import LedgerUnavailable, Ports
 from quarantine_release.problem import PROBLEMS, Declined, problem_body
 from quarantine_release.release_request import BODY_LIMIT, InvalidRequest
 from quarantine_release.routes import PROBLEM_TYPE, Call, Response, read_secret, route
-from quarantine_release.secret_store import SecretUnavailable
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -23,10 +22,6 @@ _HEADERS: Final = {
 }
 
 
-class Unhandled(Exception):
-    """Something nobody foresaw. Stands for the real error, whose text may hold what no log should."""
-
-
 @telemetry.logger.inject_lambda_context(clear_state=True)
 @telemetry.metrics.log_metrics
 def lambda_handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
@@ -34,9 +29,8 @@ def lambda_handler(event: dict[str, Any], context: "LambdaContext") -> dict[str,
     telemetry.count("Requests")
     try:
         response = _serve(read_event(event), wiring.ports(lambda: context.get_remaining_time_in_millis() / 1000))
-    except Exception as error:  # noqa: BLE001  the edge of the process: logged, and raised again without its text
-        telemetry.unhandled(error)
-        raise Unhandled(type(error).__name__) from None
+    except Exception as error:  # noqa: BLE001  the edge of the process: logged, raised again without its text
+        raise telemetry.unhandled(error) from None
     return {
         "statusCode": response.status,
         "headers": {**_HEADERS, **response.headers},
@@ -61,8 +55,6 @@ def _serve(request: HttpRequest, ports: Ports) -> Response:
         telemetry.ledger_unavailable(str(error))
         detail = "The ledger cannot be reached. Whether the request was accepted is not known: send it again."
         declined = Declined("ledger_unavailable", detail)
-    except SecretUnavailable:
-        declined = Declined("secrets_unavailable", "A secret that is needed cannot be fetched for now.")
     return _decline(declined, request)
 
 

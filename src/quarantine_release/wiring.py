@@ -16,6 +16,7 @@ from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from quarantine_release import telemetry
 from quarantine_release.clients import Clients, parse_clients
 from quarantine_release.cloudflare import CloudflareClient
+from quarantine_release.cloudflare_reading import CloudflareReader
 from quarantine_release.credentials import Accounts, parse_accounts
 from quarantine_release.deadline import DeadlineSession
 from quarantine_release.ledger import DynamoLedger
@@ -75,9 +76,14 @@ def accounts() -> CachedSecret[Accounts]:
 
 @cache
 def cloudflare() -> CloudflareClient:
-    """Build the Cloudflare client with its one TLS context."""
-    context = ssl.create_default_context(cafile=DEFAULT_CA_BUNDLE_PATH)
-    return CloudflareClient(settings().cloudflare_api_base_url, accounts(), DeadlineSession(context), clock)
+    """Build what makes release calls."""
+    return CloudflareClient(settings().cloudflare_api_base_url, accounts(), _session(), clock)
+
+
+@cache
+def reader() -> CloudflareReader:
+    """Build what reads messages back."""
+    return CloudflareReader(settings().cloudflare_api_base_url, accounts(), _session(), clock)
 
 
 def ports(time_left: Callable[[], float]) -> Ports:
@@ -85,6 +91,7 @@ def ports(time_left: Callable[[], float]) -> Ports:
     return Ports(
         ledger=ledger(),
         cloudflare=cloudflare(),
+        reader=reader(),
         terms=settings().terms,
         clock=clock,
         time_left=time_left,
@@ -99,6 +106,12 @@ def prime() -> None:
         ledger(), clients(), cloudflare()
     except Exception as error:  # noqa: BLE001  whatever it is, the first request meets it where it can be answered
         telemetry.logger.warning("priming_failed", error_type=type(error).__name__)
+
+
+@cache
+def _session() -> DeadlineSession:
+    """Build the one connection to Cloudflare, with its one TLS context."""
+    return DeadlineSession(ssl.create_default_context(cafile=DEFAULT_CA_BUNDLE_PATH))
 
 
 @cache

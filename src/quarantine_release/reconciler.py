@@ -1,0 +1,34 @@
+"""Schedule in: settle what calls left unknown, and go on with what is still wanted. Every minute."""
+
+from typing import TYPE_CHECKING, Any
+
+from quarantine_release import telemetry, wiring
+from quarantine_release.ports import LedgerUnavailable
+from quarantine_release.settle import Summary, reconcile
+
+if TYPE_CHECKING:
+    from aws_lambda_powertools.utilities.typing import LambdaContext
+
+
+@telemetry.logger.inject_lambda_context(clear_state=True)
+@telemetry.metrics.log_metrics
+def lambda_handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, int]:  # noqa: ARG001
+    """Run once. Whatever stops it is logged; the next run goes on where this one ended."""
+    ports = wiring.ports(lambda: context.get_remaining_time_in_millis() / 1000)
+    try:
+        summary = reconcile(ports)
+        _report(summary)
+    except Exception as error:  # noqa: BLE001  the edge of the process: logged, raised again without its text
+        if isinstance(error, LedgerUnavailable):
+            telemetry.ledger_unavailable(str(error))
+        raise telemetry.unhandled(error) from None
+    return {"attempts": summary.attempts, "requests": summary.requests, "settled": len(summary.settled)}
+
+
+def _report(summary: Summary) -> None:
+    now = wiring.clock()
+    owners = wiring.ledger().requests(sorted({row.owner for row in summary.settled if row.owner}))
+    for row in summary.settled:
+        telemetry.release_outcome(row, owners.get(row.owner) if row.owner else None)
+    for name, oldest in (("Attempt", summary.oldest_attempt), ("Request", summary.oldest_request)):
+        telemetry.oldest_open(name, (now - oldest).total_seconds() if oldest else 0.0)

@@ -1,0 +1,152 @@
+"""The use case of the reconciler: find out what calls left unknown, then go on with what is still wanted.
+
+Re-entrant: every write is conditional on what was read, so a crash, a second copy or a running request does no harm.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final
+
+from quarantine_release.outcome import (
+    FINAL,
+    UNSETTLED,
+    AccountId,
+    Evidence,
+    PostfixPart,
+    Reading,
+    Seen,
+    State,
+    Wanted,
+)
+from quarantine_release.ports import Move, Ports
+from quarantine_release.release import CALL_SECONDS, RECORD_SECONDS, resume
+from quarantine_release.trace import AttemptRow, MessageRow
+from quarantine_release.transitions import found_out, recorded, settled
+
+# Of each shard of the open index, so that one run stays within its time; what is left is next in a minute.
+ATTEMPTS_AT_ONCE: Final = 50
+REQUESTS_AT_ONCE: Final = 50
+# No webhook is at work for a request any more that is older than this: its function ends after 20 s.
+WEBHOOK_DONE: Final = timedelta(seconds=30)
+# A forced release began before this cannot be the one that was forced; clocks may differ by so much.
+_CLOCK_SKEW: Final = timedelta(seconds=60)
+_SOONEST: Final = timedelta(seconds=50)
+_LATEST: Final = timedelta(minutes=10)
+_READ_SECONDS: Final = 25.0
+_UNREAD: Final = Reading(Seen.UNREAD, Evidence())
+
+
+@dataclass(slots=True)
+class Summary:
+    """What one run came to. `settled` are the messages that reached their end by it."""
+
+    settled: list[MessageRow] = field(default_factory=list)
+    oldest_attempt: datetime | None = None
+    oldest_request: datetime | None = None
+    attempts: int = 0
+    requests: int = 0
+
+
+def reconcile(ports: Ports) -> Summary:
+    """Settle what is due, then resume open requests, while time remains. Raises LedgerUnavailable."""
+    summary = Summary()
+    _settle_attempts(ports, summary)
+    _resume_requests(ports, summary)
+    return summary
+
+
+def _settle_attempts(ports: Ports, summary: Summary) -> None:
+    due = ports.ledger.open_attempts(ports.clock(), ATTEMPTS_AT_ONCE)
+    summary.oldest_attempt = min((attempt.sent_at for attempt in due), default=None)
+    by_account: dict[AccountId, list[AttemptRow]] = defaultdict(list)
+    for attempt in due:
+        by_account[attempt.account_id].append(attempt)
+    for account_id, attempts in by_account.items():
+        _settle_account(account_id, attempts, ports, summary)
+
+
+def _settle_account(account_id: AccountId, attempts: Sequence[AttemptRow], ports: Ports, summary: Summary) -> None:
+    parts = list(dict.fromkeys(target.part for attempt in attempts for target in attempt.targets))
+    rows = ports.ledger.messages(account_id, parts)
+    for attempt in attempts:
+        rows |= _project(attempt, rows, ports)
+    wanted = [_wanted(rows[part], attempt) for attempt in attempts for part in _unsettled(attempt, rows)]
+    read_at = ports.clock()
+    seconds = min(_READ_SECONDS, ports.time_left() - RECORD_SECONDS)
+    readings = ports.reader.read(account_id, wanted, seconds) if wanted and seconds > 0 else {}
+    for attempt in attempts:
+        if ports.time_left() < RECORD_SECONDS:
+            return
+        summary.attempts += 1
+        _settle_attempt(attempt, rows, readings, read_at, ports, summary)
+
+
+def _project(
+    attempt: AttemptRow, rows: Mapping[PostfixPart, MessageRow], ports: Ports
+) -> dict[PostfixPart, MessageRow]:
+    """Bring the outcome that stands in the attempt to the messages of this attempt that it has not reached."""
+    now, moves = ports.clock(), []
+    for part, verdict in (attempt.verdicts or {}).items():
+        row = rows.get(part)
+        if row is not None and row.attempt == attempt.attempt and row.state is State.RELEASING:
+            moves.append(Move(row, recorded(row, verdict, attempt.evidence or Evidence(), now, ports.terms)))
+    if not moves:
+        return {}
+    others = ports.ledger.project(moves)
+    return {move.after.part: others.get(move.after.part, move.after) for move in moves}
+
+
+def _unsettled(attempt: AttemptRow, rows: Mapping[PostfixPart, MessageRow]) -> list[PostfixPart]:
+    own = [row for target in attempt.targets if (row := rows.get(target.part)) and row.attempt == attempt.attempt]
+    return [row.part for row in own if row.state in UNSETTLED]
+
+
+def _wanted(row: MessageRow, attempt: AttemptRow) -> Wanted:
+    since = attempt.sent_at - _CLOCK_SKEW if row.forced_over is not None else None
+    return Wanted(row.part, row.message_id, since)
+
+
+def _settle_attempt(
+    attempt: AttemptRow,
+    rows: dict[PostfixPart, MessageRow],
+    readings: Mapping[PostfixPart, Reading],
+    read_at: datetime,
+    ports: Ports,
+    summary: Summary,
+) -> None:
+    now = ports.clock()
+    moves = []
+    for part in _unsettled(attempt, rows):
+        after = settled(rows[part], readings.get(part, _UNREAD), read_at, now, ports.terms)
+        if after is not None:
+            moves.append(Move(rows[part], after))
+    after_rows = rows | {move.after.part: move.after for move in moves}
+    left = [part for part in _unsettled(attempt, after_rows) if after_rows[part].state is not State.NEEDS_REVIEW]
+    if left:
+        others = ports.ledger.project(moves) if moves else {}
+        wait = min(max((now - attempt.sent_at) / 4, _SOONEST), _LATEST)
+        ports.ledger.look_again(attempt, now + wait)
+    else:
+        known = found_out(attempt, after_rows, now, ports.terms)
+        others = ports.ledger.record(known, attempt.state, moves, None)
+    rows |= {**after_rows, **others}
+    ended = [move.after for move in moves if move.after.part not in others]
+    summary.settled += [row for row in ended if row.state in FINAL]
+
+
+def _resume_requests(ports: Ports, summary: Summary) -> None:
+    due = ports.ledger.open_requests(ports.clock() - WEBHOOK_DONE, REQUESTS_AT_ONCE)
+    summary.oldest_request = min((request.created_at for request in due), default=None)
+    silent: set[AccountId] = set()
+    for request in due:
+        if ports.time_left() < CALL_SECONDS + 2 * RECORD_SECONDS:
+            return
+        if request.account_id in silent:
+            continue
+        summary.requests += 1
+        answer, no = resume(request, ports)
+        summary.settled += answer.settled
+        if no is not None:  # what Cloudflare refuses one request it refuses the next
+            silent.add(request.account_id)

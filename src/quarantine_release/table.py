@@ -1,0 +1,112 @@
+"""One DynamoDB table: transactions, single writes, reads and the open index, and what may be waited out.
+
+The only caller of DynamoDB's API; what the rows mean is the ledger's. A condition that does not hold is a value here;
+every other failure is LedgerUnavailable, which tells DynamoDB's error code and no more.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from quarantine_release.ledger_items import OPEN_SHARDS, Item, open_at
+from quarantine_release.ports import LedgerUnavailable
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+_BATCH_GET_LIMIT: Final = 100
+_TRIES: Final = 8
+CONDITION_FAILED: Final = "ConditionalCheckFailed"
+# Reasons for which a transaction was cancelled without telling anything about the rows: the same again may pass.
+_PASSING: Final = frozenset(
+    {
+        "TransactionConflict",
+        "TransactionConflictException",
+        "TransactionInProgressException",
+        "ProvisionedThroughputExceeded",
+        "ThrottlingError",
+    }
+)
+
+
+class Table:
+    """One table. `pause` waits before another try, given how many there were."""
+
+    def __init__(self, client: "DynamoDBClient", name: str, pause: Callable[[int], None]) -> None:
+        self._client = client
+        self.name = name
+        self._pause = pause
+
+    def transact(self, actions: Sequence[dict[str, Any]]) -> list[dict[str, Any]] | None:
+        """Write all or nothing; return the reasons if a condition failed. Conflicts and throttling are waited out."""
+        for round_ in range(_TRIES):
+            try:
+                self._client.transact_write_items(TransactItems=cast("Any", actions))
+                return None
+            except ClientError as error:
+                code = error.response["Error"]["Code"]
+                reasons: list[dict[str, Any]] = cast("Any", error.response).get("CancellationReasons", [])
+                if any(reason["Code"] == CONDITION_FAILED for reason in reasons):
+                    return reasons
+                codes = {reason["Code"] for reason in reasons} - {"None"} or {code}
+                if not codes <= _PASSING:
+                    raise LedgerUnavailable(code) from error
+            except BotoCoreError as error:
+                raise LedgerUnavailable(type(error).__name__) from error
+            self._pause(round_)
+        raise LedgerUnavailable("TransactionConflict")
+
+    def write(self, action: dict[str, Any]) -> Item | None:
+        """Make one update alone; return the item as it is if it is not as its writer saw it ({} if it is gone)."""
+        for round_ in range(_TRIES):
+            try:
+                self._client.update_item(**action["Update"])
+                return None
+            except ClientError as error:
+                code = error.response["Error"]["Code"]
+                if code == "ConditionalCheckFailedException":
+                    found: Item = cast("Any", error.response).get("Item", {})
+                    return found
+                if code not in _PASSING:
+                    raise LedgerUnavailable(code) from error
+            except BotoCoreError as error:
+                raise LedgerUnavailable(type(error).__name__) from error
+            self._pause(round_)
+        raise LedgerUnavailable("TransactionConflict")
+
+    def read(self, keys: Sequence[str]) -> Iterator[Item]:
+        pending = [{"pk": {"S": key}} for key in dict.fromkeys(keys)]
+        for round_ in range(_TRIES + len(pending) // _BATCH_GET_LIMIT):
+            if not pending:
+                return
+            now, pending = pending[:_BATCH_GET_LIMIT], pending[_BATCH_GET_LIMIT:]
+            wanted: Any = {self.name: {"Keys": now, "ConsistentRead": True}}
+            try:
+                answer: Any = self._client.batch_get_item(RequestItems=wanted)
+            except (ClientError, BotoCoreError) as error:
+                raise LedgerUnavailable(type(error).__name__) from error
+            yield from answer["Responses"].get(self.name, [])
+            unprocessed = answer.get("UnprocessedKeys", {}).get(self.name, {}).get("Keys", [])
+            if unprocessed:
+                pending += unprocessed
+                self._pause(round_)
+        raise LedgerUnavailable("UnprocessedKeys")
+
+    def due(self, kind: str, until: datetime, limit: int) -> list[str]:
+        """Read keys from the open index, which lags: only the rows themselves tell what is so."""
+        keys: list[str] = []
+        for shard in range(OPEN_SHARDS):
+            try:
+                answer = self._client.query(
+                    TableName=self.name,
+                    IndexName="open-index",
+                    KeyConditionExpression="open_kind = :kind AND open_at <= :until",
+                    ExpressionAttributeValues={":kind": {"S": f"{kind}#{shard}"}, ":until": open_at(until)},
+                    Limit=limit,
+                )
+            except (ClientError, BotoCoreError) as error:
+                raise LedgerUnavailable(type(error).__name__) from error
+            keys += [item["pk"]["S"] for item in answer["Items"]]
+        return keys
