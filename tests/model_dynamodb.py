@@ -4,12 +4,11 @@ It stands for the service in simulations, since moto cannot lose an answer, thro
 contract suite (`test_dynamodb_contract.py`) runs against both. It knows the expressions that the ledger uses.
 """
 
-import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from copy import deepcopy
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
 from botocore.exceptions import ClientError, ReadTimeoutError
@@ -35,7 +34,8 @@ def no_fault(operation: str) -> Fault | None:  # noqa: ARG001
 class ModelDynamoDB:
     """One table. `before_call` is asked before every call, and may also let time pass or end the caller's life."""
 
-    def __init__(self, before_call: Callable[[str], Fault | None] = no_fault) -> None:
+    def __init__(self, before_call: Callable[[str], Fault | None] = no_fault, *, checks_sizes: bool = True) -> None:
+        self._checks_sizes = checks_sizes
         self.items: dict[str, Item] = {}
         self.calls: list[str] = []
         self._before_call = before_call
@@ -59,17 +59,17 @@ class ModelDynamoDB:
                 old = self.items.get(key)
                 if _holds(detail, old):
                     if kind != "ConditionCheck":
-                        new[key] = _written(kind, detail, old)
+                        new[key] = self._written(kind, detail, old)
                 else:
                     reason = {"Code": "ConditionalCheckFailed", "Message": "The conditional request failed"}
                     if old is not None and detail.get("ReturnValuesOnConditionCheckFailure") == "ALL_OLD":
-                        reason |= {"Item": deepcopy(old)}  # type: ignore[dict-item]
+                        reason |= {"Item": _copy(old)}
                 reasons.append(reason)
             if any(reason["Code"] != "None" for reason in reasons):
                 raise _cancelled(reasons)
             self.items |= new
             if token is not None:
-                self._tokens[token] = deepcopy(actions)
+                self._tokens[token] = _copy(actions)
             return {}
 
         # The SDK repeats a transaction under the same token, so a repetition is without effect.
@@ -83,7 +83,7 @@ class ModelDynamoDB:
             old = self.items.get(key)
             if not _holds(parameters, old):
                 raise _condition_failed("UpdateItem", parameters, old)
-            self.items[key] = _written("Update", parameters, old)
+            self.items[key] = self._written("Update", parameters, old)
             return {}
 
         return self._call(
@@ -96,7 +96,7 @@ class ModelDynamoDB:
             old = self.items.get(key)
             if not _holds(parameters, old):
                 raise _condition_failed("PutItem", parameters, old)
-            self.items[key] = _written("Put", parameters, old)
+            self.items[key] = self._written("Put", parameters, old)
             return {}
 
         return self._call("PutItem", write, conflict=_error("TransactionConflictException", "PutItem"), again=True)
@@ -107,7 +107,7 @@ class ModelDynamoDB:
             keys = [key["pk"]["S"] for key in wanted["Keys"]]
             if not 1 <= len(keys) <= 100 or len(set(keys)) != len(keys):
                 raise _error("ValidationException", "BatchGetItem")
-            return {"Responses": {table: [deepcopy(self.items[key]) for key in keys if key in self.items]}}
+            return {"Responses": {table: [_copy(self.items[key]) for key in keys if key in self.items]}}
 
         return self._call("BatchGetItem", read)
 
@@ -154,14 +154,45 @@ class ModelDynamoDB:
                 act()
         return act()
 
+    def _written(self, kind: str, detail: Mapping[str, Any], old: Item | None) -> Item:
+        new: Item = _copy(detail["Item"]) if kind == "Put" else _updated(detail, old)
+        is_too_large = self._checks_sizes and _size(new) > 400 << 10
+        if is_too_large or any(value.get("SS") == [] for value in new.values()):
+            raise _error("ValidationException", kind)
+        return new
+
     def _check_transaction(self, actions: Sequence[Mapping[str, Any]]) -> None:
         keys = [_key_of(kind, detail) for action in actions for kind, detail in action.items()]
-        if (
-            not 1 <= len(actions) <= 100
-            or len(set(keys)) != len(keys)
-            or len(json.dumps(actions, default=repr)) > 4 << 20
-        ):
+        if not 1 <= len(actions) <= 100 or len(set(keys)) != len(keys):
             raise _error("ValidationException", "TransactWriteItems")
+        if self._checks_sizes and sum(map(_size, actions)) > 4 << 20:
+            raise _error("ValidationException", "TransactWriteItems")
+
+
+def _size(value: Any) -> int:
+    if isinstance(value, dict):
+        return sum(len(name) + _size(part) for name, part in value.items())
+    if isinstance(value, list | set):
+        return sum(map(_size, value))
+    return len(value) if isinstance(value, str | bytes) else 1
+
+
+def _copy(value: Any) -> Any:
+    """Copy one level: attributes are replaced, never changed in place, on either side."""
+    return dict(value) if isinstance(value, dict) else value
+
+
+@lru_cache(maxsize=1000)
+def _tokens_of(expression: str) -> tuple[str, ...]:
+    return tuple(re.findall(r"[()]|<=|>=|<>|[=<>]|[#:]?\w+", expression))
+
+
+@lru_cache(maxsize=1000)
+def _clauses_of(expression: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    parts = re.split(r"\b(SET|REMOVE|ADD|DELETE)\b", expression)[1:]
+    return tuple(
+        (verb, tuple(clause.strip().split(", "))) for verb, clause in zip(parts[::2], parts[1::2], strict=True)
+    )
 
 
 def _key_of(kind: str, detail: Mapping[str, Any]) -> str:
@@ -169,27 +200,17 @@ def _key_of(kind: str, detail: Mapping[str, Any]) -> str:
     return key
 
 
-def _written(kind: str, detail: Mapping[str, Any], old: Item | None) -> Item:
-    new = deepcopy(detail["Item"]) if kind == "Put" else _updated(detail, old)
-    if len(json.dumps(new, default=lambda raw: "x" * len(raw))) > 400 << 10:
-        raise _error("ValidationException", kind)
-    if any(value.get("SS") == [] for value in new.values()):
-        raise _error("ValidationException", kind)
-    return dict(new)
-
-
 def _updated(detail: Mapping[str, Any], old: Item | None) -> Item:
-    new = deepcopy(old) if old is not None else deepcopy(detail["Key"])
+    new = _copy(old) if old is not None else _copy(detail["Key"])
     names, values = detail.get("ExpressionAttributeNames", {}), detail.get("ExpressionAttributeValues", {})
-    parts = re.split(r"\b(SET|REMOVE|ADD|DELETE)\b", detail["UpdateExpression"])[1:]
-    for verb, clause in zip(parts[::2], parts[1::2], strict=True):
-        for action in clause.strip().split(", "):
+    for verb, clause in _clauses_of(detail["UpdateExpression"]):
+        for action in clause:
             name, *rest = action.replace(" = ", " ").split()
             name = names.get(name, name)
             value = values[rest[0]] if rest else None
             match verb:
                 case "SET":
-                    new[name] = deepcopy(value)
+                    new[name] = _copy(value)
                 case "REMOVE":
                     new.pop(name, None)
                 case "ADD" if value is not None and "N" in value:
@@ -205,20 +226,18 @@ def _updated(detail: Mapping[str, Any], old: Item | None) -> Item:
 
 def _holds(detail: Mapping[str, Any], old: Item | None) -> bool:
     expression = detail.get("ConditionExpression")
-    text = f"{expression or ''} {detail.get('UpdateExpression', '')}"
-    for placeholder in (*detail.get("ExpressionAttributeNames", {}), *detail.get("ExpressionAttributeValues", {})):
-        if not re.search(rf"{re.escape(placeholder)}\b", text):
-            raise _error("ValidationException", "unused placeholder")
+    used = {*_tokens_of(expression or ""), *_tokens_of(detail.get("UpdateExpression", ""))}
+    if not {*detail.get("ExpressionAttributeNames", {}), *detail.get("ExpressionAttributeValues", {})} <= used:
+        raise _error("ValidationException", "unused placeholder")
     if expression is None:
         return True
-    tokens = iter(re.findall(r"[()]|<=|>=|<>|[=<>]|[#:]?\w+", expression))
-    return _Condition(tokens, old or {}, detail).whole()
+    return _Condition(_tokens_of(expression), old or {}, detail).whole()
 
 
 class _Condition:
     """Reads a condition from left to right: OR over AND over one test or a pair of parentheses."""
 
-    def __init__(self, tokens: Iterator[str], item: Item, detail: Mapping[str, Any]) -> None:
+    def __init__(self, tokens: Sequence[str], item: Item, detail: Mapping[str, Any]) -> None:
         self._tokens = [*tokens, ""]
         self._item = item
         self._names = detail.get("ExpressionAttributeNames", {})
@@ -281,5 +300,5 @@ def _cancelled(reasons: Sequence[Mapping[str, Any]]) -> ClientError:
 def _condition_failed(operation: str, parameters: Mapping[str, Any], old: Item | None) -> ClientError:
     response: Any = {"Error": {"Code": "ConditionalCheckFailedException", "Message": "The conditional request failed"}}
     if old is not None and parameters.get("ReturnValuesOnConditionCheckFailure") == "ALL_OLD":
-        response["Item"] = deepcopy(old)
+        response["Item"] = _copy(old)
     return ClientError(response, operation)

@@ -424,12 +424,22 @@ def test_a_second_claim_that_cannot_be_made_keeps_the_first_outcome(world: World
     assert kept_request(world, answer.request).state is RequestState.OPEN
 
 
-def test_a_refusal_that_cannot_be_given_back_is_no_refusal(world: World, faults: list[Fault | None]) -> None:
-    faults += [None, Fault.TIMEOUT_BEFORE]
+@pytest.mark.parametrize("fault", [Fault.TIMEOUT_BEFORE, Fault.TIMEOUT_AFTER])
+def test_a_refusal_that_may_not_have_been_written_is_neither_yes_nor_no(
+    world: World, faults: list[Fault | None], fault: Fault
+) -> None:
+    faults += [None, fault]
     world.cloudflare.answers.append(DENIED)
+    with pytest.raises(LedgerUnavailable):
+        release(request_row(BARE), world.ports())
+
+
+def test_a_claim_that_cannot_be_given_back_is_settled_like_any_other(world: World, faults: list[Fault | None]) -> None:
+    faults += [None, Fault.TIMEOUT_BEFORE]
+    world.cloudflare.answers.append(RATE_LIMITED)
     answer = run(world, request_row(BARE))
     assert outcomes(answer) == [(Outcome.IN_PROGRESS, None)]
-    assert kept_request(world, answer.request).state is RequestState.OPEN
+    assert message(world).state is State.RELEASING
 
 
 def test_an_end_that_cannot_be_written_is_told_all_the_same(world: World, faults: list[Fault | None]) -> None:

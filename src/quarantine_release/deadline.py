@@ -70,7 +70,7 @@ class DeadlineSession:
         try:
             reply = self._exchange(method, url, headers, body, seconds)
         except (OSError, HTTPError, ValueError) as error:  # ValueError: urllib3 lets some nonsense in chunks through
-            reply = NoReply(self._link.was_sent, _failure(error))
+            reply = NoReply(self._link.was_sent, "deadline" if self._link.left() <= 0 else _failure(error))
         finally:
             timer.cancel()
             timer.join()  # a timer that is just going off must not cut the next call
@@ -116,6 +116,9 @@ class _Link:
         self._ends_at = time.monotonic() + seconds
         self.was_sent = self.was_cut = False
 
+    def left(self) -> float:
+        return self._ends_at - time.monotonic()
+
     def connect(self, connection: HTTPConnection) -> socket.socket:
         """Try each address, each for 2 s, until the deadline."""
         try:
@@ -124,12 +127,12 @@ class _Link:
             raise NameResolutionError(connection.host, connection, socket.gaierror(str(error))) from error
         last: OSError | None = None
         for *_, address in addresses:
-            left = self._ends_at - time.monotonic()
-            if left <= 0:
+            seconds = min(CONNECT_SECONDS, self.left())
+            if seconds <= 0:
                 break
             try:
                 connected = create_connection(
-                    (str(address[0]), connection.port), min(CONNECT_SECONDS, left), None, connection.socket_options
+                    (str(address[0]), connection.port), seconds, None, connection.socket_options
                 )
             except OSError as error:
                 last = error

@@ -171,6 +171,7 @@ _MESSAGE: Final = {
     "refusals": _NUMBER,
     "last_refused": _text(AttemptId),
     "forced_over": _text(State),
+    "forced_after": _MILLISECONDS,
     "asks": _texts(RequestId),
     "asks_uncounted": _NUMBER,
 }
@@ -207,6 +208,10 @@ _ATTEMPT: Final = {
     "expires_at": _SECONDS,
     "evidence": _EVIDENCE,
     "verdicts": _Codec(_encode_verdicts, lambda attribute: _verdicts_from_json(_unpack(attribute["B"]))),
+}
+_DEFAULTS: Final = {
+    kind: {field.name: field.default for field in fields(kind) if field.default is not MISSING}
+    for kind in (MessageRow, AttemptRow, RequestRow)
 }
 
 
@@ -260,13 +265,13 @@ def _open(key: Attribute, at: datetime) -> Item:
 
 
 def _encode(row: Any, codecs: Mapping[str, _Codec]) -> dict[str, Attribute]:
-    defaults = {field.name: field.default for field in fields(row)}
-    values = {name: getattr(row, name) for name in codecs}
-    return {
-        name: codecs[name].encode(value)
-        for name, value in values.items()
-        if value is not None and (defaults[name] is MISSING or value != defaults[name])
-    }
+    defaults = _DEFAULTS[type(row)]
+    encoded = {}
+    for name, codec in codecs.items():
+        value = getattr(row, name)
+        if value is not None and value != defaults.get(name):
+            encoded[name] = codec.encode(value)
+    return encoded
 
 
 def _decode(item: Item, codecs: Mapping[str, _Codec]) -> dict[str, Any]:

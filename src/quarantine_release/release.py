@@ -262,6 +262,8 @@ class _Run:
         try:
             others = self.ports.ledger.record(ended, AttemptState.OPEN, backs, request)
         except LedgerUnavailable:
+            if request is not None:  # neither yes nor no: it may be refused by now, or open
+                raise
             return
         self.rows |= {**{move.after.part: move.after for move in backs}, **others}
         if request is not None and not others:

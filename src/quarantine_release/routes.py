@@ -78,17 +78,16 @@ def _post_release(call: Call) -> Response:
         _require(client, Scope.FORCE)
     account_id = _account(client, wanted.account_id)
     row = accept(wanted, account_id, call.ports.clock(), token_bytes(20))
-    match release(row, call.ports):
-        case Refusal() as refusal:
-            detail = "Nothing was released, and nothing will be on behalf of this request."
-            raise Declined(refusal.reason, detail, retry_after=refusal.retry_after)
-        case KeyReused():
-            detail = "The key was used before with another payload: use a new key for a new request."
-            raise Declined("idempotency_key_reused", detail, field="Idempotency-Key")
-        case Answer() as answer:
-            for settled in answer.settled:
-                telemetry.release_outcome(settled, answer.request)
-            return _respond_with(answer, call, wanted.warnings)
+    answer = release(row, call.ports)
+    if isinstance(answer, Refusal):
+        detail = "Nothing was released, and nothing will be on behalf of this request."
+        raise Declined(answer.reason, detail, retry_after=answer.retry_after)
+    if isinstance(answer, KeyReused):
+        detail = "The key was used before with another payload: use a new key for a new request."
+        raise Declined("idempotency_key_reused", detail, field="Idempotency-Key")
+    for settled in answer.settled:
+        telemetry.release_outcome(settled, answer.request)
+    return _respond_with(answer, call, wanted.warnings)
 
 
 def _get_release(call: Call, given: str) -> Response:

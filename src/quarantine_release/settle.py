@@ -30,7 +30,7 @@ ATTEMPTS_AT_ONCE: Final = 50
 REQUESTS_AT_ONCE: Final = 50
 # No webhook is at work for a request any more that is older than this: its function ends after 20 s.
 WEBHOOK_DONE: Final = timedelta(seconds=30)
-# A forced release began before this cannot be the one that was forced; clocks may differ by so much.
+# A release that began earlier than this before a forced call is not its own; clocks may differ by so much.
 _CLOCK_SKEW: Final = timedelta(seconds=60)
 _SOONEST: Final = timedelta(seconds=50)
 _LATEST: Final = timedelta(minutes=10)
@@ -104,8 +104,9 @@ def _unsettled(attempt: AttemptRow, rows: Mapping[PostfixPart, MessageRow]) -> l
 
 
 def _wanted(row: MessageRow, attempt: AttemptRow) -> Wanted:
-    since = attempt.sent_at - _CLOCK_SKEW if row.forced_over is not None else None
-    return Wanted(row.part, row.message_id, since)
+    if row.forced_after is None:
+        return Wanted(row.part, row.message_id)
+    return Wanted(row.part, row.message_id, max(attempt.sent_at - _CLOCK_SKEW, row.forced_after))
 
 
 def _settle_attempt(

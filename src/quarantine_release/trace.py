@@ -64,6 +64,7 @@ class MessageRow:
     refusals: int = 0
     last_refused: AttemptId | None = None
     forced_over: State | None = None
+    forced_after: datetime | None = None
     asks: frozenset[RequestId] = frozenset()
     asks_uncounted: int = 0
 
@@ -232,5 +233,4 @@ def _of_row(
             return Outcome.UNCONFIRMED, row.code
         case State.RELEASING if row.deadline is not None and row.deadline <= now:
             return Outcome.UNCONFIRMED, Code.NO_ANSWER
-        case State.RELEASING | State.RETRYABLE:
-            return Outcome.IN_PROGRESS, None
+    return Outcome.IN_PROGRESS, None

@@ -71,6 +71,7 @@ def claimed(row: MessageRow | None, target: Target, request: RequestRow, attempt
         expires_at=None,
         attempts=row.attempts | {attempt.attempt},
         forced_over=row.state if row.state in FINAL else None,
+        forced_after=row.updated_at if row.state in FINAL else None,
     )
 
 

@@ -1,0 +1,155 @@
+"""The two ways through the state space: every schedule of up to three faults, and seeded crowds of actors.
+
+`python -m tests.simulated_runs` runs the large programmes; with `--seed N` one seed again, with its history.
+"""
+
+import argparse
+import random
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+
+from quarantine_release.outcome import MessageId
+from tests.model_dynamodb import Fault
+from tests.simulated_invariants import check_end
+from tests.simulation import (
+    LEDGER_STRIKES,
+    READ_STRIKES,
+    RELEASE_STRIKES,
+    Job,
+    Simulation,
+    Strike,
+    strikes_at,
+)
+
+# Both sides are well from the end of the trouble on: what was accepted must have ended by then.
+GRACE_SECONDS = 15 * 60.0
+IDS = tuple(MessageId(f"4Njp3P0STMz2c{number:03d}") for number in range(6))
+
+# One request; one beside which others ask; a forced one; several wire calls are the unit tests' matter.
+SCENARIOS: dict[str, tuple[Job, ...]] = {
+    "one request": (Job("one", IDS[:2]),),
+    "three at once": tuple(Job(name, IDS[:1], has_key=name != "two") for name in ("one", "two", "three")),
+    "released, then forced, then asked for": (
+        Job("first", IDS[:1]),
+        Job("forced", IDS[:1], at=100.0, force=True),
+        Job("later", IDS[:1], at=500.0),
+    ),
+}
+
+Schedule = tuple[tuple[int, Fault | Strike], ...]
+
+
+def scheduled(
+    schedule: Schedule, jobs: Sequence[Job] | None = None, *, keeps_history: bool = False
+) -> tuple[Simulation, list[str]]:
+    """Run one client and the reconciler with faults at the given boundaries; return the names of all boundaries."""
+    planned, names = dict(schedule), []
+
+    def strike(boundary: str) -> Fault | Strike | None:
+        names.append(boundary)
+        return planned.get(len(names) - 1)
+
+    simulation = Simulation(jobs or SCENARIOS["one request"], strike, keeps_history=keeps_history)
+    simulation.run(until=GRACE_SECONDS + max(job.at for job in simulation.jobs))
+    return simulation, names
+
+
+def schedules(depth: int, jobs: Sequence[Job] | None = None) -> Iterator[tuple[Schedule, list[str]]]:
+    """Go through every schedule of at most `depth` faults, each at every boundary that the faults before it lead to."""
+    waiting: list[Schedule] = [()]
+    while waiting:
+        schedule = waiting.pop()
+        simulation, names = scheduled(schedule, jobs)
+        yield schedule, check_end(simulation)
+        if len(schedule) < depth:
+            start = schedule[-1][0] + 1 if schedule else 0
+            waiting += [
+                (*schedule, (at, strike)) for at in range(start, len(names)) for strike in strikes_at(names[at])
+            ]
+
+
+def seeded(seed: int, *, keeps_history: bool = False) -> Simulation:
+    """Run a crowd: several clients for a few messages, some forced, under trouble for up to eight minutes."""
+    chance = random.Random(seed)  # noqa: S311  reproducible on purpose
+    ids = IDS[: chance.choice((1, 1, 2, 3))]
+    jobs = []
+    for number in range(chance.randint(1, 6)):
+        wanted = tuple(chance.sample(ids, chance.randint(1, len(ids))))
+        at = chance.choice((0.0, chance.uniform(0, 5), chance.uniform(0, 400)))
+        force = chance.random() < 0.04
+        jobs.append(Job(f"{number}", wanted, at, force or chance.random() < 0.6, force, chance.randint(1, 3)))
+    trouble_until = chance.choice((30.0, 200.0, 480.0))
+    level = chance.choice((0.02, 0.1, 0.3))
+    # A storm: Cloudflare refuses nearly everything for a while, as it does once the rate limit is passed.
+    storm = (chance.uniform(0, 30), chance.uniform(300, 600)) if chance.random() < 0.2 else (0.0, 0.0)
+    may_reject = chance.random() < 0.1
+
+    def strike(boundary: str) -> Fault | Strike | None:
+        if boundary == "release" and storm[0] < simulation.now < storm[1] and chance.random() < 0.9:
+            return Strike.RATE_LIMITED
+        if boundary == "release" and storm[1] < simulation.now < storm[1] + 90 and chance.random() < 0.5:
+            return Strike.LOST
+        if simulation.now > trouble_until or chance.random() > level * (3 if boundary == "release" else 1):
+            return None
+        if chance.random() < 0.1:
+            return Strike.STALL
+        if boundary == "release":
+            return chance.choice((*RELEASE_STRIKES, Strike.REJECTED) if may_reject else RELEASE_STRIKES)
+        if boundary == "read":
+            return chance.choice(READ_STRIKES)
+        return chance.choice([one for one in LEDGER_STRIKES if one in strikes_at(boundary)])
+
+    simulation = Simulation(jobs, strike, seed=seed, keeps_history=keeps_history)
+    simulation.run(until=max(trouble_until, storm[1] + 90, 420.0) + GRACE_SECONDS)
+    return simulation
+
+
+def failing_seeds(first: int, count: int) -> list[tuple[int, list[str]]]:
+    """Run seeds; return those that violate something, with what."""
+    return [(seed, found) for seed in range(first, first + count) if (found := check_end(seeded(seed)))]
+
+
+def _run_block(block: tuple[int, int]) -> list[tuple[int, list[str]]]:
+    return failing_seeds(*block)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what the arguments say; print counts and times; return 1 if anything was violated."""
+    parser = argparse.ArgumentParser(prog="python -m tests.simulated_runs", description=__doc__)
+    parser.add_argument("--seed", type=int, help="run this seed alone and print its history")
+    parser.add_argument("--seeds", type=int, default=0, help="run so many seeds, from 0 on")
+    parser.add_argument("--faults", type=int, default=0, help="run every schedule of at most so many faults")
+    parser.add_argument("--scenario", choices=SCENARIOS, default="one request", help="what the schedules start from")
+    options = parser.parse_args(arguments)
+    if options.seed is not None:
+        simulation = seeded(options.seed, keeps_history=True)
+        print("\n".join(simulation.history))
+        violations = check_end(simulation)
+        print("\n".join(violations) or "nothing was violated")
+        return bool(violations)
+    failed = False
+    if options.faults:
+        began, number = time.monotonic(), 0
+        for schedule, violations in schedules(options.faults, SCENARIOS[options.scenario]):
+            number += 1
+            if violations:
+                failed = True
+                print(f"schedule {schedule}: {violations}")
+        print(f"schedules of at most {options.faults} faults: {number} in {time.monotonic() - began:.0f} s")
+    if options.seeds:
+        began = time.monotonic()
+        size = 500
+        blocks = [(first, min(size, options.seeds - first)) for first in range(0, options.seeds, size)]
+        with ProcessPoolExecutor() as pool:
+            for failures in pool.map(_run_block, blocks):
+                for seed, violations in failures:
+                    failed = True
+                    print(f"seed {seed}: {violations}; again with: make simulate SEED={seed}")
+        print(f"seeds: {options.seeds} in {time.monotonic() - began:.0f} s")
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,427 @@
+"""One thread, many lives: the real use cases and ledger code on a simulated clock, store and Cloudflare.
+
+Every call outside is a boundary: there time passes, other actors run, and a fault may strike, the actor's death
+included. Nothing here is random but what the seed says. `tests/simulated_invariants.py` says what must hold.
+"""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from functools import partial
+from typing import Any
+
+from greenlet import getcurrent, greenlet
+
+from quarantine_release.ledger import DynamoLedger
+from quarantine_release.ledger_items import message_row
+from quarantine_release.outcome import (
+    AccountId,
+    Answered,
+    AttemptId,
+    Code,
+    Evidence,
+    MessageId,
+    PostfixPart,
+    Reading,
+    Recipients,
+    RefusalReason,
+    Refused,
+    RequestId,
+    Seen,
+    State,
+    Verdict,
+    Wanted,
+    postfix_part,
+)
+from quarantine_release.ports import LedgerUnavailable, Ports
+from quarantine_release.release import Answer, KeyReused, Refusal, release
+from quarantine_release.settle import reconcile
+from quarantine_release.trace import RequestRow, RequestState, WireForm
+from quarantine_release.transitions import Terms
+from tests.model_dynamodb import Fault, ModelDynamoDB
+from tests.simulated_invariants import check_transition
+
+ACCOUNT = AccountId("a" * 32)
+EPOCH = datetime(2026, 11, 22, 12, tzinfo=UTC)
+TERMS = Terms(lease=timedelta(seconds=90), settle=timedelta(seconds=120), retention=timedelta(days=400))
+WEBHOOK_SECONDS, RECONCILER_SECONDS, EVERY_SECONDS = 20.0, 55.0, 60.0
+LONGEST_EFFECT_SECONDS = 60.0
+
+
+class Crashed(BaseException):
+    """The actor's process is gone."""
+
+
+class Strike(StrEnum):
+    """What may befall a call at a boundary, beside what the model of DynamoDB knows."""
+
+    CRASH_BEFORE = "the process dies before the call"
+    CRASH_AFTER = "the process dies after the call took effect"
+    LOST = "the call never arrives, and nobody is told"
+    LOST_ANSWER = "the call takes effect, its answer is lost"
+    LATE = "the answer is lost, the effect comes a minute later"
+    RATE_LIMITED = "429"
+    UNREACHABLE = "no connection"
+    DENIED = "403"
+    REJECTED = "404 with an envelope"
+    UNREAD = "a read without an answer"
+    STALL = "the process stands still for up to 50 s"
+
+
+LEDGER_STRIKES: tuple[Fault | Strike, ...] = (
+    Strike.CRASH_BEFORE,
+    Strike.CRASH_AFTER,
+    Fault.TIMEOUT_BEFORE,
+    Fault.TIMEOUT_AFTER,
+    Fault.REPEATED,
+    Fault.CONFLICT,
+    Fault.THROTTLED,
+)
+RELEASE_STRIKES: tuple[Strike, ...] = (
+    Strike.CRASH_BEFORE,
+    Strike.CRASH_AFTER,
+    Strike.LOST,
+    Strike.LOST_ANSWER,
+    Strike.LATE,
+    Strike.RATE_LIMITED,
+    Strike.UNREACHABLE,
+    Strike.DENIED,
+)
+READ_STRIKES: tuple[Strike, ...] = (Strike.CRASH_BEFORE, Strike.CRASH_AFTER, Strike.UNREAD)
+
+
+REFUSALS: dict[Fault | Strike | None, RefusalReason] = {
+    Strike.RATE_LIMITED: RefusalReason.RATE_LIMITED,
+    Strike.UNREACHABLE: RefusalReason.UNREACHABLE,
+    Strike.DENIED: RefusalReason.CREDENTIALS,
+}
+
+
+def strikes_at(boundary: str) -> Sequence[Fault | Strike]:
+    """Return what may strike at a boundary; a pure read of the ledger cannot land and be lost."""
+    if boundary == "release":
+        return RELEASE_STRIKES
+    if boundary == "read":
+        return READ_STRIKES
+    is_write = boundary in ("TransactWriteItems", "UpdateItem", "PutItem")
+    return LEDGER_STRIKES if is_write else (Strike.CRASH_BEFORE, Fault.TIMEOUT_BEFORE)
+
+
+@dataclass
+class Job:
+    """One request as a playbook sends it, and sends it again when it got no answer."""
+
+    name: str
+    ids: tuple[MessageId, ...]
+    at: float = 0.0
+    has_key: bool = True
+    force: bool = False
+    tries: int = 2
+
+
+@dataclass
+class Told:
+    """What a caller was told of a request, and when."""
+
+    at: float
+    request_id: RequestId
+    answer: Answer | Refusal | KeyReused | None
+
+
+@dataclass
+class Post:
+    """One release call as Cloudflare saw it."""
+
+    at: float
+    part: PostfixPart
+    attempt: AttemptId
+    owner: RequestId | None
+    strike: Fault | Strike | None
+
+
+@dataclass
+class _Actor:
+    name: str
+    life: greenlet
+    wake_at: float
+    dies_at: float
+    order: float = 0.0
+
+
+@dataclass
+class Simulation:
+    """One run. `strike` decides at every boundary; `latency` says how long a call takes."""
+
+    jobs: Sequence[Job]
+    strike: Callable[[str], Fault | Strike | None]
+    seed: int = 0
+    trouble_until: float = 0.0
+    history: list[str] = field(default_factory=list)
+    told: list[Told] = field(default_factory=list)
+    posts: list[Post] = field(default_factory=list)
+    effects: dict[PostfixPart, list[float]] = field(default_factory=dict)
+    negative_reads: dict[PostfixPart, list[float]] = field(default_factory=dict)
+    in_flight: dict[PostfixPart, int] = field(default_factory=dict)
+    violations: list[str] = field(default_factory=list)
+    keeps_history: bool = False
+
+    def __post_init__(self) -> None:
+        self.random = random.Random(self.seed)  # noqa: S311  reproducible on purpose
+        self.now = 0.0
+        self.rejected: set[PostfixPart] = set()
+        self.dynamodb = ModelDynamoDB(self._before_dynamodb, checks_sizes=False)
+        self._actors: list[_Actor] = []
+        self._current: _Actor
+        self._hub = getcurrent()
+        self._attempts = 0
+        self._after_call: Strike | None = None
+        self._seen: dict[str, Any] = {}
+
+    # --- time and actors
+
+    def run(self, until: float) -> None:
+        """Let everybody live until then, or until nothing is left to do."""
+        for job in self.jobs:
+            self._spawn(f"client {job.name}", partial(self._client, job), job.at)
+        ticks = 0
+        while self.now < until:
+            actor = min(self._actors, key=lambda one: (one.wake_at, one.order), default=None)
+            tick_at = ticks * EVERY_SECONDS + 30.0
+            if actor is None and self.is_settled:
+                return
+            if actor is None or tick_at <= actor.wake_at:
+                ticks += 1
+                self.now = max(self.now, tick_at)
+                copies = 1 if self.seed == 0 else self.random.choice((1, 1, 1, 2))
+                for copy in range(copies):
+                    at = self.now + copy * self.random.uniform(0, 20)
+                    self._spawn(f"reconciler {ticks}", self._reconciler, at, RECONCILER_SECONDS)
+                continue
+            self.now, self._current = max(self.now, actor.wake_at), actor
+            if self.now >= actor.dies_at:
+                self._kill(actor)
+            else:
+                actor.life.switch()
+            if actor.life.dead:
+                self._actors.remove(actor)
+
+    @property
+    def is_settled(self) -> bool:
+        """Say whether nothing is open any more."""
+        return not any("open_kind" in item for item in self.dynamodb.items.values())
+
+    def clock(self) -> datetime:
+        return EPOCH + timedelta(milliseconds=round(self.now * 1000))
+
+    def _spawn(self, name: str, act: Callable[[], None], at: float, seconds: float = 10_000.0) -> None:
+        def live() -> None:
+            try:
+                act()
+            except Crashed:
+                self.note("dies")
+
+        self._actors.append(_Actor(name, greenlet(live, self._hub), at, at + seconds, self.random.random()))
+
+    def _kill(self, actor: _Actor) -> None:
+        actor.life.throw(Crashed)
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass for the actor that is running."""
+        me = self._current
+        me.wake_at = min(self.now + seconds, me.dies_at)
+        me.order = self.random.random()
+        self._hub.switch()
+
+    def note(self, text: str) -> None:
+        if self.keeps_history:
+            self.history.append(f"{self.now:9.3f}  {self._current.name:<14} {text}")
+
+    def note_states(self) -> None:
+        """Compare every message with what it was before the last call of anybody to the store."""
+        rows = {key: item for key, item in self.dynamodb.items.items() if key.startswith("M#")}
+        for key, item in rows.items():
+            before, self._seen[key] = self._seen.get(key), item
+            if before is not item:
+                check_transition(self, message_row(before) if before else None, message_row(item))
+
+    # --- boundaries
+
+    def _boundary(self, name: str) -> Fault | Strike | None:
+        strike = self.strike(name)
+        self.sleep(self.random.uniform(0.001, 0.03))
+        if strike is not None:
+            self.note(f"{name}: {strike}")
+        if strike is Strike.CRASH_BEFORE:
+            raise Crashed
+        if strike is Strike.STALL:
+            self.sleep(self.random.uniform(1.0, 50.0))
+            return None
+        return strike
+
+    def _before_dynamodb(self, operation: str) -> Fault | None:
+        strike = self._boundary(operation)
+        self.note(operation)
+        if isinstance(strike, Fault) or strike is None:
+            return strike
+        self._after_call = strike
+        return None
+
+    # --- the collaborators
+
+    def ports(self, seconds: float) -> Ports:
+        born = self.now
+        ledger = _CrashingLedger(self)
+        return Ports(
+            ledger=ledger,
+            cloudflare=self,
+            reader=self,
+            terms=TERMS,
+            clock=self.clock,
+            time_left=lambda: seconds - (self.now - born),
+            new_attempt_id=self._new_attempt_id,
+            wire_form=WireForm.ARRAY,
+        )
+
+    def _new_attempt_id(self, _: datetime) -> AttemptId:
+        self._attempts += 1
+        return AttemptId(f"{self._attempts:026d}")
+
+    def release(self, _: AccountId, __: WireForm, ids: Sequence[MessageId], seconds: float) -> Answered | Refused:
+        """Play Cloudflare's release call."""
+        strike = self._boundary("release")
+        parts = [postfix_part(given) for given in ids]
+        took = self.random.uniform(0.2, 2.0)
+        if strike in REFUSALS:
+            self.sleep(took)
+            return Refused(REFUSALS[strike], Evidence(failure=strike))
+        self._see(parts, strike)
+        try:
+            self.sleep(took / 2)
+            if strike is Strike.LATE:
+                self._take_effect(parts, self.random.uniform(0, LONGEST_EFFECT_SECONDS))
+            elif strike not in (Strike.LOST, Strike.REJECTED):
+                self._take_effect(parts, 0.0)
+            if strike is Strike.CRASH_AFTER:
+                raise Crashed
+            self.sleep(seconds - took / 2 if strike in (Strike.LOST, Strike.LATE, Strike.LOST_ANSWER) else took / 2)
+        finally:
+            for part in parts:
+                self.in_flight[part] -= 1
+        if strike is Strike.REJECTED and len(ids) == 1:
+            self.rejected.add(parts[0])
+            return Answered({ids[0]: Verdict(State.FAILED, Code.CLOUDFLARE_REJECTED)}, Evidence(404))
+        if strike is not None:
+            return Answered(dict.fromkeys(ids, Verdict(State.UNKNOWN, Code.NO_ANSWER)), Evidence(failure=strike))
+        verdict = Verdict(State.RELEASED, None, Recipients.of(["a@example.com"]))
+        return Answered(dict.fromkeys(ids, verdict), Evidence(200))
+
+    def read(self, _: AccountId, wanted: Sequence[Wanted], __: float) -> Mapping[PostfixPart, Reading]:
+        """Play Cloudflare's search: what is true at the moment of the read, or nothing."""
+        strike = self._boundary("read")
+        readings = {}
+        for one in wanted:
+            effects = [at for at in self.effects.get(one.part, ()) if at <= self.now]
+            since = (one.since - EPOCH).total_seconds() if one.since else -1.0
+            if any(at >= since for at in effects):
+                readings[one.part] = Reading(Seen.RELEASED, Evidence(200))
+            elif effects:
+                readings[one.part] = Reading(Seen.UNCLEAR, Evidence(200))
+            else:
+                readings[one.part] = Reading(Seen.QUARANTINED, Evidence(200))
+                self.negative_reads.setdefault(one.part, []).append(self.now)
+        self.sleep(self.random.uniform(0.1, 3.0))
+        if strike is Strike.CRASH_AFTER:
+            raise Crashed
+        return {} if strike is Strike.UNREAD else readings
+
+    def _see(self, parts: Sequence[PostfixPart], strike: Fault | Strike | None) -> None:
+        for part in parts:
+            item = self.dynamodb.items.get(f"M#{ACCOUNT}#{part}", {})
+            attempt = AttemptId(item.get("attempt", {"S": ""})["S"])
+            owner = RequestId(item["owner"]["S"]) if "owner" in item else None
+            self.note(f"POST {part} for {owner}")
+            self.in_flight[part] = self.in_flight.get(part, 0) + 1
+            if self.in_flight[part] > 1:
+                self.violations.append(f"{self.now:.3f}: two calls in flight for {part}")
+            self.posts.append(Post(self.now, part, attempt, owner, strike))
+
+    def _take_effect(self, parts: Sequence[PostfixPart], delay: float) -> None:
+        for part in parts:
+            self.note(f"{part} is released" + (f" in {delay:.1f} s" if delay else ""))
+            self.effects.setdefault(part, []).append(self.now + delay)
+
+    # --- the actors
+
+    def _client(self, job: Job) -> None:
+        """Post, and post again while there was no answer, as a SOAR does; each post is a process of its own."""
+        for number in range(job.tries):
+            request = self._request(job, number)
+            outcome: list[Answer | Refusal | KeyReused] = []
+            self._spawn(f"webhook {job.name}", partial(self._webhook, request, outcome), self.now, WEBHOOK_SECONDS)
+            webhook = self._actors[-1].life
+            while not webhook.dead:
+                self.sleep(0.05)
+            answer = outcome[0] if outcome else None
+            self.told.append(Told(self.now, request.request_id, answer))
+            if answer is not None and not (isinstance(answer, Refusal) and number + 1 < job.tries):
+                return
+            self.sleep(self.random.uniform(0.5, 30.0))
+
+    def _webhook(self, request: RequestRow, outcome: list[Answer | Refusal | KeyReused]) -> None:
+        try:
+            outcome.append(release(request, self.ports(WEBHOOK_SECONDS)))
+            self.note(f"answers {type(outcome[0]).__name__}")
+        except LedgerUnavailable:
+            self.note("answers 503")
+
+    def _reconciler(self) -> None:
+        try:
+            reconcile(self.ports(RECONCILER_SECONDS))
+        except LedgerUnavailable:
+            self.note("gives up")
+
+    def _request(self, job: Job, number: int) -> RequestRow:
+        name = job.name if job.has_key else f"{job.name}.{number}"
+        return RequestRow(
+            request_id=RequestId(f"rq_{name}"),
+            client="soar",
+            account_id=ACCOUNT,
+            fingerprint=job.name,
+            nonce=f"{job.name}.{number}",
+            ids=job.ids,
+            created_at=self.clock(),
+            state=RequestState.OPEN,
+            force=job.force,
+        )
+
+
+class _CrashingLedger(DynamoLedger):
+    """The real ledger, on a store after whose writes the process may die."""
+
+    def __init__(self, simulation: Simulation) -> None:
+        super().__init__(_Client(simulation), "ledger", lambda _: simulation.sleep(0.05))  # type: ignore[arg-type]
+
+
+class _Client:
+    """The model's calls, each followed by the death that was meant to follow it."""
+
+    def __init__(self, simulation: Simulation) -> None:
+        self._simulation = simulation
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        simulation = self._simulation
+        act = getattr(simulation.dynamodb, name)
+
+        def call(**parameters: Any) -> Any:
+            simulation._after_call = None
+            try:
+                return act(**parameters)
+            finally:
+                if simulation._after_call is Strike.CRASH_AFTER:
+                    simulation._after_call = None
+                    raise Crashed
+                simulation.note_states()
+
+        return call

@@ -1,0 +1,201 @@
+"""The simulation finds what it is there to find: each mutant of the code under simulation is caught."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from quarantine_release import release as release_module
+from quarantine_release import settle as settle_module
+from quarantine_release import trace as trace_module
+from quarantine_release.ledger import DynamoLedger
+from quarantine_release.outcome import Answered, Reading, Seen, State, Verdict, may_claim
+from quarantine_release.ports import Conflict, Move
+from quarantine_release.release import _Run
+from quarantine_release.trace import (
+    AttemptRow,
+    MessageRow,
+    RequestRow,
+    RequestState,
+    Target,
+    claimable,
+    targets_of,
+)
+from quarantine_release.transitions import Terms, given_back, recorded, settled
+from quarantine_release.update_expression import UpdateExpression
+from tests import simulation as simulation_module
+from tests.simulated_invariants import check_end
+from tests.simulated_runs import SCENARIOS, schedules, seeded
+
+pytestmark = pytest.mark.simulation
+SEEDS = 4000
+
+Patch = pytest.MonkeyPatch
+
+
+def freed(row: MessageRow, now: datetime) -> MessageRow:
+    return replace(row, state=State.RETRYABLE, owner=None, deadline=None, updated_at=now)
+
+
+def ambiguous_means_retry(patch: Patch) -> None:
+    def mutant(row: MessageRow, verdict: Verdict, evidence: Any, now: datetime, terms: Terms) -> MessageRow:
+        if verdict.state is State.UNKNOWN:
+            return freed(row, now)
+        return recorded(row, verdict, evidence, now, terms)
+
+    patch.setattr(release_module, "recorded", mutant)
+
+
+def retry_on_lease_expiry(patch: Patch) -> None:
+    def mutant(row: MessageRow, _: Reading, __: datetime, now: datetime, ___: Terms) -> MessageRow | None:
+        return freed(row, now) if row.deadline is not None and now >= row.deadline else None
+
+    patch.setattr(settle_module, "settled", mutant)
+
+
+def no_fencing(patch: Patch) -> None:
+    original = UpdateExpression.require
+
+    def mutant(self: UpdateExpression, name: str, value: Any) -> None:
+        if name == "attempt":
+            self.require_present()
+        else:
+            original(self, name, value)
+
+    patch.setattr(UpdateExpression, "require", mutant)
+
+
+def no_settle_time(patch: Patch) -> None:
+    patch.setattr(simulation_module, "TERMS", replace(simulation_module.TERMS, settle=timedelta(0)))
+
+
+def outcome_projected_onto_all_requested_ids(patch: Patch) -> None:
+    original = _Run._record
+
+    def mutant(self: _Run, attempt: AttemptRow, moves: Sequence[Move], answer: Answered, *, is_last: bool) -> None:
+        called = {move.after.part for move in moves}
+        others = [Move(row, row) for part, row in self.rows.items() if part not in called]
+        every = targets_of(self.request.ids)
+        verdict = next(iter(answer.verdicts.values()))
+        original(
+            self,
+            replace(attempt, targets=every),
+            (*moves, *others),
+            replace(answer, verdicts=dict.fromkeys((target.message_id for target in every), verdict)),
+            is_last=is_last,
+        )
+
+    patch.setattr(_Run, "_record", mutant)
+
+
+def condition_dropped_from_the_outcome_write(patch: Patch) -> None:
+    original = DynamoLedger._move
+
+    def mutant(self: DynamoLedger, move: Move) -> dict[str, Any]:
+        action = original(self, move)
+        if move.before is not None and move.before.state is State.RELEASING:
+            update = action["Update"]
+            update["ConditionExpression"] = "attribute_exists(pk)"
+            used = update["UpdateExpression"]
+            for members in ("ExpressionAttributeNames", "ExpressionAttributeValues"):
+                words = set(used.replace(",", " ").split())
+                update[members] = {name: value for name, value in update.get(members, {}).items() if name in words}
+        return action
+
+    patch.setattr(DynamoLedger, "_move", mutant)
+
+
+def a_row_whose_lease_ran_out_is_claimed_by_a_request(patch: Patch) -> None:
+    def mutant(row: MessageRow | None, target: Target, *, force: bool, now: datetime) -> bool:
+        if row is not None and row.state is State.RELEASING and row.deadline is not None and row.deadline <= now:
+            return True
+        return claimable(row, target, force=force, now=now)
+
+    patch.setattr(release_module, "claimable", mutant)
+
+
+def needs_review_is_retried(patch: Patch) -> None:
+    patch.setattr(
+        trace_module,
+        "may_claim",
+        lambda state, code, *, force: state is State.NEEDS_REVIEW or may_claim(state, code, force=force),
+    )
+
+
+def claim_is_read_then_written(patch: Patch) -> None:
+    original, move = DynamoLedger.claim, DynamoLedger._move
+
+    def unconditional(self: DynamoLedger, one: Move) -> dict[str, Any]:
+        action = move(self, one)
+        if one.after.state is State.RELEASING:
+            update = action["Update"]
+            words = set(update["UpdateExpression"].replace(",", " ").split())
+            del update["ConditionExpression"]
+            for members in ("ExpressionAttributeNames", "ExpressionAttributeValues"):
+                update[members] = {name: value for name, value in update.get(members, {}).items() if name in words}
+        return action
+
+    def mutant(self: DynamoLedger, opened: Any, accepted: Any, attempt: Any, moves: Any, asks: Any) -> Conflict | None:
+        parts = [one.after.part for one in moves]
+        found = self.messages(moves[0].after.account_id, parts) if parts else {}
+        changed = {
+            one.after.part: found.get(one.after.part)
+            for one in moves
+            if (found.get(one.after.part) is None) != (one.before is None)
+        }
+        return Conflict(None, changed) if changed else original(self, opened, accepted, attempt, moves, asks)
+
+    patch.setattr(DynamoLedger, "claim", mutant)
+    patch.setattr(DynamoLedger, "_move", unconditional)
+
+
+def giving_back_keeps_the_request_open(patch: Patch) -> None:
+    original = DynamoLedger.record
+
+    def mutant(self: DynamoLedger, attempt: Any, was: Any, moves: Any, request: RequestRow | None) -> Any:
+        is_refusal = request is not None and request.state is RequestState.REFUSED
+        return original(self, attempt, was, moves, None if is_refusal else request)
+
+    patch.setattr(DynamoLedger, "record", mutant)
+
+
+def refusals_count_as_attempts(patch: Patch) -> None:
+    def mutant(before: MessageRow | None, row: MessageRow, now: datetime) -> MessageRow:
+        return replace(given_back(before, row, now), attempts=row.attempts)
+
+    patch.setattr(release_module, "given_back", mutant)
+
+
+def what_cannot_be_read_is_taken_for_released(patch: Patch) -> None:
+    def mutant(row: MessageRow, reading: Reading, *others: Any) -> MessageRow | None:
+        seen = Seen.RELEASED if reading.seen is Seen.UNREAD else reading.seen
+        return settled(row, replace(reading, seen=seen), *others)
+
+    patch.setattr(settle_module, "settled", mutant)
+
+
+MUTANTS: tuple[Callable[[Patch], None], ...] = (
+    ambiguous_means_retry,
+    retry_on_lease_expiry,
+    no_fencing,
+    no_settle_time,
+    outcome_projected_onto_all_requested_ids,
+    condition_dropped_from_the_outcome_write,
+    a_row_whose_lease_ran_out_is_claimed_by_a_request,
+    needs_review_is_retried,
+    claim_is_read_then_written,
+    giving_back_keeps_the_request_open,
+    refusals_count_as_attempts,
+    what_cannot_be_read_is_taken_for_released,
+)
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
+def test_each_mutant_is_caught(mutant: Callable[[Patch], None], monkeypatch: Patch) -> None:
+    mutant(monkeypatch)
+    for scenario in SCENARIOS.values():
+        if any(found for _, found in schedules(1, scenario)):
+            return
+    assert any(check_end(seeded(seed)) for seed in range(1, SEEDS))
