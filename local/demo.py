@@ -1,0 +1,175 @@
+"""`make demo`: plays the main cases against a stack of its own and prints request, outcome and trace for a person."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from typing import Any
+
+import requests
+
+from local.children import CannotStart
+from local.stack import Stack
+
+EXAMPLE_ID = "4Njp3P0STMz2c02Q"
+PARTIAL_ID, LIMITED_ID, LOST_ID = "4Wt9kR6nlBz9sNH", "4WtBkR7nmCz9sNJ", "4WtCkR8npDz9sNK"
+REASON = {"reason": "False positive, checked with the sender", "ticket": "SOC-1042", "requested_by": "j.doe"}
+LISTS = ("delivered", "undelivered", "failed")
+TIMEOUT_SECONDS = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One request, what makes it interesting, and the answer that it must get.
+
+    An answer is a status with the outcome of the first result, or with the code of the error.
+    """
+
+    title: str
+    answers: Set[tuple[int, str]]
+    body: Any
+    script: Mapping[str, Any] | None = None
+    has_token: bool = True
+    release_calls: int | None = None  # how many of them Cloudflare must have seen by then
+
+
+@dataclass(slots=True)
+class Demo:
+    """Plays the cases against one stack and remembers whether all came out as expected."""
+
+    stack: Stack
+    session: requests.Session
+    number: int = 0
+    surprises: list[str] = field(default_factory=list)
+
+    def play(self, case: Case) -> None:
+        self.number += 1
+        _say(f"\n{self.number}. {case.title}", bold=True)
+        if case.script:
+            script_url = f"{self.stack.simulator_url}/_simulator/script"
+            self.session.post(script_url, json=case.script, timeout=TIMEOUT_SECONDS)
+        _say(f"   > POST /v1/releases  {json.dumps(case.body)}")
+        answer = self.session.post(
+            f"{self.stack.base_url}/v1/releases",
+            json=case.body,
+            headers=self._headers() if case.has_token else {},
+            timeout=TIMEOUT_SECONDS,
+        )
+        got = self._show(answer)
+        self._expect(case.title, case.answers, (answer.status_code, got))
+        if case.release_calls is not None:
+            calls = self._release_calls()
+            _say(f"     release calls that Cloudflare has seen: {calls}")
+            self._expect(f"{case.title} (calls)", {case.release_calls}, calls)
+
+    def trace(self, message_id: str, title: str, state: str) -> None:
+        self.number += 1
+        _say(f"\n{self.number}. {title}", bold=True)
+        _say(f"   > GET /v1/messages/{message_id}")
+        url = f"{self.stack.base_url}/v1/messages/{message_id}"
+        answer = self.session.get(url, headers=self._headers(), timeout=TIMEOUT_SECONDS)
+        trace = answer.json()
+        _say(f"   < {answer.status_code}  {trace.get('state')}")
+        for request in trace.get("requests", []):
+            why = ", ".join(request[name] for name in ("requested_by", "reason", "ticket") if request.get(name))
+            who = f"{request['client']} ({why})" if why else request["client"]
+            _say(f"     asked      {request['at']}  {request['outcome']}, by {who}")
+        for attempt in trace.get("attempts", []):
+            verdict, evidence = attempt.get("verdict") or {"state": attempt["state"]}, attempt.get("evidence") or {}
+            proof = ", ".join(f"{name} {value}" for name, value in evidence.items() if value not in (None, []))
+            _say(f"     attempted  {attempt['sent_at']}  {verdict['state']}, evidence: {proof or 'none'}")
+        self._expect(title, {(200, state)}, (answer.status_code, trace.get("state")))
+
+    def _show(self, answer: requests.Response) -> str | None:
+        """Print the few fields that a person wants; return the outcome or the error's code."""
+        body = answer.json()
+        retry = f"  Retry-After: {answer.headers['Retry-After']}" if "Retry-After" in answer.headers else ""
+        results = body.get("results")
+        if results is None:
+            _say(f"   < {answer.status_code}  {body['code']}: {body['detail']}{retry}")
+            return str(body["code"])
+        _say(f"   < {answer.status_code}  {body['message']}{retry}")
+        for result in results:
+            lists = [f"{name}: {', '.join(result[name])}" for name in LISTS if result[name]]
+            _say(f"     {result['id']}  {'; '.join([result['outcome'], *lists])}")
+        return str(results[0]["outcome"])
+
+    def _headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.stack.token}"}
+
+    def _release_calls(self) -> int:
+        url = f"{self.stack.simulator_url}/_simulator/calls?endpoint=release"
+        return len(self.session.get(url, timeout=TIMEOUT_SECONDS).json())
+
+    def _expect(self, title: str, wanted: Set[object], got: object) -> None:
+        if got not in wanted:
+            expected = " or ".join(map(str, wanted))
+            self.surprises.append(f"{title}: expected {expected}, got {got}")
+            _say(f"     UNEXPECTED: {expected} was expected")
+
+
+# What can be made up for later is accepted, if there is a reconciler to do so, else refused; nothing is released yet.
+LIMITED = {(503, "cloudflare_rate_limited"), (202, "in_progress")}
+UNREACHABLE = {(503, "cloudflare_unreachable"), (202, "in_progress")}
+CASES: Sequence[Case] = (
+    Case("A false positive is released", {(200, "released")}, {"ids": [EXAMPLE_ID], **REASON}, release_calls=1),
+    Case("The same again: nothing is sent twice", {(200, "already_released")}, [EXAMPLE_ID], release_calls=1),
+    Case(
+        "Only some of the recipients get it",
+        {(200, "partially_released")},
+        {"ids": PARTIAL_ID},
+        script={"behaviour": "partial", "id": PARTIAL_ID},
+    ),
+    Case("Without a token", {(401, "unauthenticated")}, [EXAMPLE_ID], has_token=False),
+    Case("An id that is none", {(400, "invalid_id")}, {"ids": ["../../user"]}, release_calls=2),
+    Case(
+        "The answer of Cloudflare is lost: neither success nor failure",
+        {(202, "unconfirmed")},
+        {"ids": [LOST_ID], **REASON},
+        script={"behaviour": "reset_after_effect", "id": LOST_ID, "times": 1},
+        release_calls=3,
+    ),
+    Case("Asking again makes no second call", {(202, "unconfirmed")}, [LOST_ID], release_calls=3),
+)
+# These come last: after a 429 the account is left alone for a while.
+REFUSED = Case(
+    "Cloudflare's rate limit is used up: nothing was released yet",
+    LIMITED,
+    [LIMITED_ID],
+    script={"behaviour": "429", "retry_after": 120, "times": 1},
+)
+DOWN = Case("Cloudflare cannot be reached: nothing was sent", UNREACHABLE, ["4WtDkR9nqFz9sNL"])
+
+
+def main() -> int:
+    """Play every case; 1 if one came out otherwise than expected."""
+    try:
+        with Stack({"PORT": "0"}, processes=2) as stack, requests.Session() as session:
+            session.trust_env = False  # a proxy would not find the way back to this machine
+            demo = Demo(stack, session)
+            _say(f"Quarantine Release at {stack.base_url}, with a simulated Cloudflare")
+            for case in CASES:
+                demo.play(case)
+            demo.trace(EXAMPLE_ID, "What happened to the first message?", "RELEASED")
+            demo.trace(LOST_ID, "And to the one whose answer was lost?", "UNKNOWN")
+            demo.play(REFUSED)
+            if stack.simulator:
+                stack.simulator.stop()
+            demo.play(DOWN)
+    except CannotStart as problem:
+        _say(str(problem))
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    _say("\nNot as expected:\n  " + "\n  ".join(demo.surprises) if demo.surprises else "\nAll as expected.")
+    return 1 if demo.surprises else 0
+
+
+def _say(text: str, *, bold: bool = False) -> None:
+    print(f"\033[1m{text}\033[0m" if bold and sys.stdout.isatty() else text, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,166 @@
+"""The whole local stack as one context manager: what `make run`, the demo and the end-to-end tests start."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from concurrent.futures import Future
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from local.children import CHECKOUT
+from local.gateway import Gateway
+from local.handlers import HandlerPool
+from local.http_server import listen, url_of
+from local.options import Options
+from local.services import Service, aws_environment, start_embedded_aws, start_simulated_cloudflare
+from local.template import Template
+
+HANDLER_PROCESSES = 8
+
+
+class Stack:
+    """Gateway, handler processes, embedded AWS and (unless another upstream is set) the simulated Cloudflare.
+
+    Started by `with`; nothing is left of it afterwards, however it ends.
+    """
+
+    base_url: str
+    aws: Service
+    simulator: Service | None = None
+
+    def __init__(
+        self,
+        environment: Mapping[str, str],
+        *,
+        folder: Path | None = None,
+        template: Path = CHECKOUT / "template.yaml",
+        code: Path = CHECKOUT / "src",
+        processes: int = HANDLER_PROCESSES,
+    ) -> None:
+        """Read the variables of `make run` (`PORT=0` takes a free port); raises `CannotStart`.
+
+        Token and logs go to `folder`, by default one that is removed at the end. `code` holds the handlers' package.
+        """
+        self._options = Options.from_environment(environment)
+        self._template = Template.read(template)
+        self._cleanup = ExitStack()
+        self._services: list[Service] = []
+        self._folder = folder
+        self._code = code
+        self._processes = processes
+
+    @property
+    def token(self) -> str:
+        """The bearer token of the one client, which has every scope."""
+        return self._options.token
+
+    @property
+    def account_id(self) -> str:
+        return self._options.account_id
+
+    @property
+    def aws_url(self) -> str:
+        return self.aws.url
+
+    @property
+    def simulator_url(self) -> str | None:
+        """Where the simulator's control API is; None with another upstream."""
+        return self.simulator.url if self.simulator else None
+
+    @property
+    def upstream_url(self) -> str:
+        """The base address of the Cloudflare in use."""
+        return self._options.upstream_url or f"{self.simulator_url}/client/v4"
+
+    @property
+    def token_path(self) -> Path:
+        return self._home / "token"
+
+    @property
+    def log_path(self) -> Path:
+        return self._home / "handlers.log"
+
+    def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End every process and free the port; doing it twice does no harm."""
+        self._cleanup.close()
+
+    def dead_service(self) -> str | None:
+        """The name of a service that has ended though the stack has not; handlers are replaced, services are not."""
+        return next((service.name for service in self._services if not service.is_alive), None)
+
+    def _start(self) -> None:
+        gateway = Gateway(listen(self._options.port), self._invoke, self._template.gateway_responses())
+        self._cleanup.callback(gateway.stop)
+        self.base_url = url_of(gateway.socket)
+        self._home = self._folder or Path(self._cleanup.enter_context(tempfile.TemporaryDirectory()))
+        self._home.mkdir(parents=True, exist_ok=True)
+        secrets = {
+            "CloudflareSecret": self._options.cloudflare_secret(),
+            "ClientsSecret": self._options.clients_secret(),
+        }
+        services_log = self._home / "services.log"
+        self.aws = self._keep(start_embedded_aws(self._template, secrets, services_log))
+        if self._options.upstream_url is None:
+            self.simulator = self._keep(start_simulated_cloudflare(self._simulator_settings(), services_log))
+        for service in self._services:
+            service.wait_until_ready()
+        self._webhook = self._start_handlers("webhook", "WebhookFunction", self._processes)
+        self._webhook.wait_until_ready()
+        self._write_token()
+        gateway.start()
+        self._cleanup.callback(gateway.stop)  # first of all at the end, so that nothing new comes in
+
+    def _keep(self, service: Service) -> Service:
+        self._services.append(service)
+        self._cleanup.callback(service.stop)
+        return service
+
+    def _invoke(self, event: Mapping[str, Any]) -> Future[Any]:
+        return self._webhook.submit(event)
+
+    def _simulator_settings(self) -> dict[str, Any]:
+        """The simulator knows one account with one credential, which it takes from here."""
+        credential = self._options.credential
+        return {
+            "account_id": self.account_id,
+            "tokens": [credential["api_token"]] if "api_token" in credential else [],
+            "keys": {credential["api_email"]: credential["api_key"]} if "api_key" in credential else {},
+        }
+
+    def _start_handlers(self, short_name: str, logical_id: str, size: int) -> HandlerPool:
+        """The processes of one function of the template; more functions need one line more in `_start`."""
+        overrides = {**self._options.overrides, "CLOUDFLARE_API_BASE_URL": self.upstream_url}
+        pool = HandlerPool(
+            short_name,
+            self._template.functions()[logical_id],
+            environment={**overrides, **aws_environment(self.aws.url)},
+            code=self._code,
+            log=self.log_path,
+            size=size,
+        )
+        self._cleanup.callback(pool.stop)
+        return pool
+
+    def _write_token(self) -> None:
+        """Readable by its owner only, from the first byte on."""
+        self.token_path.unlink(missing_ok=True)
+        with os.fdopen(os.open(self.token_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(self.token)
+        self._cleanup.callback(self.token_path.unlink, missing_ok=True)
