@@ -1,0 +1,130 @@
+# The project's commands; `make` lists them. They need GNU make and Python 3.11 or newer, nothing else: what they install goes to .venv/.
+# PYTHON=python3.11 picks another Python than the preferred one, for every command.
+
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+export SAM_CLI_TELEMETRY := 0
+
+# --- Which Python -----------------------------------------------------------------------------------------------------------------------
+
+# $(call runs,NAME,PIN): "3.13 /its/real/path" if it starts and is new enough, else nothing.
+runs = $(shell $(if $(2),PYENV_VERSION=$(2)) $(1) -c 'import sys; v = sys.version_info; \
+	print("%d.%d" % v[:2], sys.executable if v >= (3, 11) else "")' 2>/dev/null)
+# A shim of pyenv is on the PATH for every version, but starts only those that are active: hence the second try, pinned.
+find = $(or $(call usable,$(call runs,$(1))),$(call usable,$(call runs,$(1),$(patsubst python%,%,$(notdir $(1))))))
+usable = $(if $(word 2,$(1)),$(1))
+preferred = $(or $(call find,python3.13),$(call usable,$(call runs,python3)))
+
+# Looked up when first needed, and once.
+found = $(eval found := $(if $(PYTHON),$(call find,$(PYTHON)),$(preferred)))$(found)
+minor = $(or $(word 1,$(found)),$(error $(or $(PYTHON),python3) does not run, or is older than 3.11))
+python = $(word 2,$(found))
+
+# --- Environments -----------------------------------------------------------------------------------------------------------------------
+
+# One per lock and Python, each holding exactly what its lock says; the copy of the lock inside says that the installation was completed.
+venv = .venv/$(minor)-$(1)
+in_run = $(call venv,run)/bin/python
+in_dev = $(call venv,dev)/bin/python
+in_sam = $(call venv,sam)/bin/python
+
+# Python compiles what is imported when it is imported: to compile everything here would take half as long again.
+pip_install = pip -qq --disable-pip-version-check install --require-hashes --no-compile
+# The .pth file makes the package importable from src/, as an editable install would, without a build backend to download.
+define ready
+	@test -x $(call venv,$(1))/bin/python && cmp -s requirements/$(1).txt $(call venv,$(1))/lock.txt || { \
+		echo "Setting up $(call venv,$(1)), once for this requirements/$(1).txt" >&2 && \
+		$(python) -m venv --clear $(call venv,$(1)) && \
+		$(call venv,$(1))/bin/python -m $(pip_install) --requirement requirements/$(1).txt && \
+		$(call venv,$(1))/bin/python -c 'import os, pathlib, sysconfig; site = sysconfig.get_path("purelib"); \
+			pathlib.Path(site, "quarantine_release.pth").write_text(os.path.relpath("src", site))' && \
+		cp requirements/$(1).txt $(call venv,$(1))/lock.txt; }
+endef
+
+.PHONY: help setup run demo test lint types template pytest format build lock clean python ready-run ready-dev ready-sam
+
+help:
+	@sed -n 's/^\([a-z]*\):.*## */  make \1\t/p' Makefile | expand -t 16
+
+setup: ready-run ready-dev ready-sam  ## creates the environments; every command does so for itself
+
+ready-run ready-dev ready-sam:
+	$(call ready,$(@:ready-%=%))
+
+python:  ## says which Python is used
+	@echo $(minor) $(python)
+
+# --- The system on this machine ---------------------------------------------------------------------------------------------------------
+
+# exec, so that a signal to make or to its group finds Python and no shell in between.
+run: ready-run  ## serves the whole system on 127.0.0.1:8080 until Ctrl-C
+	@exec $(in_run) -m local
+
+demo: ready-run  ## plays the main cases against it
+	@exec $(in_run) -m local.demo
+
+# --- Checks -----------------------------------------------------------------------------------------------------------------------------
+
+test: lint types template ready-dev  ## runs every check and test
+	@$(in_dev) -m pytest --no-header --cov $(ARGS)
+
+pytest: ready-dev  ## runs the tests alone, without coverage: make pytest ARGS='-k claim'
+	@$(in_dev) -m pytest --no-header $(ARGS)
+
+# The tests on one more Python, for .ci/run, less those that take long and do not depend on it.
+.PHONY: test-3.11 test-3.12 test-3.13
+test-3.11 test-3.12 test-3.13:
+	@$(MAKE) pytest PYTHON=python$(@:test-%=%) ARGS='-m "not slow"'
+
+lint: ready-dev
+	@$(in_dev) -m ruff format --check --quiet --diff .
+	@$(in_dev) -m ruff check --quiet .
+
+types: ready-dev
+	@$(in_dev) -m mypy --no-error-summary
+
+# Offline; the region only decides which resource types there are. What sam prints is shown if it fails.
+template: export AWS_DEFAULT_REGION := us-east-1
+template: ready-sam
+	@$(in_sam) $(call venv,sam)/bin/cfn-lint --template template.yaml
+	@says=$$($(in_sam) -m samcli validate --lint 2>&1) || { echo "$$says"; exit 1; }
+
+format: ready-dev  ## formats the code and fixes what ruff can fix
+	@$(in_dev) -m ruff check --quiet --fix . ; $(in_dev) -m ruff format --quiet .
+
+# --- Building and locking ---------------------------------------------------------------------------------------------------------------
+
+build: ready-sam  ## builds the functions into .aws-sam/build, for `sam deploy`
+	@$(in_sam) -m samcli build
+
+# Each lock keeps the versions of the one before it, so that what is tested is what is deployed. UPGRADE=1 takes the newest versions.
+compile = $(in_dev) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	$(if $(UPGRADE),--upgrade)
+lock: ready-dev  ## writes the locks anew from pyproject.toml; UPGRADE=1 takes the newest versions
+	@$(compile) pyproject.toml --output-file src/requirements.txt
+	@$(compile) pyproject.toml --group run --constraint src/requirements.txt --output-file requirements/run.txt
+	@$(compile) pyproject.toml --group dev --constraint requirements/run.txt --output-file requirements/dev.txt
+	@$(compile) --group sam --output-file requirements/sam.txt
+
+clean:  ## removes everything that was made
+	@rm -rf .venv .local .aws-sam .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache mutants build dist
+	@find . -name __pycache__ -prune -exec rm -rf {} +
+
+# --- What `sam build` calls, with ARTIFACTS_DIR: template.yaml names this Makefile ------------------------------------------------------
+
+# Runs pip of a real 3.13: an older one with --python-version would read the lock's markers for itself and install the wrong set.
+# Bytecode is checked neither by date nor by content, since the zip dates everything 1980 and Lambda would compile again at each cold start.
+# Of botocore's service descriptions only those in use are kept: 11 MB instead of 33, before the bytecode.
+LAMBDA_PLATFORM ?= manylinux2014_aarch64
+SERVICES = dynamodb secretsmanager sqs
+artifacts = "$(or $(ARTIFACTS_DIR),$(error sam build calls this, and says in ARTIFACTS_DIR where to))"
+lambda_python = $(or $(word 2,$(call find,python3.13)),$(error The Lambda package is built with python3.13, and none runs here))
+
+.PHONY: build-WebhookFunction build-WorkerFunction build-ReconcilerFunction
+build-WebhookFunction build-WorkerFunction build-ReconcilerFunction:
+	@$(lambda_python) -m $(pip_install) --requirement src/requirements.txt --no-deps --only-binary=:all: --platform $(LAMBDA_PLATFORM) \
+		--implementation cp --python-version 3.13 --target $(artifacts)
+	@cp -R src/quarantine_release $(artifacts)
+	@cd $(artifacts) && rm -rf bin boto3/data boto3/examples *.dist-info */tests && find . -name __pycache__ -prune -exec rm -rf {} + && \
+		find botocore/data -mindepth 1 -maxdepth 1 -type d $(SERVICES:%=! -name %) -exec rm -rf {} +
+	@PYTHONHASHSEED=0 $(lambda_python) -m compileall -q --invalidation-mode unchecked-hash -s $(artifacts) -p /var/task $(artifacts)

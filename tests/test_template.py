@@ -1,0 +1,594 @@
+"""What the stack promises, asserted on what CloudFormation gets: transformed, with every condition on and off."""
+
+import functools
+import itertools
+import json
+import re
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from samtranslator.parser.parser import Parser
+from samtranslator.translator.translator import Translator
+from samtranslator.yaml_helper import yaml_parse
+
+TEMPLATE = Path(__file__).parent.parent / "template.yaml"
+SWITCHES = {
+    "AllowedCidrs": "192.0.2.0/24,2001:db8::/32",
+    "WebAclArn": "arn:aws:wafv2:eu-central-1:123456789012:regional/webacl/ours/1",
+    "KmsKeyArn": "arn:aws:kms:eu-central-1:123456789012:key/1",
+    "AlarmTopicArn": "arn:aws:sns:eu-central-1:123456789012:alarms",
+    "CreateApiGatewayLogRole": "true",
+}
+PSEUDO_PARAMETERS = {
+    "AWS::AccountId": "123456789012",
+    "AWS::Partition": "aws",
+    "AWS::Region": "eu-central-1",
+    "AWS::StackName": "quarantine-release",
+    "AWS::URLSuffix": "amazonaws.com",
+}
+# What each function may do, and no more. The webhook's kms:Decrypt is there only where a key is given.
+ALLOWED_ACTIONS = {
+    "WebhookFunction": {
+        "dynamodb:BatchGetItem",
+        "dynamodb:GetItem",
+        "dynamodb:PutItem",
+        "dynamodb:Query",
+        "dynamodb:UpdateItem",
+        "logs:CreateLogStream",
+        "logs:PutLogEvents",
+        "secretsmanager:GetSecretValue",
+        "xray:PutTelemetryRecords",
+        "xray:PutTraceSegments",
+    },
+}
+XRAY = {"xray:PutTelemetryRecords", "xray:PutTraceSegments"}
+LONGEST_LATE_EFFECT_SECONDS = 60
+
+Properties = dict[str, Any]
+
+
+def template() -> Properties:
+    return dict(yaml_parse(TEMPLATE.read_text()))
+
+
+class Stack:
+    """The transformed template as CloudFormation would carry it out for some parameters.
+
+    What only AWS can know stays a placeholder: `${Ledger}` for a reference, `${Ledger.Arn}` for an attribute.
+    """
+
+    def __init__(self, **given: str) -> None:
+        source = template()
+        source["Globals"]["Function"]["CodeUri"] = "s3://bucket/key"  # as uploaded: SAM transforms nothing else
+        self.given = given
+        self.parameters = {name: str(spec["Default"]) for name, spec in source["Parameters"].items()} | given
+        # SAM is told what is given, as it is when deploying: it may put values in before the conditions are looked at.
+        session = boto3.Session(region_name=PSEUDO_PARAMETERS["AWS::Region"])
+        transformed = Translator({}, Parser(), boto_session=session).translate(source, dict(given))
+        self._conditions = transformed["Conditions"]
+        self.resources: dict[str, Properties] = {
+            name: self._resolve(resource)
+            for name, resource in transformed["Resources"].items()
+            if "Condition" not in resource or self._resolve({"Condition": resource["Condition"]})
+        }
+        self.outputs: Properties = self._resolve(transformed["Outputs"])
+
+    def of_type(self, kind: str) -> dict[str, Properties]:
+        """The properties of every resource of a type, by logical id."""
+        return {name: found.get("Properties", {}) for name, found in self.resources.items() if found["Type"] == kind}
+
+    def only(self, kind: str) -> Properties:
+        """The properties of the one resource of a type."""
+        (properties,) = self.of_type(kind).values()
+        return properties
+
+    def _resolve(self, value: Any) -> Any:
+        if isinstance(value, list):
+            return [resolved for item in value if (resolved := self._resolve(item)) is not None]
+        if not isinstance(value, dict):
+            return value
+        if len(value) == 1:
+            ((name, argument),) = value.items()
+            if name in ("Ref", "Condition") or name.startswith("Fn::"):
+                return self._call(name, argument)
+        return {key: resolved for key, item in value.items() if (resolved := self._resolve(item)) is not None}
+
+    def _call(self, function: str, argument: Any) -> Any:
+        match function, argument:
+            case "Ref", "AWS::NoValue":
+                return None
+            case "Ref", name:
+                return self._named(name)
+            case "Condition", name:
+                return self._resolve(self._conditions[name])
+            case "Fn::GetAtt", [name, attribute]:
+                return f"${{{name}.{attribute}}}"
+            case "Fn::Sub", [text, names]:
+                return self._substitute(text, self._resolve(names))
+            case "Fn::Sub", text:
+                return self._substitute(text, {})
+            case "Fn::If", [condition, then, otherwise]:
+                return self._resolve(then if self._call("Condition", condition) else otherwise)
+            case "Fn::Equals", [left, right]:
+                return self._resolve(left) == self._resolve(right)
+            case "Fn::Not", [condition]:
+                return not self._resolve(condition)
+            case "Fn::Split", [separator, text]:
+                return self._resolve(text).split(separator)
+        raise NotImplementedError(function)
+
+    def _named(self, name: str) -> str:
+        return PSEUDO_PARAMETERS.get(name) or self.parameters.get(name, f"${{{name}}}")
+
+    def _substitute(self, text: str, names: dict[str, str]) -> str:
+        return re.sub(r"\$\{([^}!]+)\}", lambda match: names.get(match[1]) or self._named(match[1]), text)
+
+
+@functools.cache
+def stack_with(*switches: str) -> Stack:
+    return Stack(**{name: SWITCHES[name] for name in switches})
+
+
+COMBINATIONS = [chosen for count in range(len(SWITCHES) + 1) for chosen in itertools.combinations(SWITCHES, count)]
+
+
+@pytest.fixture(params=COMBINATIONS, ids=lambda chosen: "+".join(chosen) or "defaults")
+def stack(request: pytest.FixtureRequest) -> Stack:
+    return stack_with(*request.param)
+
+
+def texts(value: Any) -> Iterator[str]:
+    """Every string inside a value."""
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
+    if isinstance(value, list):
+        for item in value:
+            yield from texts(item)
+    elif isinstance(value, str):
+        yield value
+
+
+def references(value: Any) -> set[str]:
+    return {name for text in texts(value) for name in re.findall(r"\$\{(\w+)", text)}
+
+
+def listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def statements(role: Properties) -> list[Properties]:
+    return [statement for policy in role.get("Policies", []) for statement in policy["PolicyDocument"]["Statement"]]
+
+
+def role_of(stack: Stack, function: str) -> Properties:
+    role = stack.of_type("AWS::Lambda::Function")[function]["Role"]
+    return stack.of_type("AWS::IAM::Role")[role.removeprefix("${").removesuffix(".Arn}")]
+
+
+def allowed(role: Properties) -> list[Properties]:
+    return [statement for statement in statements(role) if statement["Effect"] == "Allow"]
+
+
+def actions(found: list[Properties]) -> set[str]:
+    return {action for statement in found for action in listed(statement["Action"])}
+
+
+def statement_allowing(role: Properties, action: str) -> Properties:
+    (statement,) = [statement for statement in allowed(role) if action in listed(statement["Action"])]
+    return statement
+
+
+# --- The template as a whole ------------------------------------------------------------------------------------------
+
+
+def test_every_reference_leads_to_a_resource_and_none_in_a_circle(stack: Stack) -> None:
+    needs = {
+        name: references(resource) | set(listed(resource.get("DependsOn", [])))
+        for name, resource in stack.resources.items()
+    }
+    assert set().union(references(stack.outputs), *needs.values()) <= stack.resources.keys()
+    TopologicalSorter(needs).prepare()  # raises on a circle
+
+
+def test_the_outputs_name_what_the_first_steps_after_deploying_need(stack: Stack) -> None:
+    assert {name: output["Value"] for name, output in stack.outputs.items()} == {
+        "ApiUrl": "https://${Api}.execute-api.eu-central-1.amazonaws.com/${ApiliveStage}",
+        "TableName": "${Ledger}",
+        "CloudflareSecretArn": "${CloudflareSecret}",
+        "ClientsSecretArn": "${ClientsSecret}",
+    }
+
+
+# --- Functions and their permissions ----------------------------------------------------------------------------------
+
+
+def test_every_function_runs_where_its_package_was_built_for(stack: Stack) -> None:
+    for function in stack.of_type("AWS::Lambda::Function").values():
+        assert function["Runtime"] == "python3.13"
+        assert function["Architectures"] == ["arm64"]
+        assert function["MemorySize"] == 512
+        assert function["TracingConfig"] == {"Mode": "Active"}
+
+
+def test_every_function_is_built_by_a_target_of_the_makefile() -> None:
+    resources = template()["Resources"]
+    makefile = (TEMPLATE.parent / "Makefile").read_text()
+    for name, resource in resources.items():
+        if resource["Type"] == "AWS::Serverless::Function":
+            assert resource["Metadata"] == {"BuildMethod": "makefile", "ContextPath": ".", "WorkingDirectory": "."}
+            assert re.search(rf"^build-.*\bbuild-{name}\b.*:$|^build-{name}\b.*:$", makefile, re.MULTILINE)
+
+
+def test_the_webhook_is_told_what_its_settings_ask_for(stack: Stack) -> None:
+    assert stack.of_type("AWS::Lambda::Function")["WebhookFunction"]["Environment"]["Variables"] == {
+        "TABLE_NAME": "${Ledger}",
+        "CLOUDFLARE_SECRET_ID": "${CloudflareSecret}",
+        "CLIENTS_SECRET_ID": "${ClientsSecret}",
+        "CLOUDFLARE_API_BASE_URL": "https://api.cloudflare.com/client/v4",
+        "CLOUDFLARE_WIRE_FORM": "auto",
+        "LEASE_SECONDS": "90",
+        "SETTLE_SECONDS": "120",
+        "RETENTION_DAYS": "400",
+        "POWERTOOLS_SERVICE_NAME": "quarantine-release",
+        "POWERTOOLS_METRICS_NAMESPACE": "QuarantineRelease",
+        "POWERTOOLS_LOG_LEVEL": "INFO",
+    }
+
+
+def test_a_negative_read_is_believed_only_after_the_longest_late_effect(stack: Stack) -> None:
+    for function in stack.of_type("AWS::Lambda::Function").values():
+        variables = function["Environment"]["Variables"]
+        wait = int(variables["LEASE_SECONDS"]) + int(variables["SETTLE_SECONDS"])
+        assert wait >= function["Timeout"] + LONGEST_LATE_EFFECT_SECONDS
+
+
+def test_every_function_may_do_what_it_needs_and_nothing_else(stack: Stack) -> None:
+    assert stack.of_type("AWS::Lambda::Function").keys() == ALLOWED_ACTIONS.keys()
+    for function, expected in ALLOWED_ACTIONS.items():
+        key = {"kms:Decrypt"} if "KmsKeyArn" in stack.given else set()
+        assert actions(allowed(role_of(stack, function))) == expected | key
+
+
+def test_every_function_has_a_role_of_its_own_that_only_lambda_can_take(stack: Stack) -> None:
+    roles = [function["Role"] for function in stack.of_type("AWS::Lambda::Function").values()]
+    assert len(set(roles)) == len(roles)
+    for function in stack.of_type("AWS::Lambda::Function"):
+        (trust,) = role_of(stack, function)["AssumeRolePolicyDocument"]["Statement"]
+        assert trust["Principal"] == {"Service": "lambda.amazonaws.com"}
+
+
+def test_only_x_ray_is_granted_on_every_resource(stack: Stack) -> None:
+    for role in stack.of_type("AWS::IAM::Role").values():
+        for statement in allowed(role):
+            assert not any("*" in action for action in listed(statement["Action"]))
+            if actions([statement]) != XRAY:
+                assert not any("*" in resource for resource in listed(statement["Resource"]))
+
+
+def test_policies_stand_in_roles_where_these_tests_read_them(stack: Stack) -> None:
+    assert not stack.of_type("AWS::IAM::Policy")
+    assert not stack.of_type("AWS::IAM::ManagedPolicy")
+    managed = {name for name, role in stack.of_type("AWS::IAM::Role").items() if role.get("ManagedPolicyArns")}
+    assert managed == ({"ApiGatewayLogRole"} if "CreateApiGatewayLogRole" in stack.given else set())
+
+
+def test_no_function_may_remove_from_the_ledger_or_read_all_of_it(stack: Stack) -> None:
+    for function in stack.of_type("AWS::Lambda::Function"):
+        (denied,) = [one for one in statements(role_of(stack, function)) if one["Effect"] == "Deny"]
+        assert set(denied["Action"]) == {
+            "dynamodb:BatchWriteItem",
+            "dynamodb:DeleteItem",
+            "dynamodb:DeleteTable",
+            "dynamodb:Scan",
+        }
+        assert denied["Resource"] == ["${Ledger.Arn}", "${Ledger.Arn}/index/*"]
+        assert "Condition" not in denied
+
+
+def test_the_webhook_reaches_only_the_rows_that_the_ledger_documents(stack: Stack) -> None:
+    statement = statement_allowing(role_of(stack, "WebhookFunction"), "dynamodb:PutItem")
+    assert statement["Resource"] == "${Ledger.Arn}"
+    assert statement["Condition"] == {"ForAllValues:StringLike": {"dynamodb:LeadingKeys": ["R#*", "M#*", "T#*", "A#*"]}}
+
+
+def test_the_webhook_reads_its_two_secrets_and_no_other(stack: Stack) -> None:
+    statement = statement_allowing(role_of(stack, "WebhookFunction"), "secretsmanager:GetSecretValue")
+    assert statement["Resource"] == ["${CloudflareSecret}", "${ClientsSecret}"]
+
+
+def test_a_key_of_the_owner_decrypts_only_our_table_and_secrets(stack: Stack) -> None:
+    decrypting = [
+        one for one in statements(role_of(stack, "WebhookFunction")) if "kms:Decrypt" in listed(one["Action"])
+    ]
+    if "KmsKeyArn" not in stack.given:
+        assert decrypting == []
+        return
+    assert {one["Resource"] for one in decrypting} == {SWITCHES["KmsKeyArn"]}
+    assert [one["Condition"] for one in decrypting] == [
+        {
+            "StringEquals": {
+                "kms:ViaService": "dynamodb.eu-central-1.amazonaws.com",
+                "kms:EncryptionContext:aws:dynamodb:tableName": "${Ledger}",
+            }
+        },
+        {
+            "StringEquals": {
+                "kms:ViaService": "secretsmanager.eu-central-1.amazonaws.com",
+                "kms:EncryptionContext:SecretARN": ["${CloudflareSecret}", "${ClientsSecret}"],
+            }
+        },
+    ]
+
+
+# --- Table, secrets, logs ---------------------------------------------------------------------------------------------
+
+
+def test_the_ledger_has_its_keys_and_its_index(stack: Stack) -> None:
+    table = stack.only("AWS::DynamoDB::Table")
+    assert table["KeySchema"] == [{"AttributeName": "pk", "KeyType": "HASH"}]
+    assert table["GlobalSecondaryIndexes"] == [
+        {
+            "IndexName": "open-index",
+            "KeySchema": [
+                {"AttributeName": "open_kind", "KeyType": "HASH"},
+                {"AttributeName": "open_at", "KeyType": "RANGE"},
+            ],
+            "Projection": {"ProjectionType": "KEYS_ONLY"},
+        }
+    ]
+    assert {one["AttributeName"]: one["AttributeType"] for one in table["AttributeDefinitions"]} == {
+        "pk": "S",
+        "open_kind": "S",
+        "open_at": "N",
+    }
+    assert table["BillingMode"] == "PAY_PER_REQUEST"
+    assert table["TimeToLiveSpecification"] == {"AttributeName": "expires_at", "Enabled": True}
+
+
+def test_the_ledger_is_hard_to_lose(stack: Stack) -> None:
+    table = stack.only("AWS::DynamoDB::Table")
+    assert table["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
+    assert table["DeletionProtectionEnabled"] is True
+
+
+def test_table_and_secrets_outlive_the_stack(stack: Stack) -> None:
+    for name in ("Ledger", "CloudflareSecret", "ClientsSecret"):
+        assert stack.resources[name]["DeletionPolicy"] == "Retain"
+        assert stack.resources[name]["UpdateReplacePolicy"] == "Retain"
+
+
+def test_a_new_secret_counts_as_not_configured(stack: Stack) -> None:
+    secrets = stack.of_type("AWS::SecretsManager::Secret")
+    assert secrets.keys() == {"CloudflareSecret", "ClientsSecret"}
+    assert all(secret["SecretString"] == "{}" for secret in secrets.values())
+
+
+def test_table_secrets_and_logs_are_encrypted_with_the_owners_key_if_there_is_one(stack: Stack) -> None:
+    key = stack.given.get("KmsKeyArn")
+    encryption = stack.only("AWS::DynamoDB::Table")["SSESpecification"]
+    assert encryption == {"SSEEnabled": True, "SSEType": "KMS"} | ({"KMSMasterKeyId": key} if key else {})
+    for kind in ("AWS::SecretsManager::Secret", "AWS::Logs::LogGroup"):
+        assert {found.get("KmsKeyId") for found in stack.of_type(kind).values()} == {key}
+
+
+def test_no_log_is_kept_for_ever() -> None:
+    for log in Stack(LogRetentionDays="30").of_type("AWS::Logs::LogGroup").values():
+        assert log["RetentionInDays"] == "30"
+
+
+def test_every_function_logs_json_into_a_group_of_its_own_that_it_alone_may_write(stack: Stack) -> None:
+    groups = []
+    for name, function in stack.of_type("AWS::Lambda::Function").items():
+        logging = function["LoggingConfig"]
+        assert logging["LogFormat"] == "JSON"
+        # Metrics are log lines without a level, which Lambda takes for INFO.
+        assert logging["ApplicationLogLevel"] == "INFO"
+        groups.append(group := logging["LogGroup"].removeprefix("${").removesuffix("}"))
+        assert group in stack.of_type("AWS::Logs::LogGroup")
+        assert statement_allowing(role_of(stack, name), "logs:PutLogEvents")["Resource"] == f"${{{group}.Arn}}"
+    assert len(set(groups)) == len(groups)
+
+
+# --- The API ----------------------------------------------------------------------------------------------------------
+
+
+def test_every_path_and_method_goes_to_the_webhook(stack: Stack) -> None:
+    paths = stack.only("AWS::ApiGateway::RestApi")["Body"]["paths"]
+    assert paths.keys() == {"/", "/{proxy+}"}
+    for methods in paths.values():
+        assert methods.keys() == {"x-amazon-apigateway-any-method"}
+        integration = methods["x-amazon-apigateway-any-method"]["x-amazon-apigateway-integration"]
+        assert integration["type"] == "aws_proxy"
+        assert integration["httpMethod"] == "POST"
+        assert integration["uri"].endswith(":lambda:path/2015-03-31/functions/${WebhookFunction.Arn}/invocations")
+
+
+def test_the_gateway_gives_up_after_the_function_did(stack: Stack) -> None:
+    function = stack.of_type("AWS::Lambda::Function")["WebhookFunction"]
+    assert function["Timeout"] == 20
+    for methods in stack.only("AWS::ApiGateway::RestApi")["Body"]["paths"].values():
+        integration = methods["x-amazon-apigateway-any-method"]["x-amazon-apigateway-integration"]
+        assert integration["timeoutInMillis"] == 29_000
+
+
+def test_only_this_stage_of_this_api_may_call_the_webhook(stack: Stack) -> None:
+    assert stack.only("AWS::Lambda::Permission") == {
+        "Action": "lambda:InvokeFunction",
+        "FunctionName": "${WebhookFunction}",
+        "Principal": "apigateway.amazonaws.com",
+        "SourceArn": "arn:aws:execute-api:eu-central-1:123456789012:${Api}/${ApiliveStage}/*",
+    }
+    assert not stack.of_type("AWS::Lambda::Url")
+
+
+@pytest.mark.parametrize(
+    ("response", "status", "retryable"),
+    [
+        ("DEFAULT_4XX", None, False),
+        ("DEFAULT_5XX", None, True),
+        ("THROTTLED", 429, True),
+        ("REQUEST_TOO_LARGE", 413, False),
+    ],
+)
+def test_what_the_gateway_answers_is_a_problem_too(
+    stack: Stack, response: str, status: int | None, retryable: bool
+) -> None:
+    answers = stack.only("AWS::ApiGateway::RestApi")["Body"]["x-amazon-apigateway-gateway-responses"]
+    answer = answers[response]
+    problem = json.loads(answer["responseTemplates"]["application/json"])
+
+    assert answer["responseParameters"]["gatewayresponse.header.Content-Type"] == "'application/problem+json'"
+    members = {"type", "title", "detail", "ok", "code", "retryable", "request_id"}
+    assert problem.keys() == members | ({"status"} if status else set())
+    assert problem["type"] == f"urn:quarantine-release:problem:{problem['code']}"
+    assert problem["request_id"] == "$context.requestId"
+    assert problem["ok"] is False
+    assert problem["retryable"] is retryable
+    assert problem.get("status") == status
+    assert answer.get("statusCode") == (str(status) if status else None)
+
+
+def test_no_answer_of_the_gateway_repeats_what_was_sent_and_a_429_says_when_to_come_again(stack: Stack) -> None:
+    answers = stack.only("AWS::ApiGateway::RestApi")["Body"]["x-amazon-apigateway-gateway-responses"]
+    variables = {variable for text in texts(answers) for variable in re.findall(r"\$[\w.]+|method\.request", text)}
+    assert variables == {"$context.requestId"}
+    assert "gatewayresponse.header.Retry-After" in answers["THROTTLED"]["responseParameters"]
+
+
+def test_there_is_one_stage_and_it_is_traced_and_throttled_and_logs_no_bodies() -> None:
+    stack = Stack(ThrottleRate="7", ThrottleBurst="9")
+    assert "StageName" not in stack.only(
+        "AWS::ApiGateway::Deployment"
+    )  # it would make a second stage, without all this
+    stage = stack.only("AWS::ApiGateway::Stage")
+    assert stage["StageName"] == "live"
+    assert stage["TracingEnabled"] is True
+    assert stage["MethodSettings"] == [
+        {
+            "HttpMethod": "*",
+            "ResourcePath": "/*",
+            "ThrottlingRateLimit": "7",
+            "ThrottlingBurstLimit": "9",
+            "MetricsEnabled": True,
+            "LoggingLevel": "ERROR",
+            "DataTraceEnabled": False,
+        }
+    ]
+
+
+def test_the_access_log_is_one_line_of_json_without_query_headers_and_body(stack: Stack) -> None:
+    setting = stack.only("AWS::ApiGateway::Stage")["AccessLogSetting"]
+    assert setting["DestinationArn"] == "${ApiAccessLog.Arn}"
+    assert "\n" not in setting["Format"]
+    assert set(json.loads(setting["Format"]).values()) == {
+        "$context.requestId",
+        "$context.extendedRequestId",
+        "$context.xrayTraceId",
+        "$context.requestTime",
+        "$context.identity.sourceIp",
+        "$context.httpMethod",
+        "$context.path",
+        "$context.status",
+        "$context.error.responseType",
+        "$context.waf.status",
+        "$context.integration.status",
+        "$context.responseLatency",
+        "$context.integration.latency",
+        "$context.responseLength",
+    }
+
+
+def test_the_stage_waits_for_its_logs_and_for_the_right_to_write_them(stack: Stack) -> None:
+    access_log = stack.resources["ApiAccessLog"]
+    stage_name = stack.only("AWS::ApiGateway::Stage")["StageName"]
+    execution_log = stack.of_type("AWS::Logs::LogGroup")["ApiExecutionLog"]
+    account = {"ApiGatewayAccount"} if "CreateApiGatewayLogRole" in stack.given else set()
+
+    assert access_log["DependsOn"] == "ApiExecutionLog"
+    assert references(access_log["Metadata"]) == account
+    assert execution_log["LogGroupName"] == f"API-Gateway-Execution-Logs_${{Api}}/{stage_name}"
+
+
+def test_a_changed_parameter_reaches_the_stage() -> None:
+    """Without this an allow-list given to a running stack would be stored, and not enforced."""
+    assert template()["Resources"]["Api"]["Properties"]["AlwaysDeploy"] is True
+
+
+def test_the_allow_list_is_enforced_exactly_if_it_is_given(stack: Stack) -> None:
+    body = stack.only("AWS::ApiGateway::RestApi")["Body"]
+    if "AllowedCidrs" not in stack.given:
+        assert "x-amazon-apigateway-policy" not in body
+        return
+    allow, deny = body["x-amazon-apigateway-policy"]["Statement"]
+    assert allow["Effect"] == "Allow"
+    assert deny == {
+        "Effect": "Deny",
+        "Principal": "*",
+        "Action": "execute-api:Invoke",
+        "Resource": "execute-api:/*",
+        "Condition": {"NotIpAddress": {"aws:SourceIp": ["192.0.2.0/24", "2001:db8::/32"]}},
+    }
+
+
+@pytest.mark.parametrize("wrong", ["192.0.2.0", "192.0.2.0/24, 198.51.100.0/24", "192.0.2.0/24,", "0/0;1/1", "any"])
+def test_an_allow_list_that_would_not_do_what_it_says_is_refused(wrong: str) -> None:
+    pattern = template()["Parameters"]["AllowedCidrs"]["AllowedPattern"]
+    assert re.fullmatch(pattern, SWITCHES["AllowedCidrs"])
+    assert not re.fullmatch(pattern, wrong)
+
+
+def test_the_web_acl_stands_before_the_stage_exactly_if_it_is_given(stack: Stack) -> None:
+    expected = {
+        "WebACLArn": SWITCHES["WebAclArn"],
+        "ResourceArn": "arn:aws:apigateway:eu-central-1::/restapis/${Api}/stages/${ApiliveStage}",
+    }
+    found = list(stack.of_type("AWS::WAFv2::WebACLAssociation").values())
+    assert found == ([expected] if "WebAclArn" in stack.given else [])
+
+
+def test_the_accounts_log_role_is_touched_exactly_if_asked_for_and_stays(stack: Stack) -> None:
+    asked = "CreateApiGatewayLogRole" in stack.given
+    for name in ("ApiGatewayAccount", "ApiGatewayLogRole"):
+        assert (name in stack.resources) is asked
+        if asked:
+            assert stack.resources[name]["DeletionPolicy"] == "Retain"
+            assert stack.resources[name]["UpdateReplacePolicy"] == "Retain"
+
+
+# --- Alarms and dashboard ---------------------------------------------------------------------------------------------
+
+
+def test_there_is_an_alarm_for_everything_a_person_must_know(stack: Stack) -> None:
+    service = [{"Name": "service", "Value": "quarantine-release"}]  # the dimension that Powertools adds to every metric
+    webhook = [{"Name": "FunctionName", "Value": "${WebhookFunction}"}]
+    api = [{"Name": "ApiName", "Value": "quarantine-release"}, {"Name": "Stage", "Value": "${ApiliveStage}"}]
+    alarms = stack.of_type("AWS::CloudWatch::Alarm").values()
+    watched = {(alarm["Namespace"], alarm["MetricName"]): alarm["Dimensions"] for alarm in alarms}
+
+    assert watched == {
+        ("AWS/ApiGateway", "5XXError"): api,
+        ("AWS/Lambda", "Errors"): webhook,
+        ("AWS/Lambda", "Throttles"): webhook,
+        ("QuarantineRelease", "CredentialsRefused"): service,
+        ("QuarantineRelease", "NeedsReview"): service,
+    }
+    assert stack.only("AWS::ApiGateway::RestApi")["Body"]["info"]["title"] == "quarantine-release"
+    for alarm in alarms:
+        assert alarm["Statistic"] == "Sum"
+        assert alarm["Threshold"] <= 5
+        assert alarm["ComparisonOperator"] == "GreaterThanOrEqualToThreshold"
+        assert alarm["TreatMissingData"] == "notBreaching"
+
+
+def test_alarms_tell_the_topic_exactly_if_it_is_given(stack: Stack) -> None:
+    topic = [SWITCHES["AlarmTopicArn"]] if "AlarmTopicArn" in stack.given else None
+    for alarm in stack.of_type("AWS::CloudWatch::Alarm").values():
+        assert alarm.get("AlarmActions") == topic
+
+
+def test_the_dashboard_is_json(stack: Stack) -> None:
+    assert json.loads(stack.only("AWS::CloudWatch::Dashboard")["DashboardBody"])["widgets"]
