@@ -24,6 +24,7 @@ class Fault(StrEnum):
     REPEATED = "the answer is lost once, and the SDK's retry finds its own write"
     THROTTLED = "the service throttles until the SDK gives up"
     CONFLICT = "another transaction is under way on the same item"
+    CANCELLED = "the transaction is cancelled as if one of its messages had moved"
 
 
 def no_fault(operation: str) -> Fault | None:  # noqa: ARG001
@@ -44,7 +45,7 @@ class ModelDynamoDB:
     def transact_write_items(self, **parameters: Any) -> dict[str, Any]:
         actions = parameters["TransactItems"]
 
-        def write() -> dict[str, Any]:
+        def write(moved: int | None = None) -> dict[str, Any]:
             self._check_transaction(actions)
             token = parameters.get("ClientRequestToken")
             if token is not None and token in self._tokens:
@@ -52,12 +53,12 @@ class ModelDynamoDB:
                     raise _error("IdempotentParameterMismatchException", "TransactWriteItems")
                 return {}
             new: dict[str, Item] = {}
-            reasons = []
+            reasons: list[dict[str, Any]] = []
             for action in actions:
                 ((kind, detail),) = action.items()
                 key, reason = _key_of(kind, detail), {"Code": "None"}
                 old = self.items.get(key)
-                if _holds(detail, old):
+                if _holds(detail, old) and len(reasons) != moved:
                     if kind != "ConditionCheck":
                         new[key] = self._written(kind, detail, old)
                 else:
@@ -73,9 +74,10 @@ class ModelDynamoDB:
             return {}
 
         # The SDK repeats a transaction under the same token, so a repetition is without effect.
-        return self._call(
-            "TransactWriteItems", write, conflict=_cancelled([{"Code": "TransactionConflict"}] * len(actions))
-        )
+        keys = [_key_of(kind, detail) for action in actions for kind, detail in action.items()]
+        moved = next((at for at, key in enumerate(keys) if key.startswith("M#")), None)
+        conflict = _cancelled([{"Code": "TransactionConflict"}] * len(actions))
+        return self._call("TransactWriteItems", write, conflict, moved=lambda: write(moved))
 
     def update_item(self, **parameters: Any) -> dict[str, Any]:
         def write() -> dict[str, Any]:
@@ -137,6 +139,7 @@ class ModelDynamoDB:
         conflict: ClientError | None = None,
         *,
         again: bool = False,
+        moved: Callable[[], dict[str, Any]] | None = None,
     ) -> dict[str, Any]:
         self.calls.append(operation)
         match self._before_call(operation):
@@ -150,6 +153,8 @@ class ModelDynamoDB:
                 raise _error("ProvisionedThroughputExceededException", operation)
             case Fault.CONFLICT if conflict is not None:
                 raise conflict
+            case Fault.CANCELLED if moved is not None:
+                return moved()
             case Fault.REPEATED if again:
                 act()
         return act()

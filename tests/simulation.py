@@ -78,6 +78,7 @@ LEDGER_STRIKES: tuple[Fault | Strike, ...] = (
     Fault.REPEATED,
     Fault.CONFLICT,
     Fault.THROTTLED,
+    Fault.CANCELLED,
 )
 RELEASE_STRIKES: tuple[Strike, ...] = (
     Strike.CRASH_BEFORE,

@@ -105,12 +105,15 @@ class DynamoLedger:
         if self._table.transact([end, *map(self._move, moves), *closing]) is None:
             return {}
         is_refusal = request is not None and request.state is RequestState.REFUSED
-        for action in [*closing, end] if is_refusal else [end]:
+        for action in closing if is_refusal else ():
             self._table.write(action)
+        # Due again at once: whoever finds the outcome here brings it to the messages that it has not reached.
+        self._table.write(self._end_attempt(attempt, was, stays_open=True))
         others = self._write_each(moves)
-        if not others and not is_refusal:
-            for action in closing:
-                self._table.write(action)
+        if not attempt.is_open:
+            self._table.write(self._end_attempt(attempt, attempt.state))
+        for action in closing if not others and not is_refusal else ():
+            self._table.write(action)
         return others
 
     def project(self, moves: Sequence[Move]) -> dict[PostfixPart, MessageRow]:
@@ -220,9 +223,9 @@ class DynamoLedger:
                 others[move.after.part] = row
         return others
 
-    def _end_attempt(self, attempt: AttemptRow, was: AttemptState) -> dict[str, Any]:
+    def _end_attempt(self, attempt: AttemptRow, was: AttemptState, *, stays_open: bool = False) -> dict[str, Any]:
         names = ("state", "ended_at", "evidence", "verdicts", "expires_at", "open_at")
-        return self._end(attempt_item(attempt), was, names)
+        return self._end(attempt_item(attempt, stays_open=stays_open), was, names)
 
     def _end_request(self, request: RequestRow) -> dict[str, Any]:
         return self._end(request_item(request), RequestState.OPEN, ("state", "letters", "closed_at", "expires_at"))

@@ -226,10 +226,10 @@ def message_row(item: Item) -> MessageRow:
     return MessageRow(account_id=AccountId(account_id), part=PostfixPart(part), **_decode(item, _MESSAGE))
 
 
-def attempt_item(row: AttemptRow) -> Item:
-    """Return the attributes of an attempt; while it is open also those of the open index."""
+def attempt_item(row: AttemptRow, *, stays_open: bool = False) -> Item:
+    """Return the attributes of an attempt; while it is, or stays, open also those of the open index."""
     item = {"pk": {"S": attempt_key(row.account_id, row.attempt)}, **_encode(row, _ATTEMPT)}
-    return {**item, **_open(item["pk"], row.ended_at or row.deadline)} if row.is_open else item
+    return {**item, **_open(item["pk"], row.ended_at or row.deadline)} if row.is_open or stays_open else item
 
 
 def attempt_row(item: Item) -> AttemptRow:

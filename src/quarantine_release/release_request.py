@@ -142,7 +142,7 @@ def _content(payload: AuthenticatedPayload) -> dict[str, Any]:
 
 
 def _ids(content: dict[str, Any], limit: int) -> tuple[MessageId, ...]:
-    given = [name for name in _ID_MEMBERS if content.get(name) is not None]
+    given = [name for name in _ID_MEMBERS if content.get(name) not in (None, "")]
     if not given:
         raise InvalidRequest("ids_missing", "ids must hold at least one id.", "ids")
     if len(given) > 1:

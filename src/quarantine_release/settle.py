@@ -22,8 +22,8 @@ from quarantine_release.outcome import (
 )
 from quarantine_release.ports import Move, Ports
 from quarantine_release.release import CALL_SECONDS, RECORD_SECONDS, resume
-from quarantine_release.trace import AttemptRow, MessageRow
-from quarantine_release.transitions import found_out, recorded, settled
+from quarantine_release.trace import AttemptRow, AttemptState, MessageRow
+from quarantine_release.transitions import found_out, given_back, recorded, settled
 
 # Of each shard of the open index, so that one run stays within its time; what is left is next in a minute.
 ATTEMPTS_AT_ONCE: Final = 50
@@ -88,14 +88,21 @@ def _project(
 ) -> dict[PostfixPart, MessageRow]:
     """Bring the outcome that stands in the attempt to the messages of this attempt that it has not reached."""
     now, moves = ports.clock(), []
-    for part, verdict in (attempt.verdicts or {}).items():
-        row = rows.get(part)
-        if row is not None and row.attempt == attempt.attempt and row.state is State.RELEASING:
+    for row in _claimed(attempt, rows):
+        verdict = (attempt.verdicts or {}).get(row.part)
+        if verdict is not None:
             moves.append(Move(row, recorded(row, verdict, attempt.evidence or Evidence(), now, ports.terms)))
+        elif attempt.state is AttemptState.REFUSED and row.forced_over is None:
+            moves.append(Move(row, given_back(None, row, now)))
     if not moves:
         return {}
     others = ports.ledger.project(moves)
     return {move.after.part: others.get(move.after.part, move.after) for move in moves}
+
+
+def _claimed(attempt: AttemptRow, rows: Mapping[PostfixPart, MessageRow]) -> list[MessageRow]:
+    own = [row for target in attempt.targets if (row := rows.get(target.part)) and row.attempt == attempt.attempt]
+    return [row for row in own if row.state is State.RELEASING]
 
 
 def _unsettled(attempt: AttemptRow, rows: Mapping[PostfixPart, MessageRow]) -> list[PostfixPart]:

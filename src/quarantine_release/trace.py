@@ -207,7 +207,8 @@ def results_of(request: RequestRow, rows: Mapping[PostfixPart, MessageRow], now:
             if not settled and stored != (outcome, code):
                 row = None
             outcome, code = (outcome, code) if settled else stored
-        results.append(Result(given, outcome, code, row))
+        # An id that contradicts the message was never sent: what became of the message is not its outcome.
+        results.append(Result(given, outcome, code, None if code is Code.ID_CONFLICT else row))
     return tuple(results)
 
 

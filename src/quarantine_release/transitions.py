@@ -172,7 +172,7 @@ def found_out(attempt: AttemptRow, rows: Mapping[PostfixPart, MessageRow], now: 
             verdicts[part] = Verdict(row.state, row.code, row.recipients, row.message_id)
     return replace(
         attempt,
-        state=AttemptState.SETTLED,
+        state=AttemptState.REFUSED if attempt.state is AttemptState.REFUSED else AttemptState.SETTLED,
         ended_at=attempt.ended_at or now,
         verdicts=verdicts,
         expires_at=terms.expiry(now),

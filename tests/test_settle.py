@@ -1,0 +1,348 @@
+"""The reconciler's use case on the real ledger code and a model of DynamoDB."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from quarantine_release.outcome import (
+    Answered,
+    Code,
+    Evidence,
+    MessageId,
+    Outcome,
+    PostfixPart,
+    Reading,
+    RefusalReason,
+    Refused,
+    Seen,
+    State,
+    Verdict,
+    postfix_part,
+)
+from quarantine_release.ports import LedgerUnavailable
+from quarantine_release.release import Answer, look_up, release
+from quarantine_release.settle import Summary, reconcile
+from quarantine_release.trace import AttemptState, MessageRow, RequestRow, RequestState
+from tests.model_dynamodb import Fault, ModelDynamoDB
+from tests.stand_ins import ACCOUNT, BARE, DELIVERED, FULL, OK, OTHER, World, request_row
+
+PART = postfix_part(BARE)
+LOST = Evidence(failure="no_answer_in_time")
+RATE_LIMITED = Refused(RefusalReason.RATE_LIMITED, Evidence(429), 42)
+
+
+@pytest.fixture
+def faults() -> list[Fault | None]:
+    return []
+
+
+@pytest.fixture
+def world(faults: list[Fault | None]) -> World:
+    return World(ModelDynamoDB(lambda _: faults.pop(0) if faults else None))
+
+
+def lost(ids: Sequence[MessageId]) -> Answered:
+    return Answered(dict.fromkeys(ids, Verdict(State.UNKNOWN, Code.NO_ANSWER)), LOST)
+
+
+def ask(world: World, *ids: str, name: str = "one", **members: Any) -> RequestRow:
+    request = request_row(*ids, name=name, created_at=world.clock(), **members)
+    answer = release(request, world.ports())
+    assert isinstance(answer, Answer)
+    return request
+
+
+def shows(world: World, seen: Seen, message_id: MessageId | None = None, given: str = BARE) -> None:
+    part = postfix_part(MessageId(given))
+    world.reader.readings[part] = Reading(seen, Evidence(200, (), "ray-2"), message_id)
+
+
+def tick(world: World, **ahead: float) -> Summary:
+    world.clock.move(**ahead)
+    return reconcile(world.ports())
+
+
+def message(world: World, given: str = BARE) -> MessageRow:
+    part = postfix_part(MessageId(given))
+    return world.ledger.messages(ACCOUNT, [part])[part]
+
+
+def told(world: World, request: RequestRow) -> list[Outcome]:
+    row = world.ledger.requests([request.request_id])[request.request_id]
+    return [result.outcome for result in look_up(row, world.ports()).results]
+
+
+def state_of(world: World, request: RequestRow) -> RequestState:
+    return world.ledger.requests([request.request_id])[request.request_id].state
+
+
+def test_a_lost_answer_is_settled_as_released_at_the_next_look(world: World) -> None:
+    world.cloudflare.answers.append(lost)
+    request = ask(world, BARE)
+    shows(world, Seen.RELEASED, FULL)
+    summary = tick(world, seconds=31)
+    assert told(world, request) == [Outcome.RELEASED]
+    row = message(world)
+    assert (row.state, row.message_id, row.deadline) == (State.RELEASED, FULL, None)
+    assert row.evidence == Evidence(200, (), "ray-2", None, Seen.RELEASED)
+    assert row.expires_at is not None
+    assert [settled.part for settled in summary.settled] == [PART]
+    assert state_of(world, request) is RequestState.CLOSED
+    assert world.dynamodb.query(**open_attempts())["Items"] == []
+
+
+def open_attempts() -> dict[str, Any]:
+    values = {":kind": {"S": "T#0"}, ":until": {"N": "9999999999999"}}
+    return {"ExpressionAttributeValues": values}
+
+
+def test_still_quarantined_counts_only_after_lease_and_settle_and_then_is_released_once_more(world: World) -> None:
+    world.cloudflare.answers.append(lost)
+    request = ask(world, BARE)
+    shows(world, Seen.QUARANTINED)
+    for _ in range(3):
+        tick(world, seconds=60)
+        assert message(world).state is State.UNKNOWN
+    assert len(world.cloudflare.calls) == 1
+    tick(world, seconds=60)
+    assert told(world, request) == [Outcome.RELEASED]
+    assert len(world.cloudflare.calls) == 2
+    assert len(message(world).attempts) == 2
+
+
+def test_a_message_that_is_free_and_that_no_open_request_wants_stays_where_it_is(world: World) -> None:
+    world.cloudflare.answers.append(lost)
+    request = ask(world, BARE, force=True)
+    world.dynamodb.items[f"M#{ACCOUNT}#{PART}"].pop("forced_over", None)
+    shows(world, Seen.QUARANTINED)
+    tick(world, seconds=211)
+    assert message(world).state is State.RETRYABLE
+    assert told(world, request) == [Outcome.FAILED]
+    assert len(world.cloudflare.calls) == 1
+
+
+@pytest.mark.parametrize("seen", [Seen.UNCLEAR, Seen.ABSENT])
+def test_what_contradicts_itself_or_cannot_be_found_is_for_a_person_after_the_wait(world: World, seen: Seen) -> None:
+    world.cloudflare.answers.append(lost)
+    request = ask(world, BARE)
+    shows(world, seen)
+    tick(world, seconds=60)
+    assert message(world).state is State.UNKNOWN
+    summary = tick(world, seconds=151)
+    row = message(world)
+    assert (row.state, row.code, row.expires_at) == (State.NEEDS_REVIEW, Code.UNSETTLED, None)
+    assert row.evidence is not None
+    assert row.evidence.seen is seen
+    assert told(world, request) == [Outcome.NEEDS_REVIEW]
+    assert [settled.state for settled in summary.settled] == [State.NEEDS_REVIEW]
+    assert state_of(world, request) is RequestState.CLOSED
+
+
+def test_what_cannot_be_read_for_now_is_tried_again_for_a_day(world: World) -> None:
+    world.cloudflare.answers.append(lost)
+    request = ask(world, BARE)
+    for _ in range(22):
+        tick(world, hours=1)
+    assert message(world).state is State.UNKNOWN
+    assert told(world, request) == [Outcome.UNCONFIRMED]
+    tick(world, hours=2.1)
+    assert message(world).state is State.NEEDS_REVIEW
+
+
+def test_looks_at_what_cannot_be_read_grow_rarer_but_never_rarer_than_ten_minutes(world: World) -> None:
+    world.cloudflare.answers.append(lost)
+    ask(world, BARE)
+    looks = []
+    for minute in range(120):
+        before = len(world.reader.wanted)
+        tick(world, minutes=1)
+        if len(world.reader.wanted) > before:
+            looks.append(minute)
+    gaps = [later - sooner for sooner, later in itertools.pairwise(looks)]
+    assert gaps[:3] == [1, 1, 1]
+    assert max(gaps) == 10
+    assert 15 < len(looks) < 40
+
+
+def test_a_claim_whose_process_died_is_read_only_after_its_lease(world: World) -> None:
+    class Died(BaseException):
+        pass
+
+    class Deadly:
+        def release(self, *_: object) -> Answered:
+            raise Died
+
+    request = request_row(BARE)
+    with pytest.raises(Died):
+        release(request, world.ports(cloudflare=Deadly()))
+    shows(world, Seen.RELEASED)
+    tick(world, seconds=60)
+    assert (message(world).state, world.reader.wanted) == (State.RELEASING, [])
+    tick(world, seconds=31)
+    assert message(world).state is State.RELEASED
+    (attempt,) = world.ledger.attempts(ACCOUNT, [message(world).attempt])
+    assert (attempt.state, attempt.expires_at is not None) == (AttemptState.SETTLED, True)
+    assert told(world, request) == [Outcome.RELEASED]
+
+
+def test_an_outcome_in_the_attempt_is_brought_to_its_messages_without_asking_cloudflare(
+    world: World, faults: list[Fault | None]
+) -> None:
+    # The transaction is refused for a conflict that never ends; then the attempt is written, and the process ends.
+    faults += [None, None, None, Fault.TIMEOUT_BEFORE]
+    original = world.dynamodb.transact_write_items
+
+    def refuse_the_record(**parameters: Any) -> Any:
+        kinds = [next(iter(action)) for action in parameters["TransactItems"]]
+        if "Put" not in kinds:
+            world.dynamodb.items[f"M#{ACCOUNT}#{PART}"] |= {"attempt": {"S": "x"}}
+        return original(**parameters)
+
+    world.dynamodb.transact_write_items = refuse_the_record
+    request = ask(world, BARE, OTHER)
+    del world.dynamodb.transact_write_items
+    row = world.dynamodb.items[f"M#{ACCOUNT}#{PART}"]
+    row["attempt"] = world.dynamodb.items[f"M#{ACCOUNT}#{OTHER}"]["attempt"]
+    assert [message(world, given).state for given in (BARE, OTHER)] == [State.RELEASING] * 2
+    (attempt,) = world.ledger.attempts(ACCOUNT, [message(world).attempt])
+    assert attempt.state is AttemptState.ANSWERED
+    assert told(world, request) == [Outcome.IN_PROGRESS] * 2
+    tick(world, seconds=100)
+    assert told(world, request) == [Outcome.RELEASED] * 2
+    assert world.reader.wanted == []
+
+
+def test_an_id_that_was_not_in_the_call_gets_nothing_from_its_outcome(world: World) -> None:
+    world.cloudflare.answers += [lost, lambda ids: Answered(dict.fromkeys(ids, DELIVERED), OK)]
+    ask(world, BARE)
+    second = ask(world, BARE, OTHER, name="two")
+    assert told(world, second) == [Outcome.UNCONFIRMED, Outcome.RELEASED]
+    assert world.cloudflare.calls[1][1] == [OTHER]
+    assert message(world).state is State.UNKNOWN
+
+
+def test_after_five_calls_that_may_have_had_an_effect_a_person_must_look(world: World) -> None:
+    world.cloudflare.answers += [lost] * 9
+    ask(world, BARE)
+    shows(world, Seen.QUARANTINED)
+    for _ in range(40):
+        tick(world, seconds=60)
+    assert message(world).state is State.NEEDS_REVIEW
+    assert len(world.cloudflare.calls) == 5
+
+
+def test_refusals_do_not_count_as_calls(world: World) -> None:
+    world.cloudflare.answers += [RATE_LIMITED] * 12
+    request = ask(world, BARE)
+    for _ in range(15):
+        tick(world, seconds=60)
+    assert told(world, request) == [Outcome.RELEASED]
+    assert (message(world).refusals, len(message(world).attempts)) == (12, 1)
+
+
+def test_what_cloudflare_refuses_one_request_it_is_not_asked_for_the_next(world: World) -> None:
+    world.cloudflare.answers += [RATE_LIMITED] * 3
+    requests = [ask(world, BARE, name="one"), ask(world, OTHER, name="two")]
+    assert len(world.cloudflare.calls) == 2
+    tick(world, seconds=60)
+    assert len(world.cloudflare.calls) == 3
+    tick(world, seconds=60)
+    assert [told(world, request) for request in requests] == [[Outcome.RELEASED]] * 2
+
+
+def test_a_message_under_review_is_settled_once_a_fuller_id_makes_it_readable(world: World) -> None:
+    world.cloudflare.answers.append(lost)
+    first = ask(world, BARE)
+    shows(world, Seen.ABSENT)
+    tick(world, seconds=211)
+    assert told(world, first) == [Outcome.NEEDS_REVIEW]
+    assert tick(world, seconds=60).attempts == 0
+    second = ask(world, FULL, name="two")
+    assert told(world, second) == [Outcome.NEEDS_REVIEW]
+    assert message(world).message_id == FULL
+    shows(world, Seen.RELEASED, FULL)
+    assert tick(world, seconds=60).attempts == 1
+    assert told(world, first) == [Outcome.RELEASED]
+    assert told(world, second) == [Outcome.ALREADY_RELEASED]
+    assert tick(world, seconds=60).attempts == 0
+
+
+def test_a_message_under_review_that_reads_as_before_stays_under_review(world: World) -> None:
+    world.cloudflare.answers.append(lost)
+    ask(world, BARE)
+    shows(world, Seen.ABSENT)
+    tick(world, seconds=211)
+    before = message(world)
+    ask(world, FULL, name="two")
+    tick(world, seconds=300)
+    assert message(world) == replace(before, message_id=FULL, asks=message(world).asks)
+
+
+@pytest.mark.parametrize(("seen", "state"), [(Seen.RELEASED, State.RELEASED), (Seen.QUARANTINED, State.NEEDS_REVIEW)])
+def test_a_forced_call_counts_only_releases_of_its_own(world: World, seen: Seen, state: State) -> None:
+    ask(world, BARE)
+    released_at = message(world).updated_at
+    world.clock.move(seconds=10)
+    world.cloudflare.answers.append(lost)
+    ask(world, BARE, name="two", force=True)
+    shows(world, seen)
+    tick(world, seconds=211)
+    assert message(world).state is state
+    assert [one.since for one in world.reader.wanted] == [released_at]
+
+
+def test_a_message_that_another_copy_has_settled_is_left_alone(world: World) -> None:
+    world.cloudflare.answers.append(lost)
+    ask(world, BARE)
+    copy: list[Summary] = []
+
+    class SlowReader:
+        def read(self, *_: object) -> dict[PostfixPart, Reading]:
+            if not copy:
+                copy.append(Summary())
+                shows(world, Seen.RELEASED)
+                copy.append(reconcile(world.ports()))
+            return {PART: Reading(Seen.QUARANTINED, Evidence(200))}
+
+    world.clock.move(seconds=300)
+    late = reconcile(world.ports(reader=SlowReader()))
+    assert message(world).state is State.RELEASED
+    assert late.settled == []
+    assert len(copy[1].settled) == 1
+
+
+def test_one_run_is_bounded_by_its_time(world: World) -> None:
+    world.cloudflare.answers += [lost, lost]
+    ask(world, BARE)
+    ask(world, OTHER, name="two")
+    shows(world, Seen.RELEASED)
+    shows(world, Seen.RELEASED, given=OTHER)
+    world.clock.move(seconds=60)
+    world.seconds_left = [30.0, 30.0, 3.0, 3.0]
+    summary = reconcile(world.ports())
+    assert (summary.attempts, summary.requests) == (1, 0)
+    world.seconds_left = [3.0, 3.0, 3.0]
+    assert reconcile(world.ports()).settled == []
+    world.seconds_left = []
+    assert reconcile(world.ports()).requests == 2
+
+
+def test_a_ledger_that_cannot_be_read_ends_the_run(world: World, faults: list[Fault | None]) -> None:
+    faults += [Fault.TIMEOUT_BEFORE]
+    with pytest.raises(LedgerUnavailable):
+        tick(world, seconds=60)
+
+
+def test_the_oldest_that_is_open_is_told(world: World) -> None:
+    world.cloudflare.answers.append(lost)
+    request = ask(world, BARE)
+    summary = tick(world, seconds=60)
+    assert summary.oldest_request == request.created_at
+    assert summary.oldest_attempt is not None
+    shows(world, Seen.RELEASED)
+    tick(world, seconds=60)
+    summary = tick(world, seconds=60)
+    assert (summary.oldest_attempt, summary.oldest_request) == (None, None)
