@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tests.simulation import Post, Simulation
 
 CALLS_BEFORE_REVIEW = 5
+LEASE_AND_SETTLE_SECONDS = 210.0
 
 
 def check_transition(simulation: Simulation, before: MessageRow | None, after: MessageRow) -> None:
@@ -55,7 +56,6 @@ def check_end(simulation: Simulation) -> list[str]:
 def _repeated_calls(simulation: Simulation) -> list[str]:
     """No second call without a read that said "still quarantined" after lease and settle; no message out twice."""
     found = []
-    wait = 210.0 - 20.0  # lease and settle count from the claim, at most a function's life before the call
     posts: dict[str, Post] = {}
     for post in simulation.posts:
         first = posts.get(post.part)
@@ -64,7 +64,7 @@ def _repeated_calls(simulation: Simulation) -> list[str]:
         if first is None or forced or post.part in simulation.rejected:
             continue
         reads = simulation.negative_reads.get(post.part, ())
-        if not any(first.at + wait <= at <= post.at for at in reads):
+        if not any(first.claimed_at + LEASE_AND_SETTLE_SECONDS <= at <= post.at for at in reads):
             found.append(f"{post.at:.3f}: second call for {post.part} without a negative read")
     for part, effects in simulation.effects.items():
         forced_calls = sum(

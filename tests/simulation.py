@@ -4,6 +4,7 @@ Every call outside is a boundary: there time passes, other actors run, and a fau
 included. Nothing here is random but what the seed says. `tests/simulated_invariants.py` says what must hold.
 """
 
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from typing import Any
 from greenlet import getcurrent, greenlet
 
 from quarantine_release.ledger import DynamoLedger
-from quarantine_release.ledger_items import message_row
+from quarantine_release.ledger_items import attempt_key, message_row
 from quarantine_release.outcome import (
     AccountId,
     Answered,
@@ -136,6 +137,7 @@ class Post:
     """One release call as Cloudflare saw it."""
 
     at: float
+    claimed_at: float
     part: PostfixPart
     attempt: AttemptId
     owner: RequestId | None
@@ -149,6 +151,7 @@ class _Actor:
     wake_at: float
     dies_at: float
     order: float = 0.0
+    waits_for: "_Actor | None" = None
 
 
 @dataclass
@@ -207,6 +210,9 @@ class Simulation:
                 actor.life.switch()
             if actor.life.dead:
                 self._actors.remove(actor)
+                for other in self._actors:
+                    if other.waits_for is actor:
+                        other.waits_for, other.wake_at = None, self.now
 
     @property
     def is_settled(self) -> bool:
@@ -238,6 +244,10 @@ class Simulation:
     def note(self, text: str) -> None:
         if self.keeps_history:
             self.history.append(f"{self.now:9.3f}  {self._current.name:<14} {text}")
+
+    def _wait_for(self, other: _Actor) -> None:
+        self._current.waits_for, self._current.wake_at = other, math.inf
+        self._hub.switch()
 
     def note_states(self) -> None:
         """Compare every message with what it was before the last call of anybody to the store."""
@@ -346,7 +356,9 @@ class Simulation:
             self.in_flight[part] = self.in_flight.get(part, 0) + 1
             if self.in_flight[part] > 1:
                 self.violations.append(f"{self.now:.3f}: two calls in flight for {part}")
-            self.posts.append(Post(self.now, part, attempt, owner, strike))
+            claim = self.dynamodb.items.get(attempt_key(ACCOUNT, attempt), {})
+            claimed_at = int(claim["sent_at"]["N"]) / 1000 - EPOCH.timestamp() if claim else self.now
+            self.posts.append(Post(self.now, claimed_at, part, attempt, owner, strike))
 
     def _take_effect(self, parts: Sequence[PostfixPart], delay: float) -> None:
         for part in parts:
@@ -361,9 +373,7 @@ class Simulation:
             request = self._request(job, number)
             outcome: list[Answer | Refusal | KeyReused] = []
             self._spawn(f"webhook {job.name}", partial(self._webhook, request, outcome), self.now, WEBHOOK_SECONDS)
-            webhook = self._actors[-1].life
-            while not webhook.dead:
-                self.sleep(0.05)
+            self._wait_for(self._actors[-1])
             answer = outcome[0] if outcome else None
             self.told.append(Told(self.now, request.request_id, answer))
             if answer is not None and not (isinstance(answer, Refusal) and number + 1 < job.tries):
