@@ -20,6 +20,7 @@ from quarantine_release.outcome import (
     Evidence,
     MessageId,
     PostfixPart,
+    Recipients,
     RequestId,
     State,
     Verdict,
@@ -328,19 +329,22 @@ def test_reads_of_more_than_a_hundred_rows_are_split(ledger: DynamoLedger) -> No
 
 def test_whatever_cloudflare_sends_the_outcome_is_written(ledger: DynamoLedger) -> None:
     digits = random.Random(1)  # noqa: S311  names that do not compress
-    names = [f"{digits.getrandbits(1200):x}@example.com" for _ in range(500)]
-    recipients = Verdict(State.PARTIAL, Code.PARTLY_DELIVERED, DELIVERED.recipients.of(names, names, names))
     ids = [MessageId(f"4Njp3P0STMz2c{number:03d}") for number in range(99)]
+    verdicts = {}
+    for given in ids:
+        names = [[f"{digits.getrandbits(1200):x}@example.com" for _ in range(60)] for _ in range(3)]
+        verdicts[postfix_part(given)] = Verdict(State.PARTIAL, Code.PARTLY_DELIVERED, Recipients.of(*names))
     request = request_row(*ids)
     own = attempt("a1", request, *ids)
     moves = claims(request, own)
     assert ledger.claim(None, [], own, moves, []) is None
-    assert ledger.record(ended(own, recipients), AttemptState.OPEN, outcomes(moves, recipients), None) == {}
+    after = [Move(m.after, recorded(m.after, verdicts[m.after.part], OK, NOON, TERMS)) for m in moves]
+    assert ledger.record(answered(own, verdicts, OK, NOON, TERMS), AttemptState.OPEN, after, None) == {}
     row = message(ledger, postfix_part(ids[7]))
-    assert (len(row.recipients.failed), row.recipients.counts, row.recipients.truncated) == (20, (500, 500, 500), True)
+    assert (len(row.recipients.failed), row.recipients.counts, row.recipients.truncated) == (20, (60, 60, 60), True)
     (kept,) = ledger.attempts(ACCOUNT, [own.attempt])
     assert kept.verdicts is not None
-    assert kept.verdicts[postfix_part(ids[7])].recipients.counts == (500, 500, 500)
+    assert kept.verdicts[postfix_part(ids[7])].recipients == Recipients(counts=(60, 60, 60))
 
 
 # What only the model can do: lose answers, throttle, conflict.
@@ -470,3 +474,40 @@ def test_an_error_of_the_service_is_told_by_its_code_alone(error: Exception) -> 
     ):
         with pytest.raises(LedgerUnavailable, match=r"\A(AccessDenied|EndpointConnectionError|ClientError)\Z"):
             act()
+
+
+def test_a_refusal_whose_transaction_is_cancelled_is_written_first_of_all(
+    faults: list[Fault], faulty: ModelDynamoDB, faulty_ledger: DynamoLedger
+) -> None:
+    request = request_row(BARE)
+    own = attempt("a1", request)
+    moves = claims(request, own)
+    faulty_ledger.claim(request, [], own, moves, [])
+    backs = [Move(move.after, given_back(None, move.after, NOON)) for move in moves]
+    faults += [Fault.CANCELLED, Fault.TIMEOUT_BEFORE]
+    refusal = refused(request, NOON, TERMS)
+    with pytest.raises(LedgerUnavailable):
+        faulty_ledger.record(not_made(own, OK, NOON, TERMS), AttemptState.OPEN, backs, refusal)
+    assert message(faulty_ledger).state is State.RELEASING
+    faults += [Fault.CANCELLED]
+    faulty.calls.clear()
+    assert faulty_ledger.record(not_made(own, OK, NOON, TERMS), AttemptState.OPEN, backs, refusal) == {}
+    assert faulty.calls == ["TransactWriteItems"] + ["UpdateItem"] * 4
+    assert faulty_ledger.requests([request.request_id])[request.request_id].state is RequestState.REFUSED
+    assert message(faulty_ledger).state is State.RETRYABLE
+    assert not is_indexed(faulty, attempt_key(ACCOUNT, own.attempt))
+
+
+def test_an_outcome_whose_transaction_is_cancelled_stays_due_until_every_message_has_it(
+    faults: list[Fault], faulty: ModelDynamoDB, faulty_ledger: DynamoLedger
+) -> None:
+    request = request_row(BARE, OTHER)
+    own = attempt("a1", request, BARE, OTHER)
+    moves = claims(request, own)
+    faulty_ledger.claim(request, [], own, moves, [])
+    faults += [Fault.CANCELLED, *[None] * 2, Fault.TIMEOUT_BEFORE]  # type: ignore[list-item]
+    with pytest.raises(LedgerUnavailable):
+        faulty_ledger.record(ended(own), AttemptState.OPEN, outcomes(moves, DELIVERED), None)
+    assert [message(faulty_ledger, move.after.part).state for move in moves] == [State.RELEASED, State.RELEASING]
+    assert is_indexed(faulty, attempt_key(ACCOUNT, own.attempt))
+    assert faulty_ledger.attempts(ACCOUNT, [own.attempt])[0].verdicts == ended(own).verdicts

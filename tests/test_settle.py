@@ -346,3 +346,27 @@ def test_the_oldest_that_is_open_is_told(world: World) -> None:
     tick(world, seconds=60)
     summary = tick(world, seconds=60)
     assert (summary.oldest_attempt, summary.oldest_request) == (None, None)
+
+
+@pytest.mark.parametrize(("force", "state"), [(False, State.RELEASED), (True, State.NEEDS_REVIEW)])
+def test_a_call_that_was_not_made_frees_its_message_though_its_process_died_before(
+    world: World, faults: list[Fault | None], force: bool, state: State
+) -> None:
+    if force:
+        ask(world, BARE)
+        world.clock.move(seconds=5)
+        faults += [None]
+    # Cancelled for another's sake; then the attempt is written, and the message is not.
+    faults += [None, Fault.CANCELLED, *[None] * (2 if force else 1), Fault.TIMEOUT_BEFORE]
+    world.cloudflare.answers.append(RATE_LIMITED)
+    request = request_row(BARE, name="two", force=force, created_at=world.clock())
+    if force:
+        with pytest.raises(LedgerUnavailable):
+            release(request, world.ports())
+    else:
+        release(request, world.ports())
+    assert message(world).state is State.RELEASING
+    shows(world, Seen.UNCLEAR)
+    tick(world, seconds=300)
+    assert message(world).state is state
+    assert message(world).last_refused is not None or force

@@ -50,7 +50,8 @@ class UpdateExpression:
 
     def build(self) -> dict[str, Any]:
         """Return the parameters of UpdateItem, which are also those of an Update within a transaction."""
-        parameters: dict[str, Any] = {
+        clauses = (f"{verb} {', '.join(parts)}" for verb, parts in self._clauses.items() if parts)
+        return {
             "TableName": self._table,
             "Key": {"pk": self._key},
             "UpdateExpression": " ".join(
@@ -58,11 +59,9 @@ class UpdateExpression:
             ),
             "ConditionExpression": " AND ".join(self._conditions),
             "ExpressionAttributeNames": self._names,
+            "ExpressionAttributeValues": self._values,
             "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
         }
-        if self._values:
-            parameters["ExpressionAttributeValues"] = self._values
-        return parameters
 
     def _name(self, name: str) -> str:
         self._names[f"#{name}"] = name
