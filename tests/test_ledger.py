@@ -511,3 +511,17 @@ def test_an_outcome_whose_transaction_is_cancelled_stays_due_until_every_message
     assert [message(faulty_ledger, move.after.part).state for move in moves] == [State.RELEASED, State.RELEASING]
     assert is_indexed(faulty, attempt_key(ACCOUNT, own.attempt))
     assert faulty_ledger.attempts(ACCOUNT, [own.attempt])[0].verdicts == ended(own).verdicts
+
+
+def test_messages_moved_on_together_are_moved_on_singly_where_one_has_moved_meanwhile(
+    faults: list[Fault], faulty_ledger: DynamoLedger
+) -> None:
+    request = request_row(BARE, OTHER)
+    own = attempt("a1", request, BARE, OTHER)
+    moves = claims(request, own)
+    faulty_ledger.claim(request, [], own, moves, [])
+    faults += [Fault.CANCELLED]
+    assert faulty_ledger.project(outcomes(moves, DELIVERED)) == {}
+    stale = outcomes(moves, Verdict(State.FAILED, Code.NOT_DELIVERED))
+    assert set(faulty_ledger.project(stale)) == {move.after.part for move in moves}
+    assert {message(faulty_ledger, move.after.part).state for move in moves} == {State.RELEASED}

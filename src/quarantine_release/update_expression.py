@@ -54,9 +54,7 @@ class UpdateExpression:
         return {
             "TableName": self._table,
             "Key": {"pk": self._key},
-            "UpdateExpression": " ".join(
-                f"{verb} {', '.join(parts)}" for verb, parts in self._clauses.items() if parts
-            ),
+            "UpdateExpression": " ".join(clauses),
             "ConditionExpression": " AND ".join(self._conditions),
             "ExpressionAttributeNames": self._names,
             "ExpressionAttributeValues": self._values,
