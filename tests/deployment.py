@@ -1,4 +1,4 @@
-"""The webhook as deployed, in this process: environment and table of template.yaml, moto as AWS, a small Cloudflare.
+"""The functions as deployed, in this process: environment and table of template.yaml, moto as AWS, a small Cloudflare.
 
 Whatever it answers is checked for what every answer must hold, and whatever it logs for what no log may.
 """
@@ -6,7 +6,7 @@ Whatever it answers is checked for what every answer must hold, and whatever it 
 import json
 import ssl
 from base64 import b64encode
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -22,7 +22,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from moto import mock_aws
 
 from local.template import Template
-from quarantine_release import telemetry, wiring
+from quarantine_release import reconciler, telemetry, wiring
 from quarantine_release.webhook import lambda_handler
 from tests.small_cloudflare import RECIPIENT, Upstream
 
@@ -162,7 +162,7 @@ def proxy_event(
 
 
 class Deployment:
-    """The webhook, its table, its secrets, its log."""
+    """The functions, their table, their secrets, their log."""
 
     def __init__(self, upstream: Upstream, environment: Mapping[str, str], logs: StringIO) -> None:
         self.upstream = upstream
@@ -204,6 +204,18 @@ class Deployment:
     def handle(self, event: Event, seconds_left: float = 20) -> Answer:
         """Hand an event to the handler."""
         return Answer.of(lambda_handler(event, Context(seconds_left)))
+
+    def reconcile(self, seconds_left: float = 55) -> dict[str, int]:
+        """Run the reconciler once."""
+        summary: dict[str, int] = reconciler.lambda_handler({}, Context(seconds_left))
+        return summary
+
+    def start_afresh(self) -> None:
+        """Go on in a new process, which remembers nothing."""
+        _disconnect()
+        for builder in vars(wiring).values():
+            if hasattr(builder, "cache_clear"):
+                builder.cache_clear()
 
     def put_secret(self, name: str, content: Any) -> None:
         """Set the cloudflare or the clients secret; text stays as it is."""
@@ -261,7 +273,7 @@ def deploy(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> Iterator[Depl
         for name, content in (("CLOUDFLARE_SECRET_ID", CLOUDFLARE_SECRET), ("CLIENTS_SECRET_ID", CLIENTS_SECRET)):
             boto3.client("secretsmanager").create_secret(Name=environment[name], SecretString=json.dumps(content))
         deployment = Deployment(upstream, environment, logs)
-        with _noting(deployment.aws_calls):
+        with listening(lambda model, **_: deployment.aws_calls.append(model.name)):
             yield deployment
         _disconnect()
     for secret in (API_TOKEN, RECIPIENT, "-token-canary-"):
@@ -269,18 +281,16 @@ def deploy(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> Iterator[Depl
 
 
 @contextmanager
-def _noting(calls: list[str]) -> Iterator[None]:
-    """Note what the webhook's own clients call."""
-
-    def note(model: Any, **_: Any) -> None:
-        calls.append(model.name)
-
+def listening(hear: Callable[..., None]) -> Iterator[None]:
+    """Hear of every call that the functions make to AWS: its `model` and its `params`."""
     events = [boto3.client(service, config=wiring._AWS).meta.events for service in ("dynamodb", "secretsmanager")]
     for each in events:
-        each.register("before-call", note)
-    yield
-    for each in events:
-        each.unregister("before-call", note)
+        each.register("provide-client-params", hear)
+    try:
+        yield
+    finally:
+        for each in events:
+            each.unregister("provide-client-params", hear)
 
 
 def _disconnect() -> None:

@@ -1,0 +1,62 @@
+"""What holds for every test: nothing left of another test, no way off this machine, no stop-watch on property tests."""
+
+import os
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import hypothesis
+import pytest
+
+# Powertools reads these when telemetry.py is imported.
+os.environ |= {
+    "POWERTOOLS_SERVICE_NAME": "quarantine-release",
+    "POWERTOOLS_METRICS_NAMESPACE": "QuarantineRelease",
+    "POWERTOOLS_LOG_LEVEL": "INFO",
+}
+
+from quarantine_release import telemetry, wiring
+from tests.deployment import Deployment, deploy
+from tests.small_cloudflare import Upstream, serve_upstream
+
+# The first example pays for imports: a time limit would measure the machine.
+hypothesis.settings.register_profile("project", deadline=None)
+hypothesis.settings.load_profile("project")
+
+_connect = socket.socket.connect
+
+
+def _connect_here(self: socket.socket, address: Any) -> None:
+    if isinstance(address, tuple) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+        raise AssertionError(f"a test reached out to {address[0]}")
+    _connect(self, address)
+
+
+@pytest.fixture(autouse=True)
+def _from_nothing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(socket.socket, "connect", _connect_here)
+    yield
+    for builder in vars(wiring).values():
+        if hasattr(builder, "cache_clear"):
+            builder.cache_clear()
+    telemetry.metrics.clear_metrics()
+
+
+@pytest.fixture(scope="session")
+def upstream_server() -> Iterator[Upstream]:
+    with serve_upstream() as upstream:
+        yield upstream
+
+
+@pytest.fixture
+def upstream(upstream_server: Upstream) -> Upstream:
+    """Return the small Cloudflare, knowing nothing yet."""
+    upstream_server.reset()
+    return upstream_server
+
+
+@pytest.fixture
+def deployment(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deployment]:
+    """Return the webhook deployed beside the small Cloudflare, both secrets filled."""
+    with deploy(upstream, monkeypatch) as deployment:
+        yield deployment

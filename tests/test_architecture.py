@@ -1,0 +1,189 @@
+"""Which module may know which: every import of the package stands in the tables here, and importing does nothing."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "src" / "quarantine_release"
+TREES = {path.stem: ast.parse(path.read_text()) for path in PACKAGE.glob("*.py") if path.stem != "__init__"}
+
+# What each module may import of ours, from the vocabulary outwards.
+OURS = {
+    "outcome": "",
+    "trace": "outcome",
+    "transitions": "outcome trace",
+    "ports": "outcome trace transitions",
+    "release": "outcome ports trace transitions",
+    "settle": "outcome ports release trace transitions",
+    "answer": "outcome release trace",
+    # From bytes to a request.
+    "http_event": "",
+    "json_body": "",
+    "problem": "",
+    "credentials": "outcome",
+    "clients": "credentials outcome",
+    "authentication": "clients",
+    "release_request": "authentication clients json_body outcome trace",
+    # The edges.
+    "settings": "trace transitions",
+    "secret_store": "",
+    "ledger_items": "outcome trace",
+    "update_expression": "ledger_items",
+    "table": "ledger_items ports",
+    "ledger": "ledger_items outcome ports table trace update_expression",
+    "cloudflare_answer": "outcome",
+    "deadline": "cloudflare_answer",
+    "cloudflare": "cloudflare_answer credentials deadline outcome secret_store telemetry trace",
+    "reading": "outcome",
+    "cloudflare_reading": "cloudflare cloudflare_answer credentials deadline outcome reading secret_store",
+    "telemetry": "ledger_items outcome settings trace",
+    # What puts it together, and the entry points.
+    "wiring": (
+        "clients cloudflare cloudflare_reading credentials deadline ledger outcome ports secret_store settings"
+        " telemetry"
+    ),
+    "routes": (
+        "answer authentication clients credentials http_event outcome ports problem release release_request"
+        " secret_store telemetry trace wiring"
+    ),
+    "webhook": "authentication http_event ports problem release_request routes telemetry wiring",
+    "reconciler": "ports settle telemetry wiring",
+}
+# What each may import from outside that is not pure: other people's packages, and those of Python's own modules that
+# reach beyond the process or are different each time. A module that is not named here is pure.
+OUTSIDE = {
+    "settings": "os",
+    "secret_store": "botocore mypy_boto3_secretsmanager",
+    "table": "botocore mypy_boto3_dynamodb",
+    "ledger": "mypy_boto3_dynamodb",
+    "deadline": "requests socket ssl threading time urllib3",
+    "cloudflare": "time",
+    "cloudflare_reading": "time",
+    "telemetry": "aws_lambda_powertools",
+    "wiring": "boto3 botocore mypy_boto3_secretsmanager random requests secrets ssl time",
+    "routes": "secrets",
+    "webhook": "aws_lambda_powertools",  # for the type of the context alone
+    "reconciler": "aws_lambda_powertools",
+}
+PURE = {
+    "base64",
+    "binascii",
+    "collections",
+    "contextlib",
+    "dataclasses",
+    "datetime",
+    "email",
+    "enum",
+    "functools",
+    "hashlib",
+    "hmac",
+    "json",
+    "re",
+    "traceback",
+    "typing",
+    "unicodedata",
+    "urllib.parse",
+    "zlib",
+}
+
+
+def imports_of(tree: ast.Module) -> Iterator[str]:
+    """Yield the full name of every module imported, wherever in the file."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide who knows whom"
+            module = node.module or ""
+            is_package = module == "quarantine_release"
+            yield from (f"{module}.{alias.name}" for alias in node.names) if is_package else (module,)
+
+
+def ours(tree: ast.Module) -> set[str]:
+    return {name.split(".")[1] for name in imports_of(tree) if name.startswith("quarantine_release")}
+
+
+def outside(tree: ast.Module) -> set[str]:
+    others = {name for name in imports_of(tree) if not name.startswith("quarantine_release")}
+    return {name.split(".")[0] for name in others if name not in PURE and name.split(".")[0] not in PURE}
+
+
+@pytest.mark.parametrize("module", sorted(TREES))
+def test_a_module_imports_what_stands_in_the_tables_and_nothing_else(module: str) -> None:
+    assert module in OURS, "say in the table what it may import"
+    assert ours(TREES[module]) == set(OURS[module].split())
+    assert outside(TREES[module]) == set(OUTSIDE.get(module, "").split())
+
+
+def test_the_tables_speak_of_no_module_that_is_gone() -> None:
+    assert OURS.keys() == TREES.keys()
+    assert OUTSIDE.keys() <= TREES.keys()
+
+
+def test_no_module_knows_itself_through_others() -> None:
+    TopologicalSorter({module: names.split() for module, names in OURS.items()}).prepare()
+
+
+def test_an_import_within_a_function_counts_too() -> None:
+    tree = ast.parse("def f():\n    import boto3.session\n    from quarantine_release import wiring\n")
+    assert (ours(tree), outside(tree)) == ({"wiring"}, {"boto3"})
+
+
+def test_the_environment_is_read_in_settings_alone() -> None:
+    readers = {
+        module
+        for module, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute | ast.Name)
+        and ast.unparse(node) in ("os.environ", "os.environb", "os.getenv", "environ", "getenv")
+    }
+    assert readers == {"settings"}
+
+
+def test_the_time_is_asked_in_wiring_alone() -> None:
+    askers = {
+        module
+        for module, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and ast.unparse(node) in ("datetime.now", "datetime.utcnow", "datetime.today", "date.today")
+    }
+    assert askers == {"wiring"}
+
+
+@pytest.mark.parametrize("module", ["__init__", *sorted(TREES)])
+def test_every_module_says_what_lives_in_it(module: str) -> None:
+    assert ast.get_docstring(ast.parse((PACKAGE / f"{module}.py").read_text()))
+
+
+@pytest.mark.parametrize("module", sorted(TREES))
+def test_a_module_consists_of_definitions(module: str) -> None:
+    definitions = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
+    others = [node for node in TREES[module].body[1:] if not isinstance(node, definitions)]
+    assert [ast.unparse(node).splitlines()[0] for node in others] in ([], ["if TYPE_CHECKING:"])
+
+
+IMPORT_ALL = """
+import sys
+
+def forbid(event, arguments):
+    if event.startswith(("socket.", "subprocess.", "os.exec", "os.fork", "os.posix_spawn", "os.system")):
+        if event != "socket.__new__":
+            raise AssertionError(f"{event} at import")
+
+sys.path.insert(0, sys.argv[1])
+sys.addaudithook(forbid)
+for module in sys.argv[2:]:
+    __import__(f"quarantine_release.{module}")
+"""
+
+
+def test_importing_needs_no_environment_and_opens_no_connection() -> None:
+    command = [sys.executable, "-I", "-W", "error", "-c", IMPORT_ALL, str(PACKAGE.parent), *sorted(TREES)]
+    run = subprocess.run(command, env={}, capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")

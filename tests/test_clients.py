@@ -1,0 +1,180 @@
+"""The clients secret: what is wrong with an entry disables that client, and the value is never named."""
+
+import json
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quarantine_release.clients import Client, Clients, Scope, Token, parse_clients
+from quarantine_release.credentials import SecretMalformed
+from quarantine_release.outcome import AccountId
+
+DIGEST = sha256(b"one").hexdigest()
+ANOTHER = sha256(b"two").hexdigest()
+CANARY = "canary"
+
+
+def entry(**members: Any) -> dict[str, Any]:
+    """Return a valid entry with some members changed."""
+    return {"name": "soar", "tokens": [{"sha256": DIGEST}], "scopes": ["release"]} | members
+
+
+def parse(*entries: Any) -> Clients:
+    return parse_clients(json.dumps({"clients": list(entries)}))
+
+
+def test_an_entry_with_every_member_is_a_client() -> None:
+    tokens = [{"sha256": DIGEST}, {"sha256": ANOTHER, "expires_at": "2027-01-01T00:00:00Z"}]
+    found = parse(entry(tokens=tokens, scopes=["release", "read", "read:all", "force"], accounts=["a" * 32], max_ids=5))
+    assert found == Clients(
+        (
+            Client(
+                "soar",
+                (Token(bytes.fromhex(DIGEST)), Token(bytes.fromhex(ANOTHER), datetime(2027, 1, 1, tzinfo=UTC))),
+                frozenset({Scope.RELEASE, Scope.READ, Scope.READ_ALL, Scope.FORCE}),
+                frozenset({AccountId("a" * 32)}),
+                5,
+            ),
+        ),
+        {},
+    )
+
+
+def test_what_is_not_given_is_not_limited_and_what_is_not_known_is_ignored() -> None:
+    found = parse(
+        entry(note="ours", signing_secrets=["x"], require_signature=False, tokens=[{"sha256": DIGEST, "n": 1}])
+    )
+    assert found.clients == (Client("soar", (Token(bytes.fromhex(DIGEST)),), frozenset({Scope.RELEASE})),)
+    assert found.problems == {}
+
+
+def test_no_clients_yet_is_not_a_fault() -> None:
+    assert parse() == Clients((), {})
+
+
+@pytest.mark.parametrize(
+    ("document", "problem"),
+    [
+        ("", "is not JSON"),
+        ("{", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
+        ("{}", "is empty: it was never set"),
+        ("[]", "clients: must be a list"),
+        ("null", "clients: must be a list"),
+        ('{"client": []}', "clients: must be a list"),
+        ('{"clients": {}}', "clients: must be a list"),
+    ],
+)
+def test_a_document_that_cannot_be_read_is_told_with_its_rule(document: str, problem: str) -> None:
+    with pytest.raises(SecretMalformed) as malformed:
+        parse_clients(document)
+    assert str(malformed.value) == problem
+
+
+@pytest.mark.parametrize(
+    ("members", "problem"),
+    [
+        ({"tokens": None}, "tokens: must be a list with at least one entry"),
+        ({"tokens": []}, "tokens: must be a list with at least one entry"),
+        ({"tokens": {"sha256": DIGEST}}, "tokens: must be a list with at least one entry"),
+        ({"tokens": [CANARY]}, "tokens: sha256 must be 64 lower-case hexadecimal digits"),
+        ({"tokens": [{}]}, "tokens: sha256 must be 64 lower-case hexadecimal digits"),
+        ({"tokens": [{"sha256": DIGEST.upper()}]}, "tokens: sha256 must be 64 lower-case hexadecimal digits"),
+        ({"tokens": [{"sha256": f"{DIGEST}\n"}]}, "tokens: sha256 must be 64 lower-case hexadecimal digits"),
+        ({"tokens": [{"sha256": 5}]}, "tokens: sha256 must be 64 lower-case hexadecimal digits"),
+        (
+            {"tokens": [{"sha256": DIGEST, "expires_at": CANARY}]},
+            "tokens: expires_at must be an ISO 8601 time with its offset from UTC",
+        ),
+        (
+            {"tokens": [{"sha256": DIGEST, "expires_at": "2027-01-01T00:00:00"}]},
+            "tokens: expires_at must be an ISO 8601 time with its offset from UTC",
+        ),
+        (
+            {"tokens": [{"sha256": DIGEST, "expires_at": 1798761600}]},
+            "tokens: expires_at must be an ISO 8601 time with its offset from UTC",
+        ),
+        ({"scopes": []}, "scopes: must be a list with at least one entry"),
+        ({"scopes": "release"}, "scopes: must be a list with at least one entry"),
+        ({"scopes": [CANARY]}, "scopes: must be of release, read, read:all, force, override"),
+        ({"scopes": [["release"]]}, "scopes: must be of release, read, read:all, force, override"),
+        ({"accounts": None}, "accounts: must be a list with at least one entry"),
+        ({"accounts": [CANARY]}, "accounts: must be 32 lower-case hexadecimal digits each"),
+        ({"accounts": ["A" * 32]}, "accounts: must be 32 lower-case hexadecimal digits each"),
+        ({"accounts": [5]}, "accounts: must be 32 lower-case hexadecimal digits each"),
+        ({"max_ids": 0}, "max_ids: must be a whole number of at least 1"),
+        ({"max_ids": True}, "max_ids: must be a whole number of at least 1"),
+        ({"max_ids": "5"}, "max_ids: must be a whole number of at least 1"),
+        (
+            {"require_signature": True},
+            "require_signature: signatures are not supported yet, and unsigned calls are not wanted",
+        ),
+    ],
+)
+def test_an_invalid_entry_disables_that_client_alone(members: dict[str, Any], problem: str) -> None:
+    found = parse(entry(**members), entry(name="other", tokens=[{"sha256": ANOTHER}]))
+    assert [client.name for client in found.clients] == ["other"]
+    assert found.problems == {"soar": problem}
+
+
+@pytest.mark.parametrize("name", [None, 5, "", "-soar", "so ar", "soar\n", "s" * 65, "sö", "a/b"])
+def test_an_entry_whose_name_cannot_be_said_is_told_by_its_place(name: Any) -> None:
+    found = parse(entry(), entry(name=name))
+    assert [client.name for client in found.clients] == ["soar"]
+    assert found.problems == {
+        "clients[1]": "name: must be 1 to 64 of A-Z a-z 0-9 . _ -, beginning with one of A-Z a-z 0-9"
+    }
+
+
+def test_an_entry_that_is_no_object_is_told_by_its_place() -> None:
+    assert list(parse(CANARY).problems) == ["clients[0]"]
+
+
+def test_a_name_belongs_to_the_first_who_has_it_even_if_that_entry_is_invalid() -> None:
+    again = entry(tokens=[{"sha256": ANOTHER}])
+    assert parse(entry(), again).problems == {"clients[1]": "name: another client has it"}
+    assert parse(entry(scopes=[]), again).clients == ()
+
+
+def test_a_token_belongs_to_the_first_who_has_it() -> None:
+    found = parse(entry(), entry(name="thief"))
+    assert [client.name for client in found.clients] == ["soar"]
+    assert found.problems == {"thief": "tokens: another client has one of them"}
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just(DIGEST) | st.just("soar"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+entries = st.fixed_dictionaries(
+    {"name": st.just("soar") | json_values, "tokens": json_values, "scopes": st.just(["read"]) | json_values},
+    optional={"accounts": json_values, "max_ids": json_values, "require_signature": json_values},
+)
+
+
+@given(
+    st.text(max_size=40)
+    | json_values.map(json.dumps)
+    | st.lists(entries, max_size=3).map(lambda e: json.dumps({"clients": e}))
+)
+def test_any_document_is_clients_or_malformed(document: str) -> None:
+    try:
+        found = parse_clients(document)
+    except SecretMalformed:
+        return
+    assert all(client.tokens and client.scopes for client in found.clients)
+
+
+@given(
+    st.text("xyzXYZ#+*", min_size=4, max_size=12), st.sampled_from(["name", "tokens", "scopes", "accounts", "max_ids"])
+)
+def test_what_is_wrong_is_told_without_the_value(value: str, member: str) -> None:
+    for wrong in (value, [value], [{"sha256": value}], [{"sha256": DIGEST, "expires_at": value}], {value: value}):
+        found = parse(entry(**{member: wrong}))
+        said = " ".join(f"{name} {problem}" for name, problem in found.problems.items())
+        assert value not in said

@@ -1,0 +1,381 @@
+"""From a payload to a request: what callers really send is understood, and what breaks a rule is named, not echoed."""
+
+import json
+from base64 import b32encode
+from dataclasses import replace
+from hashlib import sha256
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quarantine_release.authentication import AuthenticatedPayload
+from quarantine_release.clients import Client, Scope
+from quarantine_release.outcome import MessageId
+from quarantine_release.problem import PROBLEMS
+from quarantine_release.release_request import (
+    IDS_LIMIT,
+    InvalidRequest,
+    ReleaseRequest,
+    accept,
+    parse_account_id,
+    parse_message_id,
+    parse_release_request,
+    parse_request_id,
+)
+from quarantine_release.trace import FailOn, RequestState
+from tests.shapes import message_ids
+from tests.stand_ins import ACCOUNT, BARE, FULL, NOON, OTHER
+
+CLIENT = Client("soar", (), frozenset({Scope.RELEASE}))
+RANDOM = bytes(range(20))
+Headers = dict[str, tuple[str, ...]]
+
+
+def parse(content: Any, headers: Headers | None = None, client: Client = CLIENT) -> ReleaseRequest:
+    """Parse a body: bytes as they are, anything else as JSON."""
+    body = content if isinstance(content, bytes) else json.dumps(content).encode()
+    return parse_release_request(AuthenticatedPayload(client, headers or {}, body))
+
+
+def invalid(content: Any, headers: Headers | None = None, client: Client = CLIENT) -> tuple[str, str]:
+    """Return code and field of the refusal."""
+    with pytest.raises(InvalidRequest) as refusal:
+        parse(content, headers, client)
+    assert PROBLEMS[refusal.value.code].status == 400
+    return refusal.value.code, refusal.value.field
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [BARE, OTHER],
+        {"ids": [BARE, OTHER]},
+        {"ids": f"{BARE},{OTHER}"},
+        {"ids": f" {BARE} ,, {OTHER} , "},
+        {"postfix_ids": [BARE, OTHER]},
+        {"postfix_id": f"{BARE},{OTHER}"},
+        {"id": [BARE, OTHER, BARE]},
+        {"ids": [BARE, OTHER], "id": None, "postfix_id": ""},
+    ],
+)
+def test_ids_are_read_however_a_soar_writes_them(content: Any) -> None:
+    assert parse(content).ids == (BARE, OTHER)
+
+
+def test_only_ids_are_needed() -> None:
+    assert parse([BARE]) == ReleaseRequest(
+        client=CLIENT,
+        ids=(BARE,),
+        account_id=None,
+        reason=None,
+        ticket=None,
+        requested_by=None,
+        force=False,
+        fail_on=FailOn.NEVER,
+        idempotency_key=None,
+        trace_id=None,
+        warnings=(),
+    )
+
+
+def test_every_member_is_read() -> None:
+    content = {
+        "ids": [FULL],
+        "account_id": ACCOUNT,
+        "reason": " falsch erkannt 🙂 ",
+        "ticket": "INC-1",
+        "requested_by": "ann@example.com",
+        "force": True,
+        "fail_on": "partial",
+    }
+    wanted = parse(content, {"idempotency-key": ("key-1",)})
+    assert wanted == ReleaseRequest(
+        client=CLIENT,
+        ids=(FULL,),
+        account_id=ACCOUNT,
+        reason="falsch erkannt 🙂",
+        ticket="INC-1",
+        requested_by="ann@example.com",
+        force=True,
+        fail_on=FailOn.PARTIAL,
+        idempotency_key="key-1",
+        trace_id=None,
+        warnings=(),
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "force"), [(True, True), ("true", True), ("True", True), (False, False), ("FALSE", False), (None, False)]
+)
+def test_booleans_may_come_as_text(value: Any, force: bool) -> None:
+    assert parse({"ids": BARE, "force": value, "reason": "r"}, {"idempotency-key": ("k",)}).force is force
+
+
+@pytest.mark.parametrize("empty", [None, "", "  "])
+def test_an_empty_text_is_no_text(empty: Any) -> None:
+    assert parse({"ids": BARE, "reason": empty}).reason is None
+
+
+def test_an_empty_account_is_the_default_account() -> None:
+    assert parse({"ids": BARE, "account_id": ""}).account_id is None
+
+
+def test_texts_may_be_as_long_as_promised() -> None:
+    wanted = parse({"ids": BARE, "reason": "r" * 500, "ticket": "t" * 100, "requested_by": "b" * 200})
+    assert wanted.reason == "r" * 500
+
+
+def test_unknown_members_are_ignored_and_told() -> None:
+    content = {"ids": BARE, "severity": "high", "alert": {"a": ["b"]}, "with space": 1, "x" * 65: 1, "n\n": 1}
+    assert parse(content).warnings == (
+        "Unknown member ignored: alert",
+        "Unknown member ignored: severity",
+        "Further unknown members ignored: 3",
+    )
+
+
+def test_at_most_20_unknown_members_are_named() -> None:
+    warnings = parse({"ids": BARE, **{f"m{n:02}": n for n in range(30)}}).warnings
+    assert len(warnings) == 21
+    assert warnings[-1] == "Further unknown members ignored: 10"
+
+
+def id_number(number: int) -> str:
+    return f"4Njp3P0STMz{number:05}"
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "field"),
+    [
+        (b"", "invalid_body", "body"),
+        (b"\xff", "invalid_body", "body"),
+        (b"[NaN]", "invalid_body", "body"),
+        ("text", "invalid_body", "body"),
+        (5, "invalid_body", "body"),
+        (None, "invalid_body", "body"),
+        (True, "invalid_body", "body"),
+        ([], "ids_missing", "ids"),
+        ({}, "ids_missing", "ids"),
+        ({"ids": None}, "ids_missing", "ids"),
+        ({"ids": []}, "ids_missing", "ids"),
+        ({"ids": " , "}, "ids_missing", "ids"),
+        ({"postfix_id": ""}, "ids_missing", "ids"),
+        ({"ids": BARE, "id": BARE}, "ids_ambiguous", "ids"),
+        ({"ids": 5}, "invalid_id", "ids"),
+        ({"ids": True}, "invalid_id", "ids"),
+        ({"ids": {"id": BARE}}, "invalid_id", "ids"),
+        ([[BARE]], "invalid_id", "ids"),
+        ([BARE, None], "invalid_id", "ids"),
+        ([BARE, 12345678901], "invalid_id", "ids"),
+        ([BARE, ""], "invalid_id", "ids"),
+        ([f" {BARE}"], "invalid_id", "ids"),
+        ({"postfix_ids": ["a/../b/.."]}, "invalid_id", "postfix_ids"),
+        ([f"{BARE}\n"], "invalid_id", "ids"),
+        (["4Njp3P0STMz2c02\u00b2"], "invalid_id", "ids"),
+        (["\ud8004Njp3P0STMz2c02Q"], "invalid_id", "ids"),
+        (["4Njp3P0STMz2c02Q-2024-01-05T10:00:00"], "id_shape_unsupported", "ids"),
+        ([id_number(n) for n in range(IDS_LIMIT + 1)], "too_many_ids", "ids"),
+        ({"ids": BARE, "account_id": "A" * 32}, "invalid_field", "account_id"),
+        ({"ids": BARE, "account_id": 5}, "invalid_field", "account_id"),
+        ({"ids": BARE, "reason": "r" * 501}, "field_too_long", "reason"),
+        ({"ids": BARE, "ticket": "t" * 101}, "field_too_long", "ticket"),
+        ({"ids": BARE, "requested_by": "b" * 201}, "field_too_long", "requested_by"),
+        ({"ids": BARE, "reason": ["r"]}, "invalid_field", "reason"),
+        ({"ids": BARE, "ticket": 1234}, "invalid_field", "ticket"),
+        ({"ids": BARE, "reason": "two\nlines"}, "invalid_field", "reason"),
+        ({"ids": BARE, "reason": "esc\x1b[0m"}, "invalid_field", "reason"),
+        ({"ids": BARE, "reason": "\x7f"}, "invalid_field", "reason"),
+        ({"ids": BARE, "reason": "\u2028"}, "invalid_field", "reason"),
+        ({"ids": BARE, "reason": "\ud800"}, "invalid_field", "reason"),
+        ({"ids": BARE, "force": "yes"}, "invalid_field", "force"),
+        ({"ids": BARE, "force": 1}, "invalid_field", "force"),
+        ({"ids": BARE, "fail_on": "always"}, "invalid_field", "fail_on"),
+        ({"ids": BARE, "fail_on": ["none"]}, "invalid_field", "fail_on"),
+        ({"ids": BARE, "force": True}, "force_needs_reason", "reason"),
+        ({"ids": BARE, "force": True, "reason": "  "}, "force_needs_reason", "reason"),
+        ({"ids": BARE, "force": True, "reason": "r"}, "force_needs_key", "Idempotency-Key"),
+    ],
+)
+def test_what_breaks_a_rule_is_told_by_code_and_field(content: Any, code: str, field: str) -> None:
+    assert invalid(content) == (code, field)
+
+
+def test_a_body_that_is_not_the_base64_it_is_marked_as_is_invalid() -> None:
+    with pytest.raises(InvalidRequest) as refusal:
+        parse_release_request(AuthenticatedPayload(CLIENT, {}, None))
+    assert refusal.value.code == "invalid_body"
+
+
+def test_25_different_ids_are_accepted_however_often_each_is_repeated() -> None:
+    ids = [id_number(n) for n in range(IDS_LIMIT)]
+    assert len(parse(ids * 3).ids) == IDS_LIMIT
+
+
+def test_a_client_may_be_held_to_fewer_ids_but_not_allowed_more() -> None:
+    ids = [id_number(n) for n in range(IDS_LIMIT + 1)]
+    assert invalid(ids[:3], client=replace(CLIENT, max_ids=2)) == ("too_many_ids", "ids")
+    assert len(parse(ids[:2], client=replace(CLIENT, max_ids=2)).ids) == 2
+    assert invalid(ids, client=replace(CLIENT, max_ids=1000)) == ("too_many_ids", "ids")
+
+
+@pytest.mark.parametrize(
+    ("headers", "key"),
+    [
+        ({"idempotency-key": ("key-1",)}, "key-1"),
+        ({"idempotency-key": ('"key-1"',)}, "key-1"),
+        ({"idempotency-key": (' "with space" ',)}, "with space"),
+        ({"idempotency-key": ("key-1", "key-1")}, "key-1"),
+        ({"idempotency-key": ("k" * 255,)}, "k" * 255),
+        ({"webhook-id": ("msg_1",)}, "msg_1"),
+        ({"webhook-id": ("msg_1",), "idempotency-key": ("key-1",)}, "key-1"),
+        ({"webhook-id": ("msg_1",), "idempotency-key": ()}, "msg_1"),
+        ({}, None),
+    ],
+)
+def test_the_idempotency_key_may_be_bare_or_quoted(headers: Headers, key: str | None) -> None:
+    assert parse([BARE], headers).idempotency_key == key
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        ("",),
+        ('""',),
+        ("k" * 256,),
+        ("one", "two"),
+        ("with space",),
+        ('half"',),
+        ('"a"b"',),
+        ('"a\\"',),
+        ("schlüssel",),
+        ("a\x00b",),
+    ],
+)
+@pytest.mark.parametrize("name", ["idempotency-key", "webhook-id"])
+def test_a_key_that_is_no_key_is_refused(name: str, values: tuple[str, ...]) -> None:
+    assert invalid([BARE], {name: values}) == ("invalid_idempotency_key", name)
+
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+ROOT = "1-5759e988-bd862e3fe1be46a994272793"
+
+
+@pytest.mark.parametrize(
+    ("headers", "trace_id"),
+    [
+        ({"traceparent": (f"00-{TRACE}-b7ad6b7169203331-01",)}, TRACE),
+        ({"traceparent": ("nonsense", f"00-{TRACE}-b7ad6b7169203331-01")}, TRACE),
+        ({"traceparent": (f"00-{TRACE}-b7ad6b7169203331-01\n",)}, None),
+        ({"traceparent": (f"00-{TRACE.upper()}-b7ad6b7169203331-01",)}, None),
+        ({"x-amzn-trace-id": (f"Root={ROOT}",)}, ROOT),
+        ({"x-amzn-trace-id": (f"Self=1-67891234-12456789abcdef012345678;Root={ROOT};Sampled=1",)}, ROOT),
+        ({"x-amzn-trace-id": ("Root=canary",)}, None),
+        ({"traceparent": ("nonsense",), "x-amzn-trace-id": (f"Root={ROOT}",)}, ROOT),
+    ],
+)
+def test_a_trace_id_is_kept_only_in_the_form_of_one(headers: Headers, trace_id: str | None) -> None:
+    assert parse([BARE], headers).trace_id == trace_id
+
+
+def test_an_accepted_request_holds_what_was_wanted() -> None:
+    wanted = parse({"ids": [BARE, OTHER], "reason": "r", "ticket": "t", "requested_by": "b", "fail_on": "none"})
+    row = accept(wanted, ACCOUNT, NOON, RANDOM)
+    assert (row.client, row.account_id, row.ids, row.created_at) == ("soar", ACCOUNT, (BARE, OTHER), NOON)
+    assert (row.reason, row.ticket, row.requested_by, row.fail_on) == ("r", "t", "b", FailOn.NONE)
+    assert row.state is RequestState.OPEN
+    assert row.nonce == RANDOM.hex()
+
+
+def test_the_request_id_comes_from_client_and_key() -> None:
+    wanted = parse([BARE], {"idempotency-key": ("key-1",)})
+    digest = b32encode(sha256(b"soar\0key-1").digest()).decode().lower()
+    row = accept(wanted, ACCOUNT, NOON, RANDOM)
+    assert row.request_id == f"rq_{digest[:26]}" == parse_request_id(row.request_id)
+    assert accept(wanted, ACCOUNT, NOON, bytes(20)).request_id == row.request_id
+    for other in (replace(wanted, idempotency_key="key-2"), replace(wanted, client=replace(CLIENT, name="other"))):
+        assert accept(other, ACCOUNT, NOON, RANDOM).request_id != row.request_id
+
+
+@given(st.binary(min_size=17, max_size=32), st.binary(min_size=17, max_size=32))
+def test_without_a_key_the_request_id_is_random(one: bytes, other: bytes) -> None:
+    wanted = parse([BARE])
+    ids = [accept(wanted, ACCOUNT, NOON, random).request_id for random in (one, other)]
+    assert all(parse_request_id(request_id) == request_id for request_id in ids)
+    assert (ids[0] == ids[1]) == (one[:16] == other[:16] and one[16] >> 6 == other[16] >> 6)
+
+
+def test_the_fingerprint_tells_payloads_apart_and_not_how_they_are_written() -> None:
+    def fingerprint(content: Any, account: Any = ACCOUNT) -> str:
+        wanted = parse(content, {"idempotency-key": ("k",)})
+        return accept(wanted, account, NOON, RANDOM).fingerprint
+
+    first = fingerprint([BARE, OTHER])
+    for same in ({"ids": f"{OTHER},{BARE}"}, {"postfix_ids": [BARE, OTHER], "force": "false", "reason": " ", "x": 1}):
+        assert fingerprint(same) == first
+    members: list[dict[str, Any]] = [
+        {"reason": "r"},
+        {"ticket": "r"},
+        {"requested_by": "r"},
+        {"reason": "r", "force": True},
+        {"fail_on": "none"},
+        {"ids": [BARE]},
+    ]
+    others = [fingerprint({"ids": [BARE, OTHER]} | member) for member in members]
+    assert len({first, fingerprint([BARE, OTHER], "b" * 32), *others}) == len(members) + 2
+
+
+@pytest.mark.parametrize(
+    "given_id",
+    ["", "rq_", "rq_" + "a" * 25, "rq_" + "a" * 27, "rq_" + "A" * 26, "rq_" + "1" * 26, "rq_" + "a" * 26 + "\n"],
+)
+def test_what_cannot_be_a_request_id_is_none(given_id: str) -> None:
+    assert parse_request_id(given_id) is None
+
+
+def test_an_id_in_a_path_is_refused_with_its_rule() -> None:
+    assert parse_message_id(FULL) == FULL
+    with pytest.raises(InvalidRequest, match=r"^invalid_id$"):
+        parse_message_id("short")
+    assert parse_account_id(ACCOUNT) == ACCOUNT
+
+
+# Nothing that our own sentences say may be drawn, or an echo could not be told from them.
+echo = st.text("ΩЖ漢ÿ", min_size=1, max_size=12).map(lambda text: f"§{text}§")
+values = st.recursive(
+    echo | st.none() | st.booleans() | st.integers() | st.sampled_from([BARE, FULL]) | message_ids,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(echo, inner, max_size=2),
+    max_leaves=5,
+)
+members = st.sampled_from(
+    ["ids", "id", "postfix_id", "postfix_ids", "account_id", "reason", "ticket", "requested_by", "force", "fail_on"]
+)
+bodies = (
+    st.binary(max_size=40)
+    | values.map(lambda value: json.dumps(value).encode())
+    | st.dictionaries(members | echo, values, max_size=6).map(lambda content: json.dumps(content).encode())
+    | st.dictionaries(members, values, max_size=4).map(lambda c: json.dumps({"ids": [BARE], **c}).encode())
+)
+headers_ = st.dictionaries(
+    st.sampled_from(["idempotency-key", "webhook-id", "traceparent", "x-amzn-trace-id"]),
+    st.lists(echo | st.text(max_size=8) | st.just("key-1"), max_size=2).map(tuple),
+)
+
+
+@given(bodies, headers_)
+def test_any_payload_is_a_request_or_invalid_without_an_echo(body: bytes, headers: Headers) -> None:
+    try:
+        came_to: ReleaseRequest | InvalidRequest = parse(body, headers)
+    except InvalidRequest as refusal:
+        came_to = refusal
+    if isinstance(came_to, InvalidRequest):
+        assert PROBLEMS[came_to.code].status == 400
+        assert f"{came_to.detail}{came_to.field}{came_to}".isascii()
+        assert BARE not in came_to.detail
+        return
+    assert 1 <= len(came_to.ids) <= IDS_LIMIT
+    assert len(set(came_to.ids)) == len(came_to.ids)
+    assert all(parse_message_id(MessageId(each)) == each for each in came_to.ids)
+    assert "".join(came_to.warnings).isascii()
+    assert parse_request_id(accept(came_to, ACCOUNT, NOON, RANDOM).request_id)

@@ -1,0 +1,91 @@
+"""The environment: all of it is needed, and what is missing or wrong is told at once and by name."""
+
+from datetime import timedelta
+
+import pytest
+
+from quarantine_release.settings import Settings, SettingsInvalid
+from quarantine_release.trace import WireForm
+from quarantine_release.transitions import Terms
+
+ENVIRONMENT = {
+    "TABLE_NAME": "ledger",
+    "CLOUDFLARE_SECRET_ID": "cloudflare",
+    "CLIENTS_SECRET_ID": "clients",
+    "CLOUDFLARE_API_BASE_URL": "https://api.cloudflare.com/client/v4",
+    "CLOUDFLARE_WIRE_FORM": "auto",
+    "LEASE_SECONDS": "90",
+    "SETTLE_SECONDS": "120",
+    "RETENTION_DAYS": "400",
+}
+
+
+def problems(**changed: str) -> str:
+    with pytest.raises(SettingsInvalid) as invalid:
+        Settings.from_env(ENVIRONMENT | changed)
+    return str(invalid.value)
+
+
+def test_every_variable_is_read() -> None:
+    assert Settings.from_env(ENVIRONMENT) == Settings(
+        table="ledger",
+        cloudflare_secret_id="cloudflare",
+        clients_secret_id="clients",
+        cloudflare_api_base_url="https://api.cloudflare.com/client/v4",
+        wire_form=None,
+        terms=Terms(timedelta(seconds=90), timedelta(seconds=120), timedelta(days=400)),
+    )
+
+
+def test_the_environment_of_the_process_is_what_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    assert Settings.from_env() == Settings.from_env(ENVIRONMENT)
+
+
+@pytest.mark.parametrize("form", WireForm)
+def test_a_wire_form_may_be_forced(form: WireForm) -> None:
+    assert Settings.from_env(ENVIRONMENT | {"CLOUDFLARE_WIRE_FORM": form}).wire_form is form
+
+
+def test_everything_that_is_missing_is_told_at_once() -> None:
+    with pytest.raises(SettingsInvalid) as invalid:
+        Settings.from_env({"TABLE_NAME": ""})
+    assert str(invalid.value) == "; ".join(f"{name} is not set" for name in ENVIRONMENT)
+
+
+@pytest.mark.parametrize(
+    "value", ["0", "-1", "1.5", "ninety", "100000", "1" * 20, "000012345678", "\u0661", "90 ", "90\n"]
+)
+@pytest.mark.parametrize("name", ["LEASE_SECONDS", "SETTLE_SECONDS", "RETENTION_DAYS"])
+def test_a_number_must_be_a_whole_one_of_a_sensible_size(name: str, value: str) -> None:
+    assert problems(**{name: value}) == f"{name} must be a whole number between 1 and 99999"
+
+
+def test_the_largest_number_is_accepted() -> None:
+    assert Settings.from_env(ENVIRONMENT | {"RETENTION_DAYS": "99999"}).terms.retention == timedelta(days=99999)
+
+
+def test_an_unknown_wire_form_is_told() -> None:
+    assert problems(CLOUDFLARE_WIRE_FORM="list") == "CLOUDFLARE_WIRE_FORM must be auto, array or object"
+
+
+@pytest.mark.parametrize(
+    "url", ["https://example.com/v4", "http://localhost:1", "http://127.0.0.1:8080/x", "http://[::1]:1"]
+)
+def test_a_credential_may_travel_encrypted_or_within_the_machine(url: str) -> None:
+    assert Settings.from_env(ENVIRONMENT | {"CLOUDFLARE_API_BASE_URL": url}).cloudflare_api_base_url == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://api.cloudflare.com", "http://localhost.example.com", "ftp://localhost", "https://", "x", "https://[::1"],
+)
+def test_a_credential_may_not_travel_anywhere_else(url: str) -> None:
+    said = problems(CLOUDFLARE_API_BASE_URL=url)
+    assert said == "CLOUDFLARE_API_BASE_URL must be an https URL, or http on this very machine"
+
+
+def test_several_problems_are_told_together() -> None:
+    said = problems(TABLE_NAME="", LEASE_SECONDS="x", CLOUDFLARE_WIRE_FORM="x")
+    assert said.count(";") == 2
