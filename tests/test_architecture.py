@@ -165,7 +165,10 @@ def test_every_module_says_what_lives_in_it(module: str) -> None:
 def test_a_module_consists_of_definitions(module: str) -> None:
     definitions = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
     others = [node for node in TREES[module].body[1:] if not isinstance(node, definitions)]
-    assert [ast.unparse(node).splitlines()[0] for node in others] in ([], ["if TYPE_CHECKING:"])
+    found = [ast.unparse(node).splitlines()[0] for node in others]
+    # The one call at import: priming, which fails for nobody and does nothing outside Lambda.
+    allowed = ["wiring.prime()"] if module in ("webhook", "reconciler") else []
+    assert [line for line in found if line != "if TYPE_CHECKING:"] == allowed
 
 
 IMPORT_ALL = """

@@ -112,6 +112,10 @@ def test_a_token_in_the_query_string_is_nobody_even_beside_a_valid_header(name: 
     assert who(bearer(TOKEN), {name: (TOKEN,)}) is None
 
 
+def test_the_token_is_refused_in_the_query_string_under_any_name() -> None:
+    assert who(bearer(TOKEN), {"t": ("x", TOKEN)}) is None
+
+
 def test_other_query_parameters_do_no_harm() -> None:
     assert who(bearer(TOKEN), {"ids": ("rq_1",)}) == "soar"
 

@@ -406,6 +406,8 @@ def test_an_outcome_that_cannot_be_recorded_is_unconfirmed(world: World, faults:
     faults += [None, Fault.TIMEOUT_BEFORE]
     answer = run(world, request_row(BARE))
     assert outcomes(answer) == [(Outcome.UNCONFIRMED, Code.NO_ANSWER)]
+    assert answer.results[0].row is not None
+    assert answer.results[0].row.recipients == Recipients()
     assert not answer.settled
     assert message(world).state is State.RELEASING
 

@@ -53,7 +53,14 @@ def test_what_is_built_is_built_once(deployment: Deployment) -> None:
     assert wiring.clients() is wiring.clients()
 
 
-def test_priming_builds_without_a_call(deployment: Deployment) -> None:
+def test_nothing_is_primed_outside_lambda(deployment: Deployment) -> None:
+    assert deployment.is_untouched
+    wiring.prime()
+    assert wiring.ledger.cache_info().currsize == 0
+
+
+def test_priming_builds_without_a_call(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand")
     wiring.prime()
     for builder in (wiring.settings, wiring.ledger, wiring.clients, wiring.accounts, wiring.cloudflare):
         assert builder.cache_info().currsize == 1
@@ -64,6 +71,7 @@ def test_priming_builds_without_a_call(deployment: Deployment) -> None:
 def test_a_failed_priming_is_logged_without_its_text_and_left_to_the_first_request(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand")
     monkeypatch.setenv("LEASE_SECONDS", "canary")
     wiring.prime()
     (logged,) = deployment.events("priming_failed")

@@ -52,7 +52,7 @@ def authenticate(
             is_valid = known.expires_at is None or now < known.expires_at
             if is_same and is_valid:
                 found = client
-    in_query = any(name.lower() in _QUERY_CREDENTIALS for name in query)
+    in_query = any(name.lower() in _QUERY_CREDENTIALS or token in values for name, values in query.items())
     if found is None or not token or in_query:
         raise Unauthenticated
     return AuthenticatedPayload(found, headers, body)

@@ -32,3 +32,6 @@ def _report(summary: Summary) -> None:
         telemetry.release_outcome(row, owners.get(row.owner) if row.owner else None)
     for name, oldest in (("Attempt", summary.oldest_attempt), ("Request", summary.oldest_request)):
         telemetry.oldest_open(name, (now - oldest).total_seconds() if oldest else 0.0)
+
+
+wiring.prime()

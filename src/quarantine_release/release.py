@@ -8,6 +8,7 @@ from typing import Final
 
 from quarantine_release.outcome import (
     FINAL,
+    NO_RECIPIENTS,
     Answered,
     Code,
     Outcome,
@@ -240,7 +241,10 @@ class _Run:
         try:
             others = self.ports.ledger.record(ended, AttemptState.OPEN, outcomes, closing)
         except LedgerUnavailable:
-            self.rows |= {part: replace(row, state=State.UNKNOWN, code=Code.NO_ANSWER) for part, row in rows.items()}
+            self.rows |= {
+                part: replace(row, state=State.UNKNOWN, code=Code.NO_ANSWER, recipients=NO_RECIPIENTS)
+                for part, row in rows.items()
+            }
             return
         self.rows |= {**rows, **others}
         self._settled += [row for part, row in rows.items() if row.state in FINAL and part not in others]

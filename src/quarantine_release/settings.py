@@ -72,6 +72,11 @@ class Settings:
         )
 
 
+def is_in_lambda(env: Mapping[str, str] = os.environ) -> bool:
+    """Say whether this is a Lambda process (Lambda developer guide, "Defined runtime environment variables")."""
+    return "AWS_LAMBDA_INITIALIZATION_TYPE" in env
+
+
 def _is_safe(url: str) -> bool:
     """Say whether a credential may travel there: encrypted, or without leaving the machine."""
     try:

@@ -124,7 +124,6 @@ def given_back(before: MessageRow | None, row: MessageRow, now: datetime) -> Mes
             updated_at=now,
             owner=None,
             deadline=None,
-            forced_over=None,
             attempts=row.attempts - {row.attempt},
         )
     return replace(restored, refusals=row.refusals + 1, last_refused=row.attempt)

@@ -88,3 +88,6 @@ def _decline(declined: Declined, request: HttpRequest) -> Response:
         headers["Allow"] = declined.members["allow"]
     telemetry.declined(declined.code)
     return Response(PROBLEMS[declined.code].status, problem_body(declined, request.gateway_request_id), headers)
+
+
+wiring.prime()

@@ -23,7 +23,7 @@ from quarantine_release.ledger import DynamoLedger
 from quarantine_release.outcome import AttemptId
 from quarantine_release.ports import Ports
 from quarantine_release.secret_store import CachedSecret
-from quarantine_release.settings import Settings
+from quarantine_release.settings import Settings, is_in_lambda
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
@@ -101,9 +101,11 @@ def ports(time_left: Callable[[], float]) -> Ports:
 
 
 def prime() -> None:
-    """Build everything in the init phase, whose CPU is free of the memory size's share; a failure is left for later."""
+    """Build everything in Lambda's init phase, which has a whole CPU; a failure is logged and left for later."""
+    if not is_in_lambda():
+        return
     try:
-        ledger(), clients(), cloudflare()
+        ledger(), clients(), cloudflare(), reader()
     except Exception as error:  # noqa: BLE001  whatever it is, the first request meets it where it can be answered
         telemetry.logger.warning("priming_failed", error_type=type(error).__name__)
 
