@@ -47,6 +47,7 @@ def greeting(stack: Stack) -> str:
     return f"""\
 Quarantine Release listens on {stack.base_url}
   Cloudflare     {cloudflare}
+  Reconciler     every {stack.reconcile_every_seconds:g} s
   Token          {stack.token}   (also in {here(stack.token_path)})
   Handler logs   {here(stack.log_path)}
 

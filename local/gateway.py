@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import uuid
 from collections.abc import Callable, Mapping
@@ -18,6 +19,8 @@ INTEGRATION_TIMEOUT_SECONDS = 29.0
 MAX_BODY_BYTES = 10 * 1024 * 1024
 MAX_DISCARDED_BYTES = 10 * MAX_BODY_BYTES
 IDLE_CONNECTION_SECONDS = 60
+CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]+")
+CONTEXT_VARIABLE = re.compile(r"\$context\.([A-Za-z]+(?:\.[A-Za-z]+)*)")
 
 Invoke = Callable[[Mapping[str, Any]], Future[Any]]
 GatewayResponses = Mapping[str, tuple[Mapping[str, str], str]]  # headers and body by response type
@@ -46,9 +49,11 @@ class Gateway(Server):
         self.responses = responses
         self.timeout_seconds = timeout_seconds
 
-    def own_answer(self, refusal: Refused) -> HttpAnswer:
-        """What the template says that the gateway answers by itself."""
+    def own_answer(self, refusal: Refused, request_id: str) -> HttpAnswer:
+        """What the template says that the gateway answers by itself, the request's id in the place of its variable."""
         headers, body = self.responses.get(refusal.kind, ({}, '{"message": null}'))
+        context = {"requestId": request_id}
+        body = CONTEXT_VARIABLE.sub(lambda variable: context.get(variable[1], variable[0]), body)
         return HttpAnswer(refusal.status, tuple({"Content-Type": "application/json", **headers}.items()), body.encode())
 
 
@@ -62,7 +67,7 @@ class _ClientConnection(Connection):
         try:
             answer = self._function_answer(request_id)
         except Refused as refusal:
-            answer = self.server.own_answer(refusal)
+            answer = self.server.own_answer(refusal, request_id)
             self.close_connection = self.close_connection or refusal.status in (400, 413)
         self._send(answer, request_id)
 
@@ -101,10 +106,9 @@ class _ClientConnection(Connection):
         body = b""
         while True:
             size_line = self.rfile.readline(100).partition(b";")[0].strip()
-            try:
-                size = int(size_line, 16)
-            except ValueError:
-                raise Refused(400, "DEFAULT_4XX") from None
+            if not CHUNK_SIZE.fullmatch(size_line):
+                raise Refused(400, "DEFAULT_4XX")
+            size = int(size_line, 16)
             body += self._read(size, already=len(body))
             if size == 0:
                 while self.rfile.readline(65537).strip():
@@ -113,7 +117,7 @@ class _ClientConnection(Connection):
             self.rfile.readline(3)
 
     def _read(self, size: int, already: int = 0) -> bytes:
-        if size < 0 or size + already > MAX_BODY_BYTES:
+        if size + already > MAX_BODY_BYTES:
             self._discard(size)
             raise Refused(413, "REQUEST_TOO_LARGE")
         data = self.rfile.read(size)
@@ -143,4 +147,5 @@ class _ClientConnection(Connection):
         """What the server cannot even read is answered as the template says too."""
         self.close_connection = True
         self.command, self.request_version = getattr(self, "command", None) or "", self.protocol_version
-        self._send(self.server.own_answer(Refused(code, "DEFAULT_4XX")), str(uuid.uuid4()))
+        request_id = str(uuid.uuid4())
+        self._send(self.server.own_answer(Refused(code, "DEFAULT_4XX"), request_id), request_id)

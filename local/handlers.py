@@ -65,6 +65,11 @@ class HandlerPool:
         self._events.put((json.dumps(call).encode(), outcome))
         return outcome
 
+    def pids(self) -> list[int]:
+        """The processes that run now."""
+        with self._lock:
+            return [child.pid for child in self._children.values() if child.is_alive]
+
     def stop(self) -> None:
         """End every process; events under way fail."""
         with self._lock:
@@ -105,7 +110,8 @@ class HandlerPool:
         try:
             child.wait_until_ready(INIT_TIMEOUT_SECONDS)
         except ChildDied as failure:
-            child.write_log(str(failure))
+            if not self._stopping:
+                child.write_log(str(failure))
             child.kill()
         return child
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import re
 import secrets
@@ -17,8 +16,17 @@ DEFAULT_PORT = "8080"
 PLACEHOLDER_ACCOUNT = "0123456789abcdef0123456789abcdef"
 PLACEHOLDER_TOKEN = "simulator-token"  # noqa: S105  # only ever sent to this machine
 SCOPES = ("release", "read", "read:all", "force", "override")
-# Template variables that may be set from outside; all others must agree with what the stack has made.
-OVERRIDES = ("CLOUDFLARE_WIRE_FORM", "LEASE_SECONDS", "SETTLE_SECONDS")
+# Template variables that may be set from outside, as `settings.py` takes them; all others must agree with what the
+# stack has made.
+SECONDS = re.compile(r"[1-9][0-9]{0,4}"), "a whole number between 1 and 99999"
+OVERRIDES = {
+    "CLOUDFLARE_WIRE_FORM": (re.compile(r"auto|array|object"), "auto, array or object"),
+    "LEASE_SECONDS": SECONDS,
+    "SETTLE_SECONDS": SECONDS,
+}
+DEFAULT_RECONCILE_EVERY = "60"
+FRACTION = re.compile(r"[0-9]{1,5}(\.[0-9]{1,3})?")
+THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 TOKEN_SHAPE = re.compile(r"[\x21-\x7e]{8,512}")
 
 
@@ -32,6 +40,7 @@ class Options:
     account_id: str
     credential: Mapping[str, str] = field(repr=False)
     overrides: Mapping[str, str]
+    reconcile_every_seconds: float
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Options:
@@ -56,7 +65,8 @@ class Options:
             upstream_url=upstream_url,
             account_id=account_id,
             credential=credential,
-            overrides={name: given[name] for name in OVERRIDES if name in given},
+            overrides={name: _override(name, given[name]) for name in OVERRIDES if name in given},
+            reconcile_every_seconds=_every(given.get("RECONCILE_EVERY_SECONDS", DEFAULT_RECONCILE_EVERY)),
         )
 
     def cloudflare_secret(self) -> str:
@@ -82,7 +92,10 @@ def _credential(given: Mapping[str, str]) -> dict[str, str]:
 
 
 def _is_on_this_machine(url: str) -> bool:
-    """Whether a placeholder may be sent there; anything else needs https and a credential of its own."""
+    """Whether a placeholder may be sent there; anything else needs https and a credential of its own.
+
+    What `settings.py` refuses is refused here, at the start; and what it would only fail over at the first call.
+    """
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname or "", parts.port
@@ -90,13 +103,25 @@ def _is_on_this_machine(url: str) -> bool:
         parts, host = urlsplit(""), ""
     if parts.scheme not in ("http", "https") or not host or "@" in parts.netloc:
         raise CannotStart("CLOUDFLARE_API_BASE_URL must be an http or https address without a password in it.")
-    try:
-        is_here = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        is_here = False
+    is_here = host in THIS_MACHINE
     if not is_here and parts.scheme != "https":
-        raise CannotStart("CLOUDFLARE_API_BASE_URL must begin with https:// unless it is on this machine.")
+        raise CannotStart(
+            f"CLOUDFLARE_API_BASE_URL must begin with https:// unless it is at {' or '.join(THIS_MACHINE)}."
+        )
     return is_here
+
+
+def _override(name: str, text: str) -> str:
+    shape, rule = OVERRIDES[name]
+    if not shape.fullmatch(text):
+        raise CannotStart(f"{name} must be {rule}.")
+    return text
+
+
+def _every(text: str) -> float:
+    if not FRACTION.fullmatch(text) or not 0.1 <= float(text) <= 99999:
+        raise CannotStart("RECONCILE_EVERY_SECONDS must be a number between 0.1 and 99999.")
+    return float(text)
 
 
 def _port(text: str) -> int:

@@ -16,6 +16,7 @@ from local.gateway import Gateway
 from local.handlers import HandlerPool
 from local.http_server import listen, url_of
 from local.options import Options
+from local.schedule import Schedule
 from local.services import Service, aws_environment, start_embedded_aws, start_simulated_cloudflare
 from local.template import Template
 
@@ -23,7 +24,7 @@ HANDLER_PROCESSES = 8
 
 
 class Stack:
-    """Gateway, handler processes, embedded AWS and (unless another upstream is set) the simulated Cloudflare.
+    """Gateway, schedule, handler processes, embedded AWS and, unless another upstream is set, a simulated Cloudflare.
 
     Started by `with`; nothing is left of it afterwards, however it ends.
     """
@@ -43,12 +44,14 @@ class Stack:
     ) -> None:
         """Read the variables of `make run` (`PORT=0` takes a free port); raises `CannotStart`.
 
-        Token and logs go to `folder`, by default one that is removed at the end. `code` holds the handlers' package.
+        Token and logs go to `folder`, by default one that is removed at the end. `code` holds the handlers' package;
+        `processes` of the webhook run beside each other, the reconciler has one.
         """
         self._options = Options.from_environment(environment)
         self._template = Template.read(template)
         self._cleanup = ExitStack()
         self._services: list[Service] = []
+        self._pools: dict[str, HandlerPool] = {}
         self._folder = folder
         self._code = code
         self._processes = processes
@@ -75,6 +78,10 @@ class Stack:
     def upstream_url(self) -> str:
         """The base address of the Cloudflare in use."""
         return self._options.upstream_url or f"{self.simulator_url}/client/v4"
+
+    @property
+    def reconcile_every_seconds(self) -> float:
+        return self._options.reconcile_every_seconds
 
     @property
     def token_path(self) -> Path:
@@ -105,6 +112,10 @@ class Stack:
         """The name of a service that has ended though the stack has not; handlers are replaced, services are not."""
         return next((service.name for service in self._services if not service.is_alive), None)
 
+    def pids(self, short_name: str) -> list[int]:
+        """The processes that run a function's handler now: of the `webhook` or the `reconciler`."""
+        return self._pools[short_name].pids()
+
     def _start(self) -> None:
         gateway = Gateway(listen(self._options.port), self._invoke, self._template.gateway_responses())
         self._cleanup.callback(gateway.stop)
@@ -121,8 +132,12 @@ class Stack:
             self.simulator = self._keep(start_simulated_cloudflare(self._simulator_settings(), services_log))
         for service in self._services:
             service.wait_until_ready()
-        self._webhook = self._start_handlers("webhook", "WebhookFunction", self._processes)
-        self._webhook.wait_until_ready()
+        self._start_handlers("webhook", "WebhookFunction", self._processes)
+        self._start_handlers("reconciler", "ReconcilerFunction", 1)
+        for pool in self._pools.values():
+            pool.wait_until_ready()
+        schedule = Schedule("reconciler", self._pools["reconciler"].submit, self.reconcile_every_seconds)
+        self._cleanup.callback(schedule.stop)
         self._write_token()
         gateway.start()
         self._cleanup.callback(gateway.stop)  # first of all at the end, so that nothing new comes in
@@ -133,7 +148,7 @@ class Stack:
         return service
 
     def _invoke(self, event: Mapping[str, Any]) -> Future[Any]:
-        return self._webhook.submit(event)
+        return self._pools["webhook"].submit(event)
 
     def _simulator_settings(self) -> dict[str, Any]:
         """The simulator knows one account with one credential, which it takes from here."""
@@ -144,10 +159,10 @@ class Stack:
             "keys": {credential["api_email"]: credential["api_key"]} if "api_key" in credential else {},
         }
 
-    def _start_handlers(self, short_name: str, logical_id: str, size: int) -> HandlerPool:
-        """The processes of one function of the template; more functions need one line more in `_start`."""
+    def _start_handlers(self, short_name: str, logical_id: str, size: int) -> None:
+        """Start the processes of one function of the template; more functions need one line more in `_start`."""
         overrides = {**self._options.overrides, "CLOUDFLARE_API_BASE_URL": self.upstream_url}
-        pool = HandlerPool(
+        self._pools[short_name] = HandlerPool(
             short_name,
             self._template.functions()[logical_id],
             environment={**overrides, **aws_environment(self.aws.url)},
@@ -155,8 +170,7 @@ class Stack:
             log=self.log_path,
             size=size,
         )
-        self._cleanup.callback(pool.stop)
-        return pool
+        self._cleanup.callback(self._pools[short_name].stop)
 
     def _write_token(self) -> None:
         """Readable by its owner only, from the first byte on."""

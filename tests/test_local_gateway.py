@@ -12,7 +12,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from itertools import pairwise
@@ -22,13 +22,18 @@ from urllib.parse import urlsplit
 
 import pytest
 import requests
+import yaml
 
 from local.children import CHECKOUT, CannotStart
-from local.gateway import Gateway
+from local.gateway import Gateway, Refused
+from local.handlers import HandlerFailed, HandlerPool
 from local.http_server import listen, url_of
 from local.options import PLACEHOLDER_ACCOUNT, Options
 from local.proxy_event import MalformedAnswer, http_answer
+from local.schedule import Schedule
 from local.stack import Stack
+from local.template import Function, Template
+from quarantine_release.settings import Settings, SettingsInvalid
 
 TIMEOUT = 15
 HANDLER = """
@@ -57,6 +62,12 @@ HANDLER = """
         }
         print("handled", context.aws_request_id)
         return {"statusCode": 201, "headers": {"Content-Type": "application/json"}, "body": json.dumps(seen)}
+
+    def reconcile(event, context):
+        started = time.monotonic()
+        time.sleep(0.15)
+        seen = {"event": event, "pid": os.getpid(), "span": [started, time.monotonic()], "name": context.function_name}
+        print("scheduled", json.dumps(seen))
 """
 TEMPLATE = """
     Globals:
@@ -69,6 +80,9 @@ TEMPLATE = """
       WebhookFunction:
         Type: AWS::Serverless::Function
         Properties: {Handler: stub.lambda_handler}
+      ReconcilerFunction:
+        Type: AWS::Serverless::Function
+        Properties: {Handler: stub.reconcile}
       Ledger:
         Type: AWS::DynamoDB::Table
         Properties:
@@ -84,11 +98,11 @@ TEMPLATE = """
             x-amazon-apigateway-gateway-responses:
               DEFAULT_5XX:
                 responseParameters: {gatewayresponse.header.Content-Type: "'application/problem+json'"}
-                responseTemplates: {application/json: '{"code": "gateway_error"}'}
+                responseTemplates: {application/json: '{"code": "gateway_error", "request_id": "$context.requestId"}'}
               DEFAULT_4XX:
-                responseTemplates: {application/json: '{"code": "gateway_refused"}'}
+                responseTemplates: {application/json: '{"code": "gateway_refused", "request_id": "$context.requestId"}'}
               REQUEST_TOO_LARGE:
-                responseTemplates: {application/json: '{"code": "body_too_large"}'}
+                responseTemplates: {application/json: '{"code": "body_too_large", "request_id": "$context.requestId"}'}
 """
 
 
@@ -102,7 +116,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         patch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
         patch.setenv("CLOUDFLARE_API_TOKEN", "of-the-person")
         stack = Stack(
-            {"PORT": "0", "LEASE_SECONDS": "3"},
+            {"PORT": "0", "LEASE_SECONDS": "3", "RECONCILE_EVERY_SECONDS": "0.1"},
             folder=folder,
             template=folder / "template.yaml",
             code=folder,
@@ -206,7 +220,8 @@ def test_the_remaining_time_counts_down_from_the_timeout(stack: Stack) -> None:
 def test_a_handler_that_fails_is_a_502_and_the_next_request_succeeds(stack: Stack, failure: str) -> None:
     answer = requests.get(f"{stack.base_url}/?{failure}", timeout=TIMEOUT)
 
-    assert (answer.status_code, answer.json()) == (502, {"code": "gateway_error"})
+    request_id = answer.headers["x-amzn-RequestId"]
+    assert (answer.status_code, answer.json()) == (502, {"code": "gateway_error", "request_id": request_id})
     assert answer.headers["Content-Type"] == "application/problem+json"
     assert answer.elapsed.total_seconds() < 9
     assert _raw(stack, "GET", "/")["pid"]
@@ -296,7 +311,8 @@ def test_a_connection_serves_request_after_request(stack: Stack) -> None:
 def test_too_large_a_body_is_the_gateways_413(stack: Stack) -> None:
     answer = requests.post(stack.base_url, b"x" * (10 * 1024 * 1024 + 1), timeout=TIMEOUT)
 
-    assert (answer.status_code, answer.json()) == (413, {"code": "body_too_large"})
+    request_id = answer.headers["x-amzn-RequestId"]
+    assert (answer.status_code, answer.json()) == (413, {"code": "body_too_large", "request_id": request_id})
 
 
 @pytest.mark.parametrize(
@@ -316,7 +332,20 @@ def test_what_cannot_be_read_is_refused(stack: Stack, request_bytes: bytes) -> N
         answer = connection.recv(65536)
 
     assert re.match(rb"HTTP/1\.1 (4\d\d|501) ", answer)
-    assert b'{"code": "' in answer
+    head, _, body = answer.decode().partition("\r\n\r\n")
+    request_id = re.findall(r"x-amzn-RequestId: (\S{36})", head)[0]
+    assert json.loads(body) == {"code": "gateway_refused", "request_id": request_id}
+
+
+def test_no_variable_is_left_in_what_the_gateway_says_by_itself() -> None:
+    responses = Template.read(CHECKOUT / "template.yaml").gateway_responses()
+    gateway = Gateway(listen(), lambda _event: Future(), responses)
+    gateway.socket.close()
+
+    for kind in responses:
+        answer = gateway.own_answer(Refused(400, kind), "the-id")
+        assert json.loads(answer.body)["request_id"] == "the-id"
+        assert "$" not in f"{answer.headers}{answer.body.decode()}"
 
 
 def test_no_answer_in_time_is_a_504_and_what_has_not_begun_is_not_done_any_more() -> None:
@@ -332,9 +361,91 @@ def test_no_answer_in_time_is_a_504_and_what_has_not_begun_is_not_done_any_more(
     assert never.cancelled()
 
 
+def test_the_reconciler_gets_scheduled_events_in_a_process_of_its_own(stack: Stack) -> None:
+    first, second = _scheduled(stack, 2)[:2]
+
+    event = first["event"]
+    assert set(event) == {
+        "version", "id", "detail-type", "source", "account", "time", "region", "resources", "detail",
+    }  # fmt: skip
+    assert (event["version"], event["detail-type"], event["source"]) == ("0", "Scheduled Event", "aws.events")
+    assert (event["detail"], event["region"], event["account"]) == ({}, "us-east-1", "123456789012")
+    assert re.fullmatch(r"arn:aws:events:us-east-1:123456789012:rule/\S+", event["resources"][0])
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", event["time"])
+    assert event["id"] != second["event"]["id"]
+    assert first["name"] == "ReconcilerFunction"
+    assert first["pid"] not in stack.pids("webhook")
+
+
+def test_of_the_reconciler_no_two_are_at_work_at_once(stack: Stack) -> None:
+    spans = [each["span"] for each in _scheduled(stack, 4)]
+
+    assert all(earlier[1] <= later[0] for earlier, later in pairwise(spans))
+
+
+def test_a_reconciler_killed_at_work_is_replaced_and_gets_the_next_event(stack: Stack) -> None:
+    (killed,) = stack.pids("reconciler")
+
+    os.kill(killed, signal.SIGKILL)
+
+    before = len(_scheduled(stack, 1))
+    assert _scheduled(stack, before + 2)[-1]["pid"] != killed
+
+
+def test_an_event_that_falls_due_while_another_is_at_work_is_left_out() -> None:
+    submitted: list[Future[Any]] = []
+
+    def submit(_event: object) -> Future[Any]:
+        submitted.append(Future())
+        return submitted[-1]
+
+    schedule = Schedule("rule", submit, 0.05)
+    try:
+        time.sleep(0.3)
+        assert len(submitted) == 1
+        submitted[0].set_exception(HandlerFailed())
+        time.sleep(0.3)
+        assert len(submitted) == 2
+        began = time.monotonic()
+    finally:
+        schedule.stop()
+
+    assert time.monotonic() - began < 0.2
+    submitted[1].set_result(None)
+    time.sleep(0.1)
+    assert len(submitted) == 2
+
+
+def test_the_reconciler_of_make_run_is_as_often_at_work_as_the_deployed_one() -> None:
+    template = yaml.load((CHECKOUT / "template.yaml").read_text("utf-8"), yaml.BaseLoader)  # noqa: S506
+    events = template["Resources"]["ReconcilerFunction"]["Properties"]["Events"]
+
+    (schedule,) = (event["Properties"]["Schedule"] for event in events.values() if event["Type"] == "Schedule")
+
+    assert schedule == "rate(1 minute)"
+    assert Options.from_environment({}).reconcile_every_seconds == 60
+
+
 def test_the_token_is_its_owners_only(stack: Stack) -> None:
     assert stack.token_path.read_text() == stack.token
     assert stat.S_IMODE(stack.token_path.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("is_ready", [True, False])
+def test_processes_that_are_stopped_leave_no_word_in_the_log(tmp_path: Path, is_ready: bool) -> None:
+    (tmp_path / "stub.py").write_text(textwrap.dedent(HANDLER))
+    function = Function("Idle", "stub.lambda_handler", timeout_seconds=2, memory_mb=128, environment={})
+    log = tmp_path / "handlers.log"
+    pool = HandlerPool("idle", function, environment={}, code=tmp_path, log=log, size=2)
+    if is_ready:
+        pool.wait_until_ready()
+    else:
+        time.sleep(0.1)
+
+    pool.stop()
+
+    assert log.read_text() == ""
+    assert pool.pids() == []
 
 
 def test_a_handler_that_cannot_be_loaded_is_said_so(tmp_path: Path) -> None:
@@ -368,6 +479,17 @@ def test_a_handler_that_cannot_be_loaded_is_said_so(tmp_path: Path) -> None:
         ({"CLOUDFLARE_API_KEY": "k"}, "CLOUDFLARE_API_EMAIL is missing"),
         ({"CLOUDFLARE_API_TOKEN": "t", "CLOUDFLARE_API_KEY": "k"}, "not both"),
         ({"QUARANTINE_RELEASE_TOKEN": "two words"}, "QUARANTINE_RELEASE_TOKEN must"),
+        ({"LEASE_SECONDS": "0"}, "LEASE_SECONDS must be a whole number between 1 and 99999"),
+        ({"LEASE_SECONDS": "1.5"}, "LEASE_SECONDS must be"),
+        ({"SETTLE_SECONDS": "x"}, "SETTLE_SECONDS must be a whole number"),
+        ({"SETTLE_SECONDS": "100000"}, "SETTLE_SECONDS must be"),
+        ({"CLOUDFLARE_WIRE_FORM": "list"}, "CLOUDFLARE_WIRE_FORM must be auto, array or object"),
+        ({"RECONCILE_EVERY_SECONDS": "0"}, r"RECONCILE_EVERY_SECONDS must be a number between 0\.1 and 99999"),
+        ({"RECONCILE_EVERY_SECONDS": "0.09"}, "RECONCILE_EVERY_SECONDS must be"),
+        ({"RECONCILE_EVERY_SECONDS": "nan"}, "RECONCILE_EVERY_SECONDS must be"),
+        ({"RECONCILE_EVERY_SECONDS": "1e3"}, "RECONCILE_EVERY_SECONDS must be"),
+        ({"RECONCILE_EVERY_SECONDS": "-5"}, "RECONCILE_EVERY_SECONDS must be"),
+        ({"RECONCILE_EVERY_SECONDS": "99999.5"}, "RECONCILE_EVERY_SECONDS must be"),
     ],
 )
 def test_what_is_missing_or_wrong_is_said_in_one_sentence(environment: dict[str, str], words: str) -> None:
@@ -375,9 +497,55 @@ def test_what_is_missing_or_wrong_is_said_in_one_sentence(environment: dict[str,
         Options.from_environment(environment)
 
     assert str(refusal.value).count(". ") == 0
+    assert len(str(refusal.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.9.9.9", "[::1]"])
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        (
+            "CLOUDFLARE_API_BASE_URL",
+            (
+                "https://api.cloudflare.com/client/v4", "https://127.0.0.1", "https://x.org:8443", "HTTPS://X.org",
+                "http://localhost:9", "http://LOCALHOST", "http://127.0.0.1", "http://[::1]:9/client/v4",
+                "http://127.9.9.9", "http://[::2]", "http://[0:0:0:0:0:0:0:1]", "http://localhost.x.org", "http://x.org",
+                "http://127.0.0.1.x.org", "http://0.0.0.0", "http://2130706433", "http://localhost.", "ftp://x.org",
+                "https://", "https:///x", "https:x.org", "x.org", "http://[::1", "file:///etc/passwd", "https://é.org",
+            ),
+        ),
+        ("CLOUDFLARE_WIRE_FORM", ("auto", "array", "object", "Auto", "none")),
+        ("LEASE_SECONDS", ("1", "90", "99999", "100000", "0", "007", "-1", "1.5", "1_0", "٣", "x")),
+        ("SETTLE_SECONDS", ("1", "90", "99999", "100000", "0", "007", "-1", "1.5", "1_0", "٣", "x")),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_what_the_functions_take_is_taken_and_nothing_else(name: str, values: tuple[str, ...]) -> None:
+    credential = {"CLOUDFLARE_ACCOUNT_ID": "a" * 32, "CLOUDFLARE_API_TOKEN": "t"}
+    functions = Template.read(CHECKOUT / "template.yaml").functions()
+    deployed = functions["WebhookFunction"].environment
+
+    def is_taken(read: Callable[[dict[str, str]], object], environment: dict[str, str]) -> bool:
+        try:
+            read(environment)
+        except (CannotStart, SettingsInvalid):
+            return False
+        return True
+
+    def both(value: str) -> tuple[bool, bool]:
+        here = is_taken(Options.from_environment, {**credential, name: value})
+        return here, is_taken(Settings.from_env, {**deployed, name: value})
+
+    taken = {value: both(value) for value in values}
+    assert {value: here for value, (here, _) in taken.items()} == {value: there for value, (_, there) in taken.items()}
+    assert {here for here, _ in taken.values()} == {True, False}
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("", 60), ("0.1", 0.1), ("2.5", 2.5), ("99999", 99999)])
+def test_the_reconciler_runs_as_often_as_told(text: str, seconds: float) -> None:
+    assert Options.from_environment({"RECONCILE_EVERY_SECONDS": text}).reconcile_every_seconds == seconds
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]"])
 def test_an_upstream_on_this_machine_gets_placeholders(host: str) -> None:
     options = Options.from_environment({"CLOUDFLARE_API_BASE_URL": f"http://{host}:9/client/v4", "PORT": ""})
 
@@ -415,6 +583,7 @@ class TestMakeRun:
             assert _as_curl(trace).json()["state"] == "RELEASED"
             assert (tmp_path / "token").read_text() in printed
             assert _count(children, "local.handler_process webhook") == 8
+            assert _count(children, "local.handler_process reconciler") == 1
 
             os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: to the whole group
             rest = process.communicate(timeout=TIMEOUT)[0]
@@ -425,6 +594,7 @@ class TestMakeRun:
         logs = "".join(path.read_text() for path in tmp_path.iterdir())
         assert "never-to-be-printed" not in logs
         assert "Traceback" not in logs
+        assert "ended without an answer" not in logs
         _wait_until_gone(children)
         listen(urlsplit(release[-1]).port or 0).close()
 
@@ -449,7 +619,7 @@ class TestMakeRun:
             process.kill()
             process.communicate(timeout=TIMEOUT)
 
-        assert len(children) == 4
+        assert len(children) == 5
         _wait_until_gone(children)
 
     def test_a_port_in_use_is_said_in_one_sentence(self, tmp_path: Path) -> None:
@@ -470,11 +640,23 @@ class TestMakeRun:
 
     def test_the_demo_comes_out_as_expected(self) -> None:
         ended = subprocess.run(
-            [sys.executable, "-m", "local.demo"], cwd=CHECKOUT, capture_output=True, text=True, timeout=60, check=False
+            [sys.executable, "-m", "local.demo"], cwd=CHECKOUT, capture_output=True, text=True, timeout=120, check=False
         )
 
         assert (ended.returncode, ended.stderr) == (0, "")
         assert ended.stdout.endswith("All as expected.\n")
+
+
+def _scheduled(stack: Stack, count: int) -> list[dict[str, Any]]:
+    """What the stub saw of the scheduled events, once it has seen so many."""
+    deadline = time.monotonic() + TIMEOUT
+    while True:
+        lines = stack.log_path.read_text().splitlines()
+        seen = [json.loads(line.removeprefix("scheduled ")) for line in lines if line.startswith("scheduled ")]
+        if len(seen) >= count:
+            return seen
+        assert time.monotonic() < deadline, f"{len(seen)} scheduled events instead of {count}"
+        time.sleep(0.05)
 
 
 class _Running:
