@@ -188,6 +188,7 @@ def test_each_named_variable_of_make_run_has_an_effect() -> None:
         "QUARANTINE_RELEASE_TOKEN": "our-own-token",
         "LEASE_SECONDS": "2",
         "SETTLE_SECONDS": "3",
+        "RECONCILE_EVERY_SECONDS": "4",
     }
     assert set(given) == set(names("variable", "default", "what it is"))
 

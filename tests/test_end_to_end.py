@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -97,9 +96,8 @@ def test_a_handler_killed_while_cloudflare_hangs_makes_no_second_call(stack: Sta
         dying = pool.submit(post, stack, ["4Njp3P0STMkilled"], "killed")
         while not calls(stack):
             time.sleep(0.05)
-        pids = subprocess.run(["pgrep", "-f", "local.handler_process"], capture_output=True, text=True, check=True)
-        for pid in pids.stdout.split():
-            os.kill(int(pid), signal.SIGKILL)
+        for pid in stack.pids("webhook"):
+            os.kill(pid, signal.SIGKILL)
         assert dying.result().status_code == 502
     for key in ("killed", None):
         again = post(stack, ["4Njp3P0STMkilled"], key)

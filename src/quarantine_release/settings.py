@@ -81,7 +81,9 @@ def _is_safe(url: str) -> bool:
     """Say whether a credential may travel there: encrypted, or without leaving the machine."""
     try:
         parts = urlsplit(url)
-    except ValueError:
+        is_plain = parts.port != 0 and parts.username is None and parts.password is None
+    except ValueError:  # also of a port that is none
         return False
     is_local = parts.hostname in ("localhost", "127.0.0.1", "::1")
-    return bool(parts.hostname) and (parts.scheme == "https" or (parts.scheme == "http" and is_local))
+    is_encrypted = parts.scheme == "https" or (parts.scheme == "http" and is_local)
+    return bool(parts.hostname) and is_plain and is_encrypted

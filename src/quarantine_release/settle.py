@@ -124,20 +124,23 @@ def _settle_attempt(
     ports: Ports,
     summary: Summary,
 ) -> None:
-    now = ports.clock()
+    now, terms = ports.clock(), ports.terms
     moves = []
     for part in _unsettled(attempt, rows):
-        after = settled(rows[part], readings.get(part, _UNREAD), read_at, now, ports.terms)
+        after = settled(rows[part], readings.get(part, _UNREAD), read_at, now, terms)
         if after is not None:
             moves.append(Move(rows[part], after))
     after_rows = rows | {move.after.part: move.after for move in moves}
     left = [part for part in _unsettled(attempt, after_rows) if after_rows[part].state is not State.NEEDS_REVIEW]
     if left:
         others = ports.ledger.project(moves) if moves else {}
-        wait = min(max((now - attempt.sent_at) / 4, _SOONEST), _LATEST)
-        ports.ledger.look_again(attempt, now + wait)
+        soon, counts_at = (
+            now + min(max((now - attempt.sent_at) / 4, _SOONEST), _LATEST),
+            attempt.deadline + terms.settle,
+        )
+        ports.ledger.look_again(attempt, min(soon, counts_at) if now < counts_at else soon)
     else:
-        known = found_out(attempt, after_rows, now, ports.terms)
+        known = found_out(attempt, after_rows, now, terms)
         others = ports.ledger.record(known, attempt.state, moves, None)
     rows |= {**after_rows, **others}
     ended = [move.after for move in moves if move.after.part not in others]
