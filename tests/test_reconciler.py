@@ -55,7 +55,7 @@ def test_what_is_still_quarantined_is_released_once_more_after_the_wait(
     deployment.upstream.answers.append(NO_REPLY)
     asked = deployment.post()
     later(monkeypatch, seconds=215)
-    deployment.upstream.answers += [details(is_quarantined=True), delivered]
+    deployment.upstream.answers += [details(is_quarantined=True), Reply(result=[]), delivered]
     assert run() == {"attempts": 1, "requests": 1, "settled": 1}
     assert deployment.get(path_of(asked)).result["outcome"] == "released"
     assert len(deployment.upstream.releases) == 2

@@ -370,3 +370,14 @@ def test_a_call_that_was_not_made_frees_its_message_though_its_process_died_befo
     tick(world, seconds=300)
     assert message(world).state is state
     assert message(world).last_refused is not None or force
+
+
+def test_a_call_after_a_rejection_is_settled_like_a_first_one(world: World) -> None:
+    rejected = Verdict(State.FAILED, Code.CLOUDFLARE_REJECTED)
+    world.cloudflare.answers += [lambda ids: Answered(dict.fromkeys(ids, rejected), Evidence(404)), lost]
+    ask(world, BARE)
+    request = ask(world, BARE, name="two")
+    shows(world, Seen.QUARANTINED)
+    tick(world, seconds=300)
+    assert [one.since for one in world.reader.wanted] == [None]
+    assert told(world, request) == [Outcome.RELEASED]

@@ -99,7 +99,13 @@ def test_a_claim_of_a_known_message_keeps_its_history() -> None:
     assert (again.state, again.attempt, again.owner) == (State.RELEASING, "a-two", "rq_two")
     assert again.attempts == {"a-one", "a-two"}
     assert again.asks == {"rq_one", "rq_two"}
-    assert (again.message_id, again.expires_at, again.forced_over) == (FULL, None, State.FAILED)
+    assert (again.message_id, again.expires_at, again.forced_over) == (FULL, None, None)
+
+
+def test_a_claim_of_what_has_ended_keeps_what_it_overrides_and_since_when() -> None:
+    released = recorded(claim(), Verdict(State.RELEASED), OK, LATER, TERMS)
+    again = claim(released, "two")
+    assert (again.forced_over, again.forced_after) == (State.RELEASED, LATER)
 
 
 def test_a_claim_of_what_is_free_is_forced_over_nothing() -> None:

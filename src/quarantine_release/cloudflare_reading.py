@@ -12,8 +12,8 @@ from quarantine_release.cloudflare import USER_AGENT, Secret
 from quarantine_release.cloudflare_answer import Reply, evidence_of
 from quarantine_release.credentials import Credential, SecretMalformed
 from quarantine_release.deadline import DeadlineSession
-from quarantine_release.outcome import AccountId, Evidence, PostfixPart, Reading, Seen, Wanted, is_bare
-from quarantine_release.reading import match, reading_of, was_released_since, windows_of
+from quarantine_release.outcome import AccountId, Evidence, MessageId, PostfixPart, Reading, Seen, Wanted, fullest
+from quarantine_release.reading import agree, clarify, dicts, is_partial, match, windows_of
 from quarantine_release.secret_store import SecretUnavailable
 
 _PAGE: Final = 1000
@@ -36,21 +36,21 @@ class CloudflareReader:
 
     def read(self, account_id: AccountId, wanted: Sequence[Wanted], seconds: float) -> Mapping[PostfixPart, Reading]:
         """Read messages within so many seconds; what is left out is UNREAD."""
+        ends_at = time.monotonic() + seconds
         try:
             credential = self._secret.get().credentials.get(account_id)
         except (SecretUnavailable, SecretMalformed):
             credential = None
         if credential is None:
             return {}
-        search = _Search(
-            self._session, f"{self._base_url}/accounts/{account_id}/email-security/investigate", credential
-        )
-        search.ends_at = time.monotonic() + seconds
+        url = f"{self._base_url}/accounts/{account_id}/email-security/investigate"
+        search = _Search(self._session, url, credential, ends_at)
         now = self._clock()
-        # A list shows that a message was released, not when: no use for one that was released before.
-        listable = [one for one in wanted if one.since is None]
+        # A list shows that a message was released, not when: of one that was released before, it can tell only the id.
+        listable = [one for one in wanted if one.since is None or is_partial(one.message_id)]
         if len(listable) > _FEW:
-            search.list_windows(listable, now)
+            search.list_around(listable, now)
+            search.believe_lists(listable)
         for one in [one for one in wanted if one.part not in search.readings][:_SINGLES_AT_ONCE]:
             search.read_one(one, now)
         return search.readings
@@ -58,77 +58,98 @@ class CloudflareReader:
 
 @dataclass(slots=True)
 class _Search:
+    """One run. `listed` is what the lists showed, `readings` what is to be believed."""
+
     session: DeadlineSession
     url: str
     credential: Credential
-    ends_at: float = 0.0
+    ends_at: float
     pages: int = 0
-    has_listed: bool = False
     is_incomplete: bool = False
     is_refused: bool = False
+    sought: set[PostfixPart] = field(default_factory=set)
+    listed: dict[PostfixPart, Reading] = field(default_factory=dict)
     readings: dict[PostfixPart, Reading] = field(default_factory=dict)
 
-    def list_windows(self, wanted: Sequence[Wanted], now: datetime) -> None:
+    def list_around(self, wanted: Sequence[Wanted], now: datetime) -> None:
         """List page by page until everything is found or the pages of one run are used up."""
-        self.has_listed = True
-        for start, end in windows_of(wanted, now):
+        self.sought.update(one.part for one in wanted)
+        for window in windows_of(wanted, now):
             cursor: str | None = ""
-            while cursor is not None:
-                left = [one for one in wanted if one.part not in self.readings]
-                if not left:
-                    return
+            while cursor is not None and not all(self._is_found(one) for one in window.wanted):
                 if self.pages >= _PAGES_AT_ONCE:
                     self.is_incomplete = True
                     return
-                cursor = self._list_page(left, start, end, cursor)
+                query = {
+                    "start": _rfc3339(window.start),
+                    "end": _rfc3339(window.end),
+                    "per_page": str(_PAGE),
+                    "detections_only": "false",
+                    **({"cursor": cursor} if cursor else {}),
+                }
+                cursor = self._list_page(wanted, query)
 
-    def _list_page(self, wanted: Sequence[Wanted], start: datetime, end: datetime, cursor: str) -> str | None:
-        query = {
-            "start": _rfc3339(start),
-            "end": _rfc3339(end),
-            "per_page": str(_PAGE),
-            "detections_only": "false",
-            **({"cursor": cursor} if cursor else {}),
-        }
+    def _list_page(self, wanted: Sequence[Wanted], query: Mapping[str, str]) -> str | None:
+        """Take in one page and return the cursor of the next."""
         self.pages += 1
         content, evidence = self._get(f"?{urlencode(query)}")
-        if not content:
-            self.is_incomplete = True
-        entries = _dicts(content.get("result"))
-        for part, entry in match(entries, wanted).items():
-            reading = reading_of(entry, evidence)
-            # Unclear in a list may be clear in the log: left for the single read.
-            if reading.seen is not Seen.UNCLEAR:
-                self.readings[part] = reading
-        info = content.get("result_info")
-        following = info.get("next") if isinstance(info, dict) else None
-        return following if isinstance(following, str) and following and entries else None
+        result, info = content.get("result"), content.get("result_info")
+        for part, reading in match(dicts(result), wanted, evidence).items():
+            self.listed[part] = agree(self.listed.get(part, reading), reading)
+        if isinstance(result, list) and isinstance(info, dict):
+            following = info.get("next")
+            if not following:
+                return None
+            if isinstance(following, str) and result:
+                return following
+        self.is_incomplete = True  # a list is at its end only if it says so
+        return None
+
+    def _is_found(self, one: Wanted) -> bool:
+        """Say whether no other page can matter: for "still quarantined", no second message may go by the same id."""
+        reading = self.listed.get(one.part)
+        return reading is not None and (reading.seen is Seen.RELEASED or not is_partial(one.message_id))
+
+    def believe_lists(self, wanted: Sequence[Wanted]) -> None:
+        """Take over what the lists showed, but what was unclear: the single read may clarify it."""
+        for one in wanted:
+            reading = self.listed.get(one.part)
+            if reading is not None and reading.seen is not Seen.UNCLEAR and one.since is None:
+                self.readings[one.part] = reading
 
     def read_one(self, one: Wanted, now: datetime) -> None:
-        """Read one message by its id, its action log where the message itself does not tell, else list around it."""
-        path = f"/{quote(one.message_id, safe='')}"
+        """Read one message by its fullest id, and its action log unless the message itself shows its release."""
+        path = f"/{quote(self._fullest_id(one), safe='')}"
         content, evidence = self._get(path)
         if evidence.status == 404:
-            if one.since is None and not self.has_listed:
-                self.list_windows([one], now)
-                self.has_listed = False
-            # A bare id is not one that can be read by path: absent only if it is not listed either.
-            if one.part not in self.readings and not (is_bare(one.message_id) and self.is_incomplete):
-                self.readings[one.part] = Reading(Seen.ABSENT, evidence)
+            self._read_missing(one, evidence, now)
             return
-        found = match(_dicts(content.get("result")), [one]).get(one.part)
-        if found is None:
+        reading = match(dicts(content.get("result")), [one], evidence).get(one.part)
+        if reading is None:
             return
-        reading = reading_of(found, evidence)
-        if one.since is not None or reading.seen is Seen.UNCLEAR:
+        if one.since is not None or reading.seen is not Seen.RELEASED:
             log, evidence = self._get(f"{path}/action_log")
-            if evidence.status != 200:
+            if not log and evidence.status != 404:
                 return
-            if was_released_since(_dicts(log.get("result")), one.since):
-                reading = Reading(Seen.RELEASED, evidence, reading.message_id)
-            elif reading.seen is Seen.RELEASED:
-                reading = Reading(Seen.UNCLEAR, evidence, reading.message_id)
+            reading = clarify(reading, dicts(log.get("result")), one.since, evidence)
         self.readings[one.part] = reading
+
+    def _read_missing(self, one: Wanted, evidence: Evidence, now: datetime) -> None:
+        """Look in the lists for what cannot be read by its partial id; absent is what they do not show either."""
+        if is_partial(one.message_id) and one.part not in self.sought:
+            self.list_around([one], now)
+            if one.part in self.listed:
+                self.read_one(one, now)
+                return
+        if one.part in self.listed:
+            self.readings[one.part] = Reading(Seen.UNCLEAR, evidence)
+        elif not (is_partial(one.message_id) and self.is_incomplete):
+            self.readings[one.part] = Reading(Seen.ABSENT, evidence)
+
+    def _fullest_id(self, one: Wanted) -> MessageId:
+        """Return the id to read a message by, which a list may have told."""
+        told = self.listed.get(one.part)
+        return one.message_id if told is None or told.message_id is None else fullest((one.message_id, told.message_id))
 
     def _get(self, path: str) -> tuple[dict[str, Any], Evidence]:
         """Get a page; its content is empty unless it is a good answer."""
@@ -145,11 +166,6 @@ class _Search:
         self.is_refused = reply.status in (401, 403, 429)
         is_good = reply.status == 200 and isinstance(content, dict) and content.get("success") is True
         return content if is_good else {}, evidence_of(reply)
-
-
-def _dicts(value: Any) -> list[dict[str, Any]]:
-    entries = value if isinstance(value, list) else [value]
-    return [entry for entry in entries if isinstance(entry, dict)]
 
 
 def _rfc3339(at: datetime) -> str:

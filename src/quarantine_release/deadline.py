@@ -193,13 +193,8 @@ class _Adapter(HTTPAdapter):
         tls = type("Tls", (HTTPSConnectionPool,), {"ConnectionCls": type("Tls", (_WatchedTls,), link)})
         self.poolmanager.pool_classes_by_scheme = {"http": plain, "https": tls}
 
-    def build_connection_pool_key_attributes(self, request: Any, verify: Any, cert: Any = None) -> Any:
-        """Leave TLS to the preloaded context: requests would read the whole CA bundle for every new connection."""
-        host, _ = super().build_connection_pool_key_attributes(request, verify, cert)
-        return host, {}
-
     def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
-        """Leave verification to the preloaded context, which requires it."""
+        """Leave TLS to the preloaded context: requests would read the whole CA bundle for every new connection."""
 
 
 def _failure(error: Exception) -> str:

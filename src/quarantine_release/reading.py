@@ -6,10 +6,12 @@ meaning of the fields in `judge` is documented, that `is_quarantined` turns fals
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from quarantine_release.outcome import (
+    ALERT_ID,
     ANY_ID,
     Evidence,
     MessageId,
@@ -22,68 +24,99 @@ from quarantine_release.outcome import (
     postfix_part,
 )
 
-Window = tuple[datetime, datetime]
-
 RELEASE: Final = "QUARANTINE_RELEASE"
+# The deprecated spelling proves nothing, but is no reason to release again either.
+_RELEASES: Final = (RELEASE, "RELEASE")
 _TIMED_ID: Final = re.compile(r"\A[A-Za-z0-9]{10,24}-(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:-|\Z)", re.ASCII)
 # Long queue ids begin with the seconds since 1970 in base 52 (Postfix configuration parameters, enable_long_queue_ids).
 _BASE_52: Final = "0123456789BCDFGHJKLMNPQRSTVWXYZbcdfghjklmnpqrstvwxyz"
+# Cloudflare's search goes back 12 months at most; and clocks differ.
+_OLDEST: Final = timedelta(days=366)
+_NEWEST: Final = timedelta(days=1)
 _AROUND_TIMESTAMP: Final = timedelta(hours=1)
 # The published examples show the two up to a day apart.
 _AROUND_QUEUE_ID: Final = timedelta(hours=36)
+# A page holds 1,000 messages: what little arrived in between costs less than one more page.
+_TOO_NEAR: Final = timedelta(hours=6)
+
+
+@dataclass(slots=True)
+class Window:
+    """A stretch of time to list, and the messages that should be in it."""
+
+    start: datetime
+    end: datetime
+    wanted: list[Wanted]
 
 
 def time_of(message_id: MessageId, now: datetime) -> datetime | None:
-    """Return when the message arrived, as far as its id tells."""
+    """Return when the message arrived, as far as its id tells; nothing if that is no time a search could reach."""
     timed = _TIMED_ID.match(message_id)
     if timed:
         try:
-            return datetime.fromisoformat(timed.group(1)).replace(tzinfo=UTC)
+            at = datetime.fromisoformat(timed.group(1)).replace(tzinfo=UTC)
         except ValueError:
             return None
-    if not is_bare(message_id) or not set(message_id[:6]) <= set(_BASE_52):
+    elif is_bare(message_id) and set(message_id[:6]) <= set(_BASE_52):
+        seconds = 0
+        for character in message_id[:6]:
+            seconds = seconds * len(_BASE_52) + _BASE_52.index(character)
+        at = datetime.fromtimestamp(seconds, UTC)
+    else:
         return None
-    seconds = 0
-    for character in message_id[:6]:
-        seconds = seconds * len(_BASE_52) + _BASE_52.index(character)
-    at = datetime.fromtimestamp(seconds, UTC)
-    return at if now - timedelta(days=366) < at < now + timedelta(days=1) else None
+    return at if now - _OLDEST < at < now + _NEWEST else None
 
 
 def windows_of(wanted: Iterable[Wanted], now: datetime) -> list[Window]:
-    """Return the stretches of time in which to look for messages, merged where they meet, latest first."""
-    windows: list[Window] = []
+    """Return the stretches of time in which to look for messages, merged where they are near, latest first."""
+    windows = []
     for one in wanted:
         at = time_of(one.message_id, now)
-        if at is not None:
-            around = _AROUND_QUEUE_ID if is_bare(one.message_id) else _AROUND_TIMESTAMP
-            windows.append((at - around, min(at + around, now)))
+        around = _AROUND_QUEUE_ID if is_bare(one.message_id) else _AROUND_TIMESTAMP
+        if at is not None and at - around < now:  # a search that begins in the future is refused
+            windows.append(Window(at - around, min(at + around, now), [one]))
     merged: list[Window] = []
-    for start, end in sorted(windows):
-        if merged and start <= merged[-1][1]:
-            merged[-1] = merged[-1][0], max(end, merged[-1][1])
+    for window in sorted(windows, key=lambda window: window.start):
+        if merged and window.start <= merged[-1].end + _TOO_NEAR:
+            merged[-1].end = max(window.end, merged[-1].end)
+            merged[-1].wanted += window.wanted
         else:
-            merged.append((start, end))
+            merged.append(window)
     return merged[::-1]
 
 
-def match(entries: Sequence[Mapping[str, Any]], wanted: Iterable[Wanted]) -> dict[PostfixPart, Mapping[str, Any]]:
-    """Find the entries of wanted messages: by `id`, then by `postfix_id`; never one that tells another message.
+def is_partial(message_id: MessageId) -> bool:
+    """Say whether an id leaves open which message it is: a postfix or an alert id, likely not one to read by path."""
+    return is_bare(message_id) or ALERT_ID.match(message_id) is not None
 
-    A message with several entries that contradict one another is not found at all.
-    """
-    by_part: dict[str, list[Mapping[str, Any]]] = {}
+
+def match(
+    entries: Iterable[Mapping[str, Any]], wanted: Iterable[Wanted], evidence: Evidence
+) -> dict[PostfixPart, Reading]:
+    """Say what the entries show of wanted messages: by `id`, then by `postfix_id`; never one that tells another."""
+    by_part: dict[PostfixPart, list[Reading]] = {}
     for entry in entries:
         told = id_of(entry)
         if told is not None:
-            by_part.setdefault(postfix_part(told), []).append(entry)
-    found = {}
+            by_part.setdefault(postfix_part(told), []).append(Reading(judge(entry), evidence, told))
+    found: dict[PostfixPart, Reading] = {}
     for one in wanted:
-        own = [entry for entry in by_part.get(one.part, ()) if not _tells_another(entry, one.message_id)]
-        ids = {id_of(entry) for entry in own}
-        if len(ids) == 1:
-            found[one.part] = max(own, key=lambda entry: judge(entry) is Seen.RELEASED)
+        for reading in by_part.get(one.part, ()):
+            if reading.message_id is not None and not contradict(reading.message_id, one.message_id):
+                found[one.part] = agree(found.get(one.part, reading), reading)
     return found
+
+
+def agree(one: Reading, other: Reading) -> Reading:
+    """Return what two entries show together: a release that either shows; else, unless they are alike, nothing clear.
+
+    Of two that tell different ids, it cannot be said which is the message: such a reading has no id.
+    """
+    if one.message_id != other.message_id:
+        return Reading(Seen.UNCLEAR, other.evidence)
+    if one.seen is other.seen or one.seen is Seen.RELEASED:
+        return one
+    return other if other.seen is Seen.RELEASED else replace(other, seen=Seen.UNCLEAR)
 
 
 def id_of(entry: Mapping[str, Any]) -> MessageId | None:
@@ -95,15 +128,43 @@ def id_of(entry: Mapping[str, Any]) -> MessageId | None:
 
 
 def judge(entry: Mapping[str, Any]) -> Seen:
-    """Say what an entry of the search, or a message's details, show."""
+    """Say what an entry of the search, or a message's details, show: quarantined only if nothing speaks against it."""
     operations = entry.get("post_delivery_operations")
     if isinstance(operations, list) and RELEASE in operations:
         return Seen.RELEASED
-    return Seen.QUARANTINED if entry.get("is_quarantined") is True else Seen.UNCLEAR
+    is_held = entry.get("is_quarantined") is True and not _hints_at_release(entry)
+    return Seen.QUARANTINED if is_held else Seen.UNCLEAR
 
 
-def was_released_since(log: Sequence[Mapping[str, Any]], since: datetime | None) -> bool:
-    """Say whether an action log holds a release that worked and, with `since`, began after it."""
+def _hints_at_release(entry: Mapping[str, Any]) -> bool:
+    """Say whether an entry bears traces of a release: they prove none, but forbid to release again for its sake."""
+    statuses, properties = _list(entry.get("delivery_status")), entry.get("properties")
+    return (
+        "delivered" in statuses
+        or (bool(statuses) and "quarantined" not in statuses)
+        or (isinstance(properties, dict) and properties.get("allowlisted_pattern_type") == "quarantine_release")
+        or any(action.get("operation") in _RELEASES for action in dicts(entry.get("action_log")))
+    )
+
+
+def clarify(reading: Reading, log: Sequence[Mapping[str, Any]], since: datetime | None, evidence: Evidence) -> Reading:
+    """Return what a message's action log makes of its reading.
+
+    With `since`, a release counts only from then on. What may be a release under way leaves nothing clear.
+    """
+    if was_released_since(log, since):
+        return Reading(Seen.RELEASED, evidence, reading.message_id)
+    is_doubtful = any(action.get("operation") in _RELEASES and action.get("success") is not False for action in log)
+    if is_doubtful or reading.seen is Seen.RELEASED:
+        return Reading(Seen.UNCLEAR, evidence, reading.message_id)
+    return reading
+
+
+def was_released_since(log: Iterable[Mapping[str, Any]], since: datetime | None) -> bool:
+    """Say whether an action log holds a release that worked and, with `since`, began after it.
+
+    A time without its offset says nothing: nobody knows when that is.
+    """
     for action in log:
         if action.get("operation") != RELEASE or action.get("success") is not True:
             continue
@@ -118,11 +179,12 @@ def was_released_since(log: Sequence[Mapping[str, Any]], since: datetime | None)
     return False
 
 
-def reading_of(entry: Mapping[str, Any], evidence: Evidence) -> Reading:
-    """Return what an entry shows as a reading."""
-    return Reading(judge(entry), evidence, id_of(entry))
+def dicts(value: Any) -> list[dict[str, Any]]:
+    """Return the objects in a list, or the one object that stands in its place."""
+    return [entry for entry in _list(value) if isinstance(entry, dict)]
 
 
-def _tells_another(entry: Mapping[str, Any], message_id: MessageId) -> bool:
-    told = id_of(entry)
-    return told is not None and contradict(told, message_id)
+def _list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]

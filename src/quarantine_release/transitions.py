@@ -61,6 +61,8 @@ def claimed(row: MessageRow | None, target: Target, request: RequestRow, attempt
             attempts=frozenset({attempt.attempt}),
             asks=frozenset({request.request_id}),
         )
+    # A rejected call released nothing: whoever claims the message after it overrides nothing.
+    is_forced = row.state in FINAL and row.code is not Code.CLOUDFLARE_REJECTED
     return replace(
         asked(row, target, request),
         state=State.RELEASING,
@@ -70,8 +72,8 @@ def claimed(row: MessageRow | None, target: Target, request: RequestRow, attempt
         deadline=attempt.deadline,
         expires_at=None,
         attempts=row.attempts | {attempt.attempt},
-        forced_over=row.state if row.state in FINAL else None,
-        forced_after=row.updated_at if row.state in FINAL else None,
+        forced_over=row.state if is_forced else None,
+        forced_after=row.updated_at if is_forced else None,
     )
 
 
@@ -115,7 +117,7 @@ def not_made(attempt: AttemptRow, evidence: Evidence, now: datetime, terms: Term
 
 def given_back(before: MessageRow | None, row: MessageRow, now: datetime) -> MessageRow:
     """Return the message after a call that provably was not made: as before, or free for whoever asks next."""
-    if before is not None and before.state in FINAL:
+    if before is not None and row.forced_over is not None:
         restored = replace(before, asks=row.asks, asks_uncounted=row.asks_uncounted, message_id=row.message_id)
     else:
         restored = replace(
@@ -124,6 +126,7 @@ def given_back(before: MessageRow | None, row: MessageRow, now: datetime) -> Mes
             updated_at=now,
             owner=None,
             deadline=None,
+            code=None,
             attempts=row.attempts - {row.attempt},
         )
     return replace(restored, refusals=row.refusals + 1, last_refused=row.attempt)

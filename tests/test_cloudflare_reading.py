@@ -1,0 +1,736 @@
+"""The reader over real HTTP: in packs first, never more calls than agreed, and nothing said that was not shown."""
+
+import json
+import ssl
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from zlib import crc32
+
+import pytest
+import requests
+from hypothesis import given
+from hypothesis import strategies as st
+
+from local.services import Service, start_simulated_cloudflare
+from quarantine_release.cloudflare_answer import Reply
+from quarantine_release.cloudflare_reading import CloudflareReader
+from quarantine_release.credentials import Accounts, SecretMalformed, parse_accounts
+from quarantine_release.deadline import DeadlineSession, NoReply
+from quarantine_release.outcome import AccountId, Evidence, MessageId, PostfixPart, Reading, Seen, Wanted, postfix_part
+from quarantine_release.reading import RELEASE
+from quarantine_release.secret_store import SecretUnavailable
+from tests.fault_server import (
+    FaultServer,
+    Play,
+    answers,
+    closes_after_reading,
+    http,
+    resets_after_reading,
+    resets_before_reading,
+    says,
+    says_and_hangs,
+    trickles,
+)
+from tests.stand_ins import ACCOUNT, NOON
+from tests.test_reading import DAY, FREED, HELD, HOUR, MINUTE, action, anything, full_id, likely, queue_id, want
+
+Readings = Mapping[PostfixPart, Reading]
+TOKEN = "a-token-of-the-simulator"
+BY_TOKEN = {"account_id": ACCOUNT, "api_token": TOKEN}
+BY_KEY = {"account_id": ACCOUNT, "api_email": "analyst@example.com", "api_key": "0123456789abcdef0123456789abcdef01234"}
+INVESTIGATE = f"/client/v4/accounts/{ACCOUNT}/email-security/investigate"
+AT = NOON - 9 * DAY
+FULLS = [full_id(AT + minutes * MINUTE) for minutes in range(60)]
+BARES = [postfix_part(each) for each in FULLS]
+AROUND_THREE = "?start=2026-11-13T11%3A00%3A00Z&end=2026-11-13T13%3A02%3A00Z&per_page=1000&detections_only=false"
+AROUND_BARE = "?start=2026-11-12T00%3A00%3A00Z&end=2026-11-15T00%3A00%3A00Z&per_page=1000&detections_only=false"
+RELEASED, QUARANTINED, UNCLEAR, ABSENT = Seen.RELEASED, Seen.QUARANTINED, Seen.UNCLEAR, Seen.ABSENT
+
+
+@dataclass
+class Held:
+    """The secret, or why there is none."""
+
+    content: Accounts | Exception = field(default_factory=lambda: parse_accounts(json.dumps(BY_TOKEN)))
+    seconds: float = 0.0
+
+    def get(self) -> Accounts:
+        time.sleep(self.seconds)
+        if isinstance(self.content, Exception):
+            raise self.content
+        return self.content
+
+    refetch = get
+
+
+@contextmanager
+def reader_at(
+    url: str, secret: Held | None = None, clock: Callable[[], datetime] = lambda: NOON
+) -> Iterator[CloudflareReader]:
+    with closing(DeadlineSession(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))) as session:
+        yield CloudflareReader(f"{url}/client/v4", secret or Held(), session, clock)
+
+
+def shown(readings: Readings) -> dict[str, Seen]:
+    return {part: reading.seen for part, reading in readings.items()}
+
+
+# --- A server that plays what the simulator cannot -------------------------------------------------------------------
+
+
+def ok(result: Any, **members: Any) -> Play:
+    content = {"success": True, "errors": [], "messages": [], "result": result} | members
+    return answers(200, json.dumps(content).encode(), "cf-ray: ray-1")
+
+
+def page(*entries: Any, following: Any = None) -> Play:
+    return ok(list(entries), result_info={"count": len(entries), "per_page": 1000, "next": following, "page": 0})
+
+
+def refusal(status: int, code: int = 7003) -> Play:
+    content = {"success": False, "errors": [{"code": code, "message": "no"}], "messages": [], "result": None}
+    return answers(status, json.dumps(content).encode(), "cf-ray: ray-1")
+
+
+def read(
+    plays: Sequence[Play], *wanted: str | Wanted, seconds: float = 10.0, secret: Held | None = None
+) -> tuple[Readings, list[str]]:
+    """Read from a server that plays these, one per call; return the readings and the calls, without their base."""
+    with FaultServer(plays) as server, reader_at(server.url, secret) as reader:
+        readings = reader.read(ACCOUNT, [each if isinstance(each, Wanted) else want(each) for each in wanted], seconds)
+    assert all(request.method == "GET" and request.path.startswith(INVESTIGATE) for request in server.requests)
+    return readings, [request.path.removeprefix(INVESTIGATE) for request in server.requests]
+
+
+def escaped(message_id: str) -> str:
+    return "/" + message_id.replace(":", "%3A")
+
+
+# --- Packs -----------------------------------------------------------------------------------------------------------
+
+
+def test_many_are_listed_page_by_page_with_exactly_the_documented_query() -> None:
+    first, second, third = FULLS[:3]
+    readings, calls = read(
+        [
+            page({"id": first, **FREED}, {"id": FULLS[9], **FREED}, following="to/the+next="),
+            page({"id": second, "postfix_id": BARES[1], **HELD}, {"postfix_id": BARES[2], **FREED}),
+        ],
+        *(first, second, third),
+    )
+    evidence = Evidence(200, (), "ray-1")
+    assert readings == {
+        BARES[0]: Reading(RELEASED, evidence, first),
+        BARES[1]: Reading(QUARANTINED, evidence, second),
+        BARES[2]: Reading(RELEASED, evidence, MessageId(BARES[2])),
+    }
+    assert calls == [AROUND_THREE, AROUND_THREE + "&cursor=to%2Fthe%2Bnext%3D"]
+
+
+@pytest.mark.parametrize(
+    ("secret", "headers"),
+    [
+        (BY_TOKEN, {"authorization": f"Bearer {TOKEN}"}),
+        (BY_KEY, {"x-auth-email": BY_KEY["api_email"], "x-auth-key": BY_KEY["api_key"]}),
+    ],
+    ids=["token", "key"],
+)
+def test_each_call_carries_the_one_credential_and_the_name_of_the_product(
+    secret: Mapping[str, str], headers: Mapping[str, str]
+) -> None:
+    held = Held(parse_accounts(json.dumps(secret)))
+    with FaultServer([page(), refusal(404)]) as server, reader_at(server.url, held) as reader:
+        reader.read(ACCOUNT, [want(each) for each in FULLS[:3]], 10)
+    assert len(server.requests) == 4
+    for request in server.requests:
+        common = {"host", "accept", "accept-encoding", "user-agent"}
+        assert request.headers.keys() == common | headers.keys()
+        assert {name: request.headers[name] for name in headers} == {name: [value] for name, value in headers.items()}
+        assert request.headers["user-agent"] == ["quarantine-release/1"]
+
+
+def test_up_to_two_are_read_one_by_one() -> None:
+    freed = [ok({"id": each, **FREED}) for each in FULLS[:2]]
+    readings, calls = read(freed, *FULLS[:2])
+    assert shown(readings) == dict.fromkeys(BARES[:2], RELEASED)
+    assert calls == [escaped(each) for each in FULLS[:2]]
+
+
+def test_the_list_ends_with_the_page_on_which_all_are_found() -> None:
+    """An entry with the very id is the message: no other page can tell otherwise."""
+    readings, calls = read([page(*({"id": each, **HELD} for each in FULLS[:3]), following="more")], *FULLS[:3])
+    assert shown(readings) == dict.fromkeys(BARES[:3], QUARANTINED)
+    assert len(calls) == 1
+
+
+def test_a_window_is_left_when_its_own_messages_are_found_and_the_latest_comes_first() -> None:
+    late, early = full_id(NOON - HOUR), full_id(NOON - 5 * DAY)
+    readings, calls = read(
+        [page({"id": late, **FREED}, {"id": FULLS[0], **FREED}, following="more"), page({"id": early, **FREED})],
+        *(FULLS[0], late, early),
+    )
+    assert shown(readings) == dict.fromkeys(map(postfix_part, (late, early, FULLS[0])), RELEASED)
+    assert [call[:21] for call in calls] == ["?start=2026-11-22T10%", "?start=2026-11-17T11%"]
+
+
+def test_what_no_list_can_show_is_read_singly_and_prolongs_no_list() -> None:
+    odd = MessageId("an:odd.shape_1")
+    readings, calls = read(
+        [page(*({"id": each, **FREED} for each in FULLS[:3]), following="more"), ok({"id": odd, **FREED})],
+        *(odd, *FULLS[:3]),
+    )
+    assert shown(readings) == dict.fromkeys([*BARES[:3], odd], RELEASED)
+    assert calls == [AROUND_THREE, "/an%3Aodd.shape_1"]
+
+
+def test_a_run_lists_at_most_12_pages_and_reads_at_most_40_messages() -> None:
+    readings, calls = read([page({"id": "4WtWkr6nlBz9sNH", **FREED}, following="for ever")], *FULLS)
+    assert readings == {}
+    assert [call[0] for call in calls] == ["?"] * 12 + ["/"] * 40
+    assert len(set(calls[12:])) == 40
+
+
+def test_the_12_pages_are_all_that_several_windows_have() -> None:
+    apart = [full_id(NOON - days * DAY) for days in range(1, 16)]
+    _, calls = read([page()], *apart)
+    assert [call[0] for call in calls] == ["?"] * 12 + ["/"] * 15
+    assert calls[0].startswith("?start=2026-11-21T11")
+    assert calls[11].startswith("?start=2026-11-10T11")
+
+
+@pytest.mark.parametrize(
+    "second_page",
+    [
+        page({"id": full_id(AT, "87654321"), **HELD}),
+        page({"id": full_id(AT, "87654321"), **FREED}),
+        page({"id": full_id(AT), **HELD}, {"id": full_id(AT, "87654321")}),
+    ],
+)
+def test_a_second_message_by_the_same_postfix_id_on_another_page_leaves_nothing_clear(second_page: Play) -> None:
+    three = [{"id": each, **HELD} for each in FULLS[:3]]
+    readings, calls = read([page(*three, following="more"), second_page, refusal(404)], *BARES[:3])
+    assert shown(readings) == {BARES[0]: UNCLEAR, BARES[1]: QUARANTINED, BARES[2]: QUARANTINED}
+    assert calls[2:] == [escaped(BARES[0])]
+
+
+def test_a_postfix_id_counts_as_still_quarantined_only_when_the_list_was_read_on() -> None:
+    plays = [page(*({"id": each, **HELD} for each in FULLS[:3]), following="2"), page(following="3"), page()]
+    readings, calls = read(plays, *BARES[:3])
+    assert shown(readings) == dict.fromkeys(BARES[:3], QUARANTINED)
+    assert {reading.message_id for reading in readings.values()} == set(FULLS[:3])
+    assert len(calls) == 2  # an empty page that promises more has no more
+
+
+def test_a_release_on_any_page_is_one() -> None:
+    plays = [
+        page({"id": FULLS[0]}, *({"id": each, **HELD} for each in FULLS[1:3]), following="2"),
+        page(*({"id": each, **FREED} for each in FULLS[:3])),
+    ]
+    readings, calls = read(plays, *BARES[:3])
+    assert shown(readings) == dict.fromkeys(BARES[:3], RELEASED)
+    assert len(calls) == 2
+
+
+# --- One by one ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("log", "expected"),
+    [
+        (ok([action()]), RELEASED),
+        (ok([action(success=False)]), UNCLEAR),
+        (ok([]), UNCLEAR),
+        (ok(None), UNCLEAR),
+        (refusal(404), UNCLEAR),
+    ],
+)
+def test_what_is_unclear_in_the_list_is_clarified_by_the_log(log: Play, expected: Seen) -> None:
+    """Read by the full id, which the list has told."""
+    entries = [{"id": FULLS[0], "is_quarantined": False}, *({"id": each, **FREED} for each in FULLS[1:3])]
+    for wanted in (FULLS, BARES):
+        readings, calls = read([page(*entries), ok(entries[0]), log], *wanted[:3])
+        assert readings[BARES[0]].seen is expected
+        assert readings[BARES[0]].message_id == FULLS[0]
+        assert shown(readings).keys() == set(BARES[:3])
+        assert calls[1:] == [escaped(FULLS[0]), escaped(FULLS[0]) + "/action_log"]
+
+
+@pytest.mark.parametrize(
+    ("log", "expected"),
+    [
+        (ok([]), {BARES[0]: QUARANTINED}),
+        (ok([action(operation="MOVE")]), {BARES[0]: QUARANTINED}),
+        (refusal(404), {BARES[0]: QUARANTINED}),
+        (ok([action()]), {BARES[0]: RELEASED}),  # the message lags behind its log
+        (ok([action(success=None)]), {BARES[0]: UNCLEAR}),  # a release under way
+        (refusal(500), {}),
+        (answers(200, b""), {}),
+        (answers(200, b'{"success": false, "result": []}'), {}),
+    ],
+)
+def test_one_message_is_still_quarantined_only_if_its_log_does_not_tell_otherwise(
+    log: Play, expected: Mapping[str, Seen]
+) -> None:
+    readings, calls = read([ok({"id": FULLS[0], **HELD}), log], FULLS[0])
+    assert shown(readings) == expected
+    assert calls == [escaped(FULLS[0]), escaped(FULLS[0]) + "/action_log"]
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        {"id": FULLS[1], **FREED},
+        {"id": full_id(AT, "87654321"), **FREED},
+        {**FREED},
+        [],
+        None,
+        [{"id": FULLS[0], **FREED}, {"id": BARES[0], **HELD}],
+    ],
+)
+def test_an_answer_about_another_message_or_several_is_no_reading(result: Any) -> None:
+    readings, _ = read([ok(result), ok([])], FULLS[0])
+    assert shown(readings).get(BARES[0], UNCLEAR) is UNCLEAR
+
+
+@pytest.mark.parametrize("message_id", [full_id(AT), MessageId("an:odd.shape_1"), MessageId("..:_-._1")])
+def test_ids_are_percent_encoded_into_the_path(message_id: MessageId) -> None:
+    _, calls = read([ok({"id": message_id}), ok([])], message_id)
+    assert calls == [escaped(message_id), escaped(message_id) + "/action_log"]
+    assert ":" not in calls[0]
+
+
+def test_a_full_id_that_is_not_there_is_absent_whatever_the_lists_were_like() -> None:
+    for plays in ([refusal(404)], [refusal(500), refusal(404)]):
+        readings, calls = read(plays, *FULLS[: len(plays) * 2 - 1])
+        assert set(shown(readings).values()) == {ABSENT}
+        assert [call[0] for call in calls] == ["/"] if len(plays) == 1 else ["?", "/", "/", "/"]
+        assert {reading.evidence for reading in readings.values()} == {Evidence(404, (7003,), "ray-1")}
+
+
+# --- Postfix ids and alert ids ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wanted", "around"), [(BARES[0], AROUND_BARE), (FULLS[0][:-9], AROUND_THREE.replace("%3A02", "%3A00"))]
+)
+def test_a_partial_id_that_cannot_be_read_by_is_listed_and_learns_its_full_id(wanted: str, around: str) -> None:
+    entry = {"id": FULLS[0], "postfix_id": BARES[0], **HELD}
+    readings, calls = read([refusal(404), page(entry), ok(entry), ok([])], wanted)
+    assert readings == {BARES[0]: Reading(QUARANTINED, Evidence(200, (), "ray-1"), FULLS[0])}
+    assert calls == [escaped(wanted), around, escaped(FULLS[0]), escaped(FULLS[0]) + "/action_log"]
+
+
+def test_a_partial_id_that_is_listed_but_cannot_be_read_even_by_its_full_id_is_unclear() -> None:
+    readings, calls = read([refusal(404), page({"id": FULLS[0], **HELD}), refusal(404)], BARES[0])
+    assert shown(readings) == {BARES[0]: UNCLEAR}
+    assert calls == [escaped(BARES[0]), AROUND_BARE, escaped(FULLS[0])]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("wanted", [BARES, [each[:-9] for each in FULLS]], ids=["postfix", "alert"])
+def test_a_partial_id_is_absent_if_the_list_was_complete(count: int, wanted: Sequence[str]) -> None:
+    plays = [page(), refusal(404)] if count == 3 else [refusal(404), page()]
+    readings, calls = read(plays, *wanted[:count])
+    assert shown(readings) == dict.fromkeys(BARES[:count], ABSENT)
+    assert len(calls) == count + 1
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize(
+    "listed",
+    [
+        refusal(500),
+        answers(202, b'{"success":true,"errors":[],"messages":[],"result":[]}', "Location: /elsewhere"),
+        ok([]),
+        ok([], result_info=None),
+        ok([], result_info=[]),
+        ok(None, result_info={"next": None}),
+        ok({}, result_info={"next": None}),
+        ok("x", result_info={"next": "more"}),
+        ok([], result_info={"next": "more"}),
+        ok([{}], result_info={"next": 7}),
+        resets_after_reading,
+    ],
+)
+def test_a_partial_id_is_left_unread_if_the_list_was_not_complete(listed: Play, count: int) -> None:
+    plays = [listed, refusal(404)] if count == 3 else [refusal(404), listed, refusal(404)]
+    readings, calls = read(plays, *BARES[:count])
+    assert readings == {}
+    assert "/elsewhere" not in calls
+
+
+def test_a_partial_id_is_left_unread_if_the_pages_were_used_up() -> None:
+    readings, calls = read([*[page({}, following="more")] * 12, refusal(404)], *BARES[:3])
+    assert readings == {}
+    assert len(calls) == 15
+
+
+def test_a_postfix_id_that_tells_no_time_is_absent_without_a_list() -> None:
+    """There is nothing more that could be asked of Cloudflare."""
+    readings, calls = read([refusal(404)], "4Njp3P0STMz2c02Q")
+    assert shown(readings) == {"4Njp3P0STMz2c02Q": ABSENT}
+    assert calls == ["/4Njp3P0STMz2c02Q"]
+
+
+# --- Forced messages -------------------------------------------------------------------------------------------------
+
+
+def test_forced_messages_are_judged_by_their_log_and_never_listed() -> None:
+    before, after = action(started_at="2026-11-22T10:59:59Z"), action(started_at="2026-11-22T11:00:00Z")
+    freed = [ok({"id": each, **FREED}) for each in FULLS[:4]]
+    held = ok({"id": FULLS[4], **HELD})
+    readings, calls = read(
+        [
+            *(freed[0], ok([before]), freed[1], ok([before, after]), freed[2], ok([]), freed[3], refusal(500)),
+            *(held, ok([])),
+        ],
+        *(want(each, NOON - HOUR) for each in FULLS[:5]),
+    )
+    assert shown(readings) == dict(zip([*BARES[:3], BARES[4]], [UNCLEAR, RELEASED, UNCLEAR, QUARANTINED], strict=True))
+    assert [call[0] for call in calls] == ["/"] * 10
+
+
+def test_of_a_forced_postfix_id_the_list_tells_the_full_id_and_nothing_else() -> None:
+    listed = page(*({"id": each, **FREED} for each in FULLS[:3]))
+    log = ok([action(started_at="2026-11-22T09:00:00Z")])
+    singles = [play for each in FULLS[:3] for play in (ok({"id": each, **FREED}), log)]
+    readings, calls = read([listed, *singles], *(want(each, NOON - HOUR) for each in BARES[:3]))
+    assert shown(readings) == dict.fromkeys(BARES[:3], UNCLEAR)
+    assert calls[0] == AROUND_BARE.replace("11-15T00%3A00", "11-15T00%3A02")
+    assert calls[1::2] == [escaped(each) for each in FULLS[:3]]
+
+    readings, calls = read([refusal(404), listed, singles[0], log], want(BARES[0], NOON - 4 * HOUR))
+    assert readings == {BARES[0]: Reading(RELEASED, Evidence(200, (), "ray-1"), FULLS[0])}
+    assert calls[2:] == [escaped(FULLS[0]), escaped(FULLS[0]) + "/action_log"]
+
+
+def test_a_forced_full_id_that_is_not_there_is_absent() -> None:
+    readings, calls = read([refusal(404)], want(FULLS[0], NOON - HOUR))
+    assert (shown(readings), len(calls)) == ({BARES[0]: ABSENT}, 1)
+
+
+# --- What goes wrong -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [401, 403, 429])
+@pytest.mark.parametrize(
+    ("before", "wanted", "expected"),
+    [
+        ([], FULLS[:3], {}),
+        ([page({"id": FULLS[0], **FREED}, following="more")], FULLS[:3], {BARES[0]: RELEASED}),
+        ([page({"id": FULLS[0], **FREED})], FULLS[:3], {BARES[0]: RELEASED}),
+        ([page({"id": FULLS[0]})], FULLS[:3], {}),
+        ([], FULLS[:2], {}),
+        ([ok({"id": FULLS[0], **FREED})], FULLS[:2], {BARES[0]: RELEASED}),
+        ([ok({"id": FULLS[0], **HELD})], FULLS[:2], {}),
+        ([ok({"id": FULLS[0], "is_quarantined": False})], FULLS[:2], {}),
+        ([refusal(404)], BARES[:2], {}),
+        ([refusal(404), page({"id": FULLS[0], **HELD})], BARES[:2], {}),
+        ([page()], BARES, {}),
+    ],
+)
+def test_a_refusal_ends_all_calls_of_the_run_and_keeps_what_was_read(
+    before: list[Play], wanted: list[str], expected: Mapping[str, Seen], status: int
+) -> None:
+    readings, calls = read([*before, refusal(status), page({"id": FULLS[1], **FREED})], *wanted)
+    assert len(calls) == len(before) + 1
+    assert shown(readings) == expected
+
+
+FREED_ENTRY = {"id": FULLS[0], **FREED}
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        answers(200),
+        answers(200, b"<!DOCTYPE html><title>cloudflare</title>"),
+        answers(200, b"null"),
+        answers(200, b"[]"),
+        answers(200, b'"success"'),
+        answers(200, b"[" * 100_000),
+        answers(200, b"\xff\xfe{}"),
+        answers(200, b"1" * 5000),
+        answers(200, json.dumps({"success": False, "result": [FREED_ENTRY]}).encode()),
+        answers(200, json.dumps({"success": "true", "result": [FREED_ENTRY]}).encode()),
+        answers(200, json.dumps({"result": [FREED_ENTRY]}).encode()),
+        answers(202, json.dumps({"success": True, "result": [FREED_ENTRY]}).encode(), "Location: /client/v4/later"),
+        answers(206, json.dumps({"success": True, "result": [FREED_ENTRY]}).encode()),
+        answers(500, json.dumps({"success": True, "result": [FREED_ENTRY]}).encode()),
+        answers(302, b"", "Location: /client/v4/elsewhere"),
+        ok(None),
+        ok(7),
+        ok("QUARANTINE_RELEASE"),
+        ok([None, 7, "x", [FREED_ENTRY]]),
+        ok([{"id": FULLS[0] + "/", **FREED}]),
+        says(http(200, json.dumps({"success": True, "result": [FREED_ENTRY]}).encode(), length=9999)),
+        closes_after_reading,
+        resets_after_reading,
+        resets_before_reading,
+    ],
+)
+def test_garbage_proves_nothing_and_raises_nothing(garbage: Play) -> None:
+    for wanted in (FULLS[:3], FULLS[:1], BARES[:3], [want(FULLS[0], NOON)]):
+        readings, calls = read([garbage], *wanted)
+        assert readings == {}
+        assert len(calls) <= 4
+
+
+def test_without_a_result_info_the_page_counts_all_the_same() -> None:
+    readings, calls = read([ok([{"id": each, **FREED} for each in FULLS[:3]])], *FULLS[:3])
+    assert shown(readings) == dict.fromkeys(BARES[:3], RELEASED)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    "play", [says_and_hangs(b""), trickles(http(200, b"x" * 200)), says_and_hangs(http(200, b"{", length=9))]
+)
+def test_all_calls_together_take_no_longer_than_told(play: Play) -> None:
+    began = time.monotonic()
+    readings, calls = read([page({"id": FULLS[0], **FREED}), play], *FULLS[:9], seconds=0.4)
+    assert 0.3 < time.monotonic() - began < 2
+    assert shown(readings) == {BARES[0]: RELEASED}
+    assert len(calls) == 2
+
+
+class Canned(DeadlineSession):
+    """Answers every call from a list, over and over, and notes how long each might have taken."""
+
+    def __init__(self, *replies: Reply | NoReply) -> None:
+        self.replies = replies
+        self.seconds: list[float] = []
+        self.urls: list[str] = []
+
+    def send(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, seconds: float
+    ) -> Reply | NoReply:
+        assert (method, body, bool(headers)) == ("GET", None, True)
+        self.seconds.append(seconds)
+        self.urls.append(url)
+        return self.replies[(len(self.urls) - 1) % len(self.replies)]
+
+    def read(self, *wanted: Wanted, seconds: float = 20.0, secret: Held | None = None) -> Readings:
+        reader = CloudflareReader("https://api.example", secret or Held(), self, lambda: NOON)
+        return reader.read(ACCOUNT, wanted, seconds)
+
+
+def test_no_call_may_take_longer_than_5_seconds_or_than_is_left() -> None:
+    session = Canned(Reply(500, {}, b""))
+    session.read(*map(want, FULLS[:3]), seconds=20)
+    session.read(want(FULLS[0]), seconds=3)
+    assert session.seconds[:4] == [5.0] * 4
+    assert 2.5 < session.seconds[4] <= 3
+
+
+def test_the_time_that_the_secret_takes_counts() -> None:
+    session = Canned(Reply(500, {}, b""))
+    session.read(want(FULLS[0]), seconds=0.05, secret=Held(seconds=0.1))
+    assert all(seconds <= 0 for seconds in session.seconds)
+
+
+@pytest.mark.parametrize("content", [SecretUnavailable("ThrottlingException"), SecretMalformed("is not JSON")])
+def test_without_a_credential_nothing_is_read_and_nothing_raised(content: Exception) -> None:
+    assert read([page()], *FULLS[:3], secret=Held(content)) == ({}, [])
+
+
+def test_an_account_that_has_left_the_secret_is_not_read() -> None:
+    with FaultServer([page()]) as server, reader_at(server.url) as reader:
+        assert reader.read(AccountId("b" * 32), [want(FULLS[0])], 5) == {}
+    assert server.requests == []
+
+
+def test_nothing_wanted_is_nothing_asked() -> None:
+    assert read([page()]) == ({}, [])
+
+
+contents = st.fixed_dictionaries(
+    {
+        "success": st.just(True),
+        "result": anything | st.lists(likely, max_size=3) | likely | st.just([action()]),
+    },
+    optional={"result_info": st.fixed_dictionaries({"next": anything}) | anything},
+)
+replies = st.builds(
+    Reply, st.sampled_from([200, 200, 200, 404, 500]), st.just({}), contents.map(json.dumps).map(str.encode)
+)
+family_wanted = st.lists(
+    st.builds(
+        want,
+        st.sampled_from([*FULLS[:3], *BARES[3:6], "4Njp3P0STMz2c02Q-2024-01-05T10:00:00-12345678", "4WtWkr6nlBz9sNH"]),
+        st.none() | st.just(NOON),
+    ),
+    unique_by=lambda one: one.part,
+    max_size=5,
+)
+
+
+@given(st.lists(replies | st.just(NoReply(True, "connection_lost")), min_size=1, max_size=4), family_wanted)
+def test_whatever_comes_back_nothing_is_raised_and_nothing_said_without_ground(
+    several: list[Reply | NoReply], wanted: list[Wanted]
+) -> None:
+    session = Canned(*several)
+    readings = session.read(*wanted)
+    texts = [reply.body.decode() for reply in several if isinstance(reply, Reply) and reply.status == 200]
+    assert readings.keys() <= {one.part for one in wanted}
+    assert sum("?" in url for url in session.urls) <= 12
+    for reading in readings.values():
+        if reading.seen is RELEASED:
+            assert any(f'"{RELEASE}"' in text for text in texts)
+        if reading.seen is QUARANTINED:
+            assert any('"is_quarantined": true' in text for text in texts)
+        if reading.seen is ABSENT:
+            assert reading.evidence.status == 404
+    for one in wanted:
+        reading = readings.get(one.part, Reading(Seen.UNREAD, Evidence()))
+        if one.since is not None and reading.seen is RELEASED:
+            assert any('"success": true, "started_at": "2026-11-22T12:00:00Z"' in text for text in texts)
+
+
+# --- Against the simulated Cloudflare --------------------------------------------------------------------------------
+
+
+def some_time_of_the_month(name: str) -> int:
+    """Return how many seconds ago; the same at every run."""
+    return crc32(name.encode()) % (30 * 86400)
+
+
+class Simulated:
+    """The simulator, as a test and as the reader see it."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.now = datetime.now(UTC).replace(microsecond=0)
+
+    def control(self, path: str, document: Any = None) -> Any:
+        method = "GET" if document is None else "POST"
+        answer = requests.request(method, f"{self.url}/_simulator{path}", json=document, timeout=30)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def release(self, ids: Sequence[str], **behaviour: Any) -> None:
+        """Call for the release of messages, which brings them up; by default the answer is lost after the effect."""
+        self.control("/script", {"behaviour": "502", "effect": True, "times": 1, **behaviour})
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        answer = requests.post(f"{self.url}{INVESTIGATE}/release", json=list(ids), headers=headers, timeout=30)
+        assert answer.status_code == 502
+
+    def hold(self, ids: Sequence[str]) -> None:
+        """Let messages be in quarantine."""
+        self.release(ids, effect=False)
+
+    def hold_others(self, count: int) -> None:
+        """Fill the quarantine with other messages of the last 30 days."""
+        self.hold([self.full_id(some_time_of_the_month(f"x{each}"), f"x{each:07}") for each in range(count)])
+
+    def full_id(self, seconds_ago: int, name: str = "z0000000") -> str:
+        at = self.now - timedelta(seconds=seconds_ago)
+        return f"{queue_id(at, name)}-{at:%Y-%m-%dT%H:%M:%S}-12345678"
+
+    def read(self, *wanted: str | Wanted) -> tuple[Readings, list[str]]:
+        """Read; return the readings and the endpoints of the calls made for them."""
+        before = len(self.control("/calls"))
+        with reader_at(self.url, clock=lambda: datetime.now(UTC)) as reader:
+            some = [each if isinstance(each, Wanted) else want(each) for each in wanted]
+            readings = reader.read(ACCOUNT, some, 25)
+        return readings, [call["endpoint"] for call in self.control("/calls")[before:]]
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    settings = {"account_id": ACCOUNT, "tokens": [TOKEN], "rate_limit": None}
+    with start_simulated_cloudflare(settings, tmp_path_factory.mktemp("cloudflare") / "services.log") as service:
+        yield service
+
+
+@pytest.fixture
+def simulated(service: Service) -> Simulated:
+    simulated = Simulated(service.url)
+    simulated.control("/reset", {})
+    return simulated
+
+
+@pytest.mark.parametrize("count", [1, 3, 1500])
+def test_messages_are_quarantined_until_they_are_released(simulated: Simulated, count: int) -> None:
+    ids = [simulated.full_id(7200 + number) for number in range(count)]
+    simulated.hold(ids)
+    before, calls_before = simulated.read(*ids)
+    simulated.release(ids)
+    after, calls_after = simulated.read(*ids)
+
+    assert Counter(shown(before).values()) == {QUARANTINED: count}
+    assert Counter(shown(after).values()) == {RELEASED: count}
+    assert {reading.message_id for reading in after.values()} == set(ids)
+    expected = {1: ["message", "action_log"], 3: ["list"], 1500: ["list"] * 2}
+    assert calls_before == expected[count]
+    assert calls_after == expected[count][: 1 if count == 1 else None]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("reads_by_postfix_id", [False, True])
+def test_a_postfix_id_learns_its_full_id(simulated: Simulated, count: int, reads_by_postfix_id: bool) -> None:
+    simulated.control("/settings", {"reads_by_postfix_id": reads_by_postfix_id})
+    ids = [simulated.full_id(7200 + number) for number in range(count)]
+    simulated.hold_others(50)
+    simulated.release(ids)
+    readings, calls = simulated.read(*map(postfix_part, map(MessageId, ids)))
+
+    assert {reading.message_id for reading in readings.values()} == set(ids)
+    assert Counter(shown(readings).values()) == {RELEASED: count}
+    by_path = ["message"] if reads_by_postfix_id else ["message", "list", "message"]
+    assert calls == (by_path if count == 1 else ["list"])
+
+
+def test_a_postfix_id_that_is_a_day_apart_from_its_message_is_found(simulated: Simulated) -> None:
+    """As in a published example."""
+    at = simulated.now - 3 * DAY
+    known = MessageId(f"{queue_id(at)}-{at + DAY:%Y-%m-%dT%H:%M:%S}-1")
+    simulated.release([known])
+    readings, _ = simulated.read(postfix_part(known))
+    assert [(reading.seen, reading.message_id) for reading in readings.values()] == [(RELEASED, known)]
+
+
+def test_a_message_that_was_never_quarantined_is_unclear(simulated: Simulated) -> None:
+    ids = [simulated.full_id(7200 + number) for number in range(3)]
+    for each in ids:
+        simulated.control("/messages", {"id": each, "quarantined": False})
+    readings, calls = simulated.read(*ids)
+    assert Counter(shown(readings).values()) == {UNCLEAR: 3}
+    assert calls == ["list", *["message", "action_log"] * 3]
+
+
+@pytest.mark.parametrize("make", [str, lambda each: postfix_part(MessageId(each))], ids=["full", "postfix"])
+def test_a_forced_message_is_released_only_if_it_was_since(simulated: Simulated, make: Callable[[str], str]) -> None:
+    ids = [make(simulated.full_id(7200 + number)) for number in range(3)]
+    simulated.release(ids)
+    earlier, _ = simulated.read(*(want(each, simulated.now - MINUTE) for each in ids))
+    later, _ = simulated.read(*(want(each, simulated.now + MINUTE) for each in ids))
+    assert Counter(shown(earlier).values()) == {RELEASED: 3}
+    assert Counter(shown(later).values()) == {UNCLEAR: 3}
+
+
+@pytest.mark.parametrize("make", [str, lambda each: postfix_part(MessageId(each))], ids=["full", "postfix"])
+def test_1000_lost_answers_cost_at_most_30_reads(simulated: Simulated, make: Callable[[str], str]) -> None:
+    """Beside 10,000 other messages of the month: three hours of it hold the 1,000, 20 days ago."""
+    own = [make(simulated.full_id(20 * 86400 + number * 10, f"y{number:07}")) for number in range(1000)]
+    simulated.hold_others(10_000)
+    simulated.release(own)
+    readings, calls = simulated.read(*own)
+    assert Counter(shown(readings).values()) == {RELEASED: 1000}
+    assert all("-" in str(reading.message_id) for reading in readings.values())
+    assert calls == ["list"] * len(calls)
+    assert len(calls) <= 4
+
+
+def test_1000_lost_answers_all_over_the_month_cost_at_most_30_reads(simulated: Simulated) -> None:
+    own = [simulated.full_id(some_time_of_the_month(f"y{each}"), f"y{each:07}") for each in range(1000)]
+    simulated.hold_others(3000)
+    simulated.release(own)
+    readings, calls = simulated.read(*own)
+    assert Counter(shown(readings).values()) == {RELEASED: 1000}
+    assert calls == ["list"] * len(calls)
+    assert len(calls) <= 5
