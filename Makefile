@@ -41,10 +41,11 @@ define ready
 		cp requirements/$(1).txt $(call venv,$(1))/lock.txt; }
 endef
 
-.PHONY: help setup run demo test lint types template pytest format build lock clean python ready-run ready-dev ready-sam
+.PHONY: help setup run demo new-client test lint types template tests simulation pytest simulate format build lock clean python \
+	ready-run ready-dev ready-sam
 
 help:
-	@sed -n 's/^\([a-z]*\):.*## */  make \1\t/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## */  make \1\t/p' Makefile | expand -t 20
 
 setup: ready-run ready-dev ready-sam  ## creates the environments; every command does so for itself
 
@@ -63,18 +64,32 @@ run: ready-run  ## serves the whole system on 127.0.0.1:8080 until Ctrl-C
 demo: ready-run  ## plays the main cases against it
 	@exec $(in_run) -m local.demo
 
+# Needs nothing installed.
+new-client:  ## makes a token for a client: make new-client NAME=playbooks ARGS='--scope read'
+	@PYTHONPATH=src $(python) -m tools.new_client $(or $(NAME),$(error NAME=... says what the client is called)) $(ARGS)
+
 # --- Checks -----------------------------------------------------------------------------------------------------------------------------
 
-test: lint types template ready-dev  ## runs every check and test
-	@$(in_dev) -m pytest --no-header --cov $(ARGS)
+test: lint types template tests simulation  ## runs every check and test
+
+# Two runs, which `make --jobs=2` lets run side by side: coverage would nearly double the time of the simulation, which goes through
+# the same lines again and again.
+tests: ready-dev
+	@$(in_dev) -m pytest --no-header --cov -m 'not simulation' $(ARGS)
+
+simulation: ready-dev
+	@$(in_dev) -m pytest --no-header -m simulation $(ARGS)
 
 pytest: ready-dev  ## runs the tests alone, without coverage: make pytest ARGS='-k claim'
 	@$(in_dev) -m pytest --no-header $(ARGS)
 
+simulate: ready-dev  ## simulates at length; SEED=n simulates one seed again and prints its history
+	@$(in_dev) -m tests.simulated_runs $(if $(SEED),--seed $(SEED),--faults 3 --seeds 1000000)
+
 # The tests on one more Python, for .ci/run, less those that take long and do not depend on it.
 .PHONY: test-3.11 test-3.12 test-3.13
 test-3.11 test-3.12 test-3.13:
-	@$(MAKE) pytest PYTHON=python$(@:test-%=%) ARGS='-m "not slow"'
+	@$(MAKE) pytest PYTHON=python$(@:test-%=%) ARGS='-m "not slow and not simulation"'
 
 lint: ready-dev
 	@$(in_dev) -m ruff format --check --quiet --diff .

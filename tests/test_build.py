@@ -56,8 +56,9 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Package:
     return Package(folder, python=found.stdout.split()[1])
 
 
-def test_what_is_deployed_is_built_for_the_machine_it_runs_on(package: Package) -> None:
-    recipe = make("--dry-run", "build-WebhookFunction", "ARTIFACTS_DIR=there").stdout
+@pytest.mark.parametrize("function", ["WebhookFunction", "ReconcilerFunction"])
+def test_what_is_deployed_is_built_for_the_machine_it_runs_on(package: Package, function: str) -> None:
+    recipe = make("--dry-run", f"build-{function}", "ARTIFACTS_DIR=there").stdout
     assert f"{package.python} -m pip " in recipe
     assert "--platform manylinux2014_aarch64 " in recipe
     assert "--python-version 3.13 " in recipe
@@ -77,9 +78,10 @@ for service in ("dynamodb", "secretsmanager", "sqs"):
     ]
 
 
-def test_the_webhook_can_be_imported_from_the_package(package: Package) -> None:
-    code = "import quarantine_release.webhook as webhook; print(webhook.__file__, callable(webhook.lambda_handler))"
-    assert package.run(code) == f"{package.folder}/quarantine_release/webhook.py True\n"
+@pytest.mark.parametrize("name", ["webhook", "reconciler"])
+def test_every_handler_can_be_imported_from_the_package(package: Package, name: str) -> None:
+    code = f"import quarantine_release.{name} as entry; print(entry.__file__, callable(entry.lambda_handler))"
+    assert package.run(code) == f"{package.folder}/quarantine_release/{name}.py True\n"
 
 
 def test_every_module_has_bytecode_that_lambda_takes_without_a_check(package: Package) -> None:

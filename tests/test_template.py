@@ -5,6 +5,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterator
+from datetime import timedelta
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,11 @@ import pytest
 from samtranslator.parser.parser import Parser
 from samtranslator.translator.translator import Translator
 from samtranslator.yaml_helper import yaml_parse
+
+from quarantine_release import release, settle, wiring
+from tests.deployment import Deployment
+from tests.small_cloudflare import NO_REPLY, Reply
+from tests.stand_ins import Clock
 
 TEMPLATE = Path(__file__).parent.parent / "template.yaml"
 SWITCHES = {
@@ -30,20 +36,26 @@ PSEUDO_PARAMETERS = {
     "AWS::StackName": "quarantine-release",
     "AWS::URLSuffix": "amazonaws.com",
 }
-# What each function may do, and no more. The webhook's kms:Decrypt is there only where a key is given.
+# What each function may do, and no more: test_permissions.py holds it against what they do. To this comes kms:Decrypt
+# where a key is given.
+COMMON_ACTIONS = {
+    "dynamodb:BatchGetItem",
+    "dynamodb:ConditionCheckItem",
+    "dynamodb:PutItem",
+    "dynamodb:UpdateItem",
+    "logs:CreateLogStream",
+    "logs:PutLogEvents",
+    "secretsmanager:GetSecretValue",
+    "xray:PutTelemetryRecords",
+    "xray:PutTraceSegments",
+}
 ALLOWED_ACTIONS = {
-    "WebhookFunction": {
-        "dynamodb:BatchGetItem",
-        "dynamodb:GetItem",
-        "dynamodb:PutItem",
-        "dynamodb:Query",
-        "dynamodb:UpdateItem",
-        "logs:CreateLogStream",
-        "logs:PutLogEvents",
-        "secretsmanager:GetSecretValue",
-        "xray:PutTelemetryRecords",
-        "xray:PutTraceSegments",
-    },
+    "WebhookFunction": COMMON_ACTIONS,
+    "ReconcilerFunction": COMMON_ACTIONS | {"dynamodb:Query"},
+}
+SECRETS = {
+    "WebhookFunction": ["${CloudflareSecret}", "${ClientsSecret}"],
+    "ReconcilerFunction": ["${CloudflareSecret}"],
 }
 XRAY = {"xray:PutTelemetryRecords", "xray:PutTraceSegments"}
 LONGEST_LATE_EFFECT_SECONDS = 60
@@ -182,6 +194,12 @@ def statement_allowing(role: Properties, action: str) -> Properties:
     return statement
 
 
+def permissions_of(stack: Stack, function: str) -> list[Properties]:
+    found = stack.of_type("AWS::Lambda::Permission").values()
+    assert {one["FunctionName"] for one in found} <= {f"${{{name}}}" for name in ALLOWED_ACTIONS}
+    return [one for one in found if one["FunctionName"] == f"${{{function}}}"]
+
+
 # --- The template as a whole ------------------------------------------------------------------------------------------
 
 
@@ -223,20 +241,21 @@ def test_every_function_is_built_by_a_target_of_the_makefile() -> None:
             assert re.search(rf"^build-.*\bbuild-{name}\b.*:$|^build-{name}\b.*:$", makefile, re.MULTILINE)
 
 
-def test_the_webhook_is_told_what_its_settings_ask_for(stack: Stack) -> None:
-    assert stack.of_type("AWS::Lambda::Function")["WebhookFunction"]["Environment"]["Variables"] == {
-        "TABLE_NAME": "${Ledger}",
-        "CLOUDFLARE_SECRET_ID": "${CloudflareSecret}",
-        "CLIENTS_SECRET_ID": "${ClientsSecret}",
-        "CLOUDFLARE_API_BASE_URL": "https://api.cloudflare.com/client/v4",
-        "CLOUDFLARE_WIRE_FORM": "auto",
-        "LEASE_SECONDS": "90",
-        "SETTLE_SECONDS": "120",
-        "RETENTION_DAYS": "400",
-        "POWERTOOLS_SERVICE_NAME": "quarantine-release",
-        "POWERTOOLS_METRICS_NAMESPACE": "QuarantineRelease",
-        "POWERTOOLS_LOG_LEVEL": "INFO",
-    }
+def test_every_function_is_told_what_the_settings_ask_for(stack: Stack) -> None:
+    for function in stack.of_type("AWS::Lambda::Function").values():
+        assert function["Environment"]["Variables"] == {
+            "TABLE_NAME": "${Ledger}",
+            "CLOUDFLARE_SECRET_ID": "${CloudflareSecret}",
+            "CLIENTS_SECRET_ID": "${ClientsSecret}",
+            "CLOUDFLARE_API_BASE_URL": "https://api.cloudflare.com/client/v4",
+            "CLOUDFLARE_WIRE_FORM": "auto",
+            "LEASE_SECONDS": "90",
+            "SETTLE_SECONDS": "120",
+            "RETENTION_DAYS": "400",
+            "POWERTOOLS_SERVICE_NAME": "quarantine-release",
+            "POWERTOOLS_METRICS_NAMESPACE": "QuarantineRelease",
+            "POWERTOOLS_LOG_LEVEL": "INFO",
+        }
 
 
 def test_a_negative_read_is_believed_only_after_the_longest_late_effect(stack: Stack) -> None:
@@ -289,25 +308,36 @@ def test_no_function_may_remove_from_the_ledger_or_read_all_of_it(stack: Stack) 
         assert "Condition" not in denied
 
 
-def test_the_webhook_reaches_only_the_rows_that_the_ledger_documents(stack: Stack) -> None:
-    statement = statement_allowing(role_of(stack, "WebhookFunction"), "dynamodb:PutItem")
-    assert statement["Resource"] == "${Ledger.Arn}"
-    assert statement["Condition"] == {"ForAllValues:StringLike": {"dynamodb:LeadingKeys": ["R#*", "M#*", "T#*", "A#*"]}}
+def test_every_function_reaches_only_the_rows_that_the_ledger_documents(stack: Stack) -> None:
+    keys = {"ForAllValues:StringLike": {"dynamodb:LeadingKeys": ["R#*", "M#*", "T#*", "A#*"]}}
+    for function in ALLOWED_ACTIONS:
+        role = role_of(stack, function)
+        for action in ("BatchGetItem", "ConditionCheckItem", "PutItem", "UpdateItem"):
+            statement = statement_allowing(role, f"dynamodb:{action}")
+            assert (statement["Resource"], statement["Condition"]) == ("${Ledger.Arn}", keys)
 
 
-def test_the_webhook_reads_its_two_secrets_and_no_other(stack: Stack) -> None:
-    statement = statement_allowing(role_of(stack, "WebhookFunction"), "secretsmanager:GetSecretValue")
-    assert statement["Resource"] == ["${CloudflareSecret}", "${ClientsSecret}"]
+def test_the_reconciler_queries_the_open_index_and_not_the_table(stack: Stack) -> None:
+    (index,) = stack.only("AWS::DynamoDB::Table")["GlobalSecondaryIndexes"]
+    statement = statement_allowing(role_of(stack, "ReconcilerFunction"), "dynamodb:Query")
+    assert statement["Resource"] == f"${{Ledger.Arn}}/index/{index['IndexName']}"
+    assert statement["Condition"] == {"ForAllValues:StringLike": {"dynamodb:LeadingKeys": ["R#*", "T#*"]}}
 
 
-def test_a_key_of_the_owner_decrypts_only_our_table_and_secrets(stack: Stack) -> None:
-    decrypting = [
-        one for one in statements(role_of(stack, "WebhookFunction")) if "kms:Decrypt" in listed(one["Action"])
-    ]
+@pytest.mark.parametrize("function", ALLOWED_ACTIONS)
+def test_a_function_reads_the_secrets_that_it_uses_and_no_other(stack: Stack, function: str) -> None:
+    statement = statement_allowing(role_of(stack, function), "secretsmanager:GetSecretValue")
+    assert listed(statement["Resource"]) == SECRETS[function]
+
+
+@pytest.mark.parametrize("function", ALLOWED_ACTIONS)
+def test_a_key_of_the_owner_decrypts_only_our_table_and_secrets(stack: Stack, function: str) -> None:
+    decrypting = [one for one in statements(role_of(stack, function)) if "kms:Decrypt" in listed(one["Action"])]
     if "KmsKeyArn" not in stack.given:
         assert decrypting == []
         return
     assert {one["Resource"] for one in decrypting} == {SWITCHES["KmsKeyArn"]}
+    secrets = SECRETS[function] if len(SECRETS[function]) > 1 else SECRETS[function][0]
     assert [one["Condition"] for one in decrypting] == [
         {
             "StringEquals": {
@@ -318,10 +348,48 @@ def test_a_key_of_the_owner_decrypts_only_our_table_and_secrets(stack: Stack) ->
         {
             "StringEquals": {
                 "kms:ViaService": "secretsmanager.eu-central-1.amazonaws.com",
-                "kms:EncryptionContext:SecretARN": ["${CloudflareSecret}", "${ClientsSecret}"],
+                "kms:EncryptionContext:SecretARN": secrets,
             }
         },
     ]
+
+
+# --- The schedule -----------------------------------------------------------------------------------------------------
+
+
+def test_the_reconciler_starts_every_minute_and_has_ended_by_then(stack: Stack) -> None:
+    rule = stack.only("AWS::Events::Rule")
+    (target,) = rule["Targets"]
+    assert (rule["ScheduleExpression"], rule["State"]) == ("rate(1 minute)", "ENABLED")
+    assert target["Arn"] == "${ReconcilerFunction.Arn}"
+    function = stack.of_type("AWS::Lambda::Function")["ReconcilerFunction"]
+    assert (function["Handler"], function["Timeout"]) == ("quarantine_release.reconciler.lambda_handler", 55)
+
+
+def test_a_run_that_failed_or_could_not_start_is_not_repeated(stack: Stack) -> None:
+    never = {"MaximumRetryAttempts": 0, "MaximumEventAgeInSeconds": 60}
+    lambdas = stack.only("AWS::Lambda::EventInvokeConfig")
+    assert lambdas["FunctionName"] == "${ReconcilerFunction}"
+    assert never.items() <= lambdas.items()
+    assert stack.only("AWS::Events::Rule")["Targets"][0]["RetryPolicy"] == never
+
+
+def test_only_the_schedule_may_start_the_reconciler(stack: Stack) -> None:
+    (rule,) = stack.of_type("AWS::Events::Rule")
+    assert permissions_of(stack, "ReconcilerFunction") == [
+        {
+            "Action": "lambda:InvokeFunction",
+            "FunctionName": "${ReconcilerFunction}",
+            "Principal": "events.amazonaws.com",
+            "SourceArn": f"${{{rule}.Arn}}",
+        }
+    ]
+
+
+def test_the_schedule_can_be_stopped_and_somebody_is_told_of_it() -> None:
+    stack = Stack(ReconcilerSchedule="DISABLED")
+    assert stack.only("AWS::Events::Rule")["State"] == "DISABLED"
+    assert "ReconcilerStoppedAlarm" in stack.of_type("AWS::CloudWatch::Alarm")
 
 
 # --- Table, secrets, logs ---------------------------------------------------------------------------------------------
@@ -416,12 +484,14 @@ def test_the_gateway_gives_up_after_the_function_did(stack: Stack) -> None:
 
 
 def test_only_this_stage_of_this_api_may_call_the_webhook(stack: Stack) -> None:
-    assert stack.only("AWS::Lambda::Permission") == {
-        "Action": "lambda:InvokeFunction",
-        "FunctionName": "${WebhookFunction}",
-        "Principal": "apigateway.amazonaws.com",
-        "SourceArn": "arn:aws:execute-api:eu-central-1:123456789012:${Api}/${ApiliveStage}/*",
-    }
+    assert permissions_of(stack, "WebhookFunction") == [
+        {
+            "Action": "lambda:InvokeFunction",
+            "FunctionName": "${WebhookFunction}",
+            "Principal": "apigateway.amazonaws.com",
+            "SourceArn": "arn:aws:execute-api:eu-central-1:123456789012:${Api}/${ApiliveStage}/*",
+        }
+    ]
     assert not stack.of_type("AWS::Lambda::Url")
 
 
@@ -562,33 +632,127 @@ def test_the_accounts_log_role_is_touched_exactly_if_asked_for_and_stays(stack: 
 # --- Alarms and dashboard ---------------------------------------------------------------------------------------------
 
 
-def test_there_is_an_alarm_for_everything_a_person_must_know(stack: Stack) -> None:
-    service = [{"Name": "service", "Value": "quarantine-release"}]  # the dimension that Powertools adds to every metric
-    webhook = [{"Name": "FunctionName", "Value": "${WebhookFunction}"}]
-    api = [{"Name": "ApiName", "Value": "quarantine-release"}, {"Name": "Stage", "Value": "${ApiliveStage}"}]
-    alarms = stack.of_type("AWS::CloudWatch::Alarm").values()
-    watched = {(alarm["Namespace"], alarm["MetricName"]): alarm["Dimensions"] for alarm in alarms}
+SERVICE = (("service", "quarantine-release"),)  # the dimension that Powertools adds to every metric
+WEBHOOK = (("FunctionName", "${WebhookFunction}"),)
+RECONCILER = (("FunctionName", "${ReconcilerFunction}"),)
+API = (("ApiName", "quarantine-release"), ("Stage", "${ApiliveStage}"))
+# What is watched, and in how many of how many periods of so many seconds what value is too much.
+ALARMS = {
+    ("AWS/ApiGateway", "5XXError", API): (1, 1, 300, "Sum >= 5"),
+    ("AWS/Lambda", "Errors", WEBHOOK): (1, 1, 300, "Sum >= 1"),
+    ("AWS/Lambda", "Throttles", WEBHOOK): (1, 1, 300, "Sum >= 1"),
+    ("AWS/Lambda", "Errors", RECONCILER): (3, 5, 60, "Sum >= 1"),
+    ("AWS/Lambda", "Invocations", RECONCILER): (5, 5, 60, "Sum < 1"),
+    ("QuarantineRelease", "CredentialsRefused", SERVICE): (1, 1, 300, "Sum >= 1"),
+    ("QuarantineRelease", "NeedsReview", SERVICE): (1, 1, 300, "Sum >= 1"),
+    ("QuarantineRelease", "OldestOpenAttemptAge", SERVICE): (1, 1, 900, "Maximum > 600"),
+    ("QuarantineRelease", "OldestOpenRequestAge", SERVICE): (1, 1, 900, "Maximum > 3600"),
+}
+COMPARISONS = {
+    "GreaterThanOrEqualToThreshold": ">=",
+    "GreaterThanThreshold": ">",
+    "LessThanThreshold": "<",
+}
 
-    assert watched == {
-        ("AWS/ApiGateway", "5XXError"): api,
-        ("AWS/Lambda", "Errors"): webhook,
-        ("AWS/Lambda", "Throttles"): webhook,
-        ("QuarantineRelease", "CredentialsRefused"): service,
-        ("QuarantineRelease", "NeedsReview"): service,
-    }
+
+def watched(alarm: Properties) -> tuple[str, str, tuple[tuple[str, str], ...]]:
+    dimensions = tuple((one["Name"], one["Value"]) for one in alarm["Dimensions"])
+    return alarm["Namespace"], alarm["MetricName"], dimensions
+
+
+def test_there_is_an_alarm_for_everything_a_person_must_know(stack: Stack) -> None:
+    alarms = stack.of_type("AWS::CloudWatch::Alarm").values()
+    assert len(alarms) == len(ALARMS)
+    assert {
+        watched(alarm): (
+            alarm.get("DatapointsToAlarm", alarm["EvaluationPeriods"]),
+            alarm["EvaluationPeriods"],
+            alarm["Period"],
+            f"{alarm['Statistic']} {COMPARISONS[alarm['ComparisonOperator']]} {alarm['Threshold']}",
+        )
+        for alarm in alarms
+    } == ALARMS
     assert stack.only("AWS::ApiGateway::RestApi")["Body"]["info"]["title"] == "quarantine-release"
-    for alarm in alarms:
-        assert alarm["Statistic"] == "Sum"
-        assert alarm["Threshold"] <= 5
-        assert alarm["ComparisonOperator"] == "GreaterThanOrEqualToThreshold"
-        assert alarm["TreatMissingData"] == "notBreaching"
+
+
+def test_silence_is_an_alarm_only_where_there_is_something_to_be_heard_every_minute(stack: Stack) -> None:
+    for alarm in stack.of_type("AWS::CloudWatch::Alarm").values():
+        is_heard = alarm["MetricName"] == "Invocations"
+        assert alarm["TreatMissingData"] == ("breaching" if is_heard else "notBreaching")
+
+
+def test_the_age_of_the_oldest_is_watched_for_longer_than_it_may_go_untold() -> None:
+    """An attempt that cannot be settled is put off, and no run in between tells its age."""
+    untold = settle._LATEST + timedelta(minutes=1)
+    periods = [period for (_, metric, _), (_, _, period, _) in ALARMS.items() if metric.startswith("OldestOpen")]
+    assert all(timedelta(seconds=period) > untold for period in periods)
+
+
+def test_there_is_time_to_do_something_for_a_request_that_stays_open(stack: Stack) -> None:
+    threshold = stack.of_type("AWS::CloudWatch::Alarm")["OldestOpenRequestAlarm"]["Threshold"]
+    assert release.EXPIRY - timedelta(seconds=threshold) == timedelta(hours=23)
+
+
+def test_what_our_alarms_watch_is_what_the_functions_tell(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = Clock(wiring.clock())
+    monkeypatch.setattr(wiring, "clock", clock)
+    deployment.upstream.answers += [Reply(403), NO_REPLY]
+    assert [deployment.post().status, deployment.post().status] == [503, 202]
+    clock.move(seconds=215)
+    deployment.upstream.answers.append(Reply(404))
+    deployment.reconcile()
+
+    told = set()
+    for line in capsys.readouterr().out.splitlines():
+        metrics = json.loads(line)
+        for group in metrics["_aws"]["CloudWatchMetrics"]:
+            (names,) = group["Dimensions"]
+            dimensions = tuple((name, metrics[name]) for name in names)
+            told |= {(group["Namespace"], one["Name"], dimensions) for one in group["Metrics"]}
+    ours = {watched(one) for one in stack_with().of_type("AWS::CloudWatch::Alarm").values()}
+    assert {one for one in ours if one[0] == "QuarantineRelease"} <= told
 
 
 def test_alarms_tell_the_topic_exactly_if_it_is_given(stack: Stack) -> None:
     topic = [SWITCHES["AlarmTopicArn"]] if "AlarmTopicArn" in stack.given else None
     for alarm in stack.of_type("AWS::CloudWatch::Alarm").values():
         assert alarm.get("AlarmActions") == topic
+        # A message under review does not leave it by itself: that none was added is no news.
+        assert alarm.get("OKActions") == (None if alarm["MetricName"] == "NeedsReview" else topic)
 
 
-def test_the_dashboard_is_json(stack: Stack) -> None:
-    assert json.loads(stack.only("AWS::CloudWatch::Dashboard")["DashboardBody"])["widgets"]
+def widgets(stack: Stack) -> list[Properties]:
+    return list(json.loads(stack.only("AWS::CloudWatch::Dashboard")["DashboardBody"])["widgets"])
+
+
+def shown(widget: Properties) -> Iterator[list[str]]:
+    """The metrics of a widget, written out: "." stands for what stands there in the line above, "..." for all of it."""
+    above: list[str] = []
+    for line in widget["properties"]["metrics"]:
+        names = [name for name in line if isinstance(name, str)]
+        if names:
+            above = above if names == ["..."] else [above[at] if name == "." else name for at, name in enumerate(names)]
+            yield above
+
+
+def test_the_dashboard_shows_whatever_an_alarm_watches(stack: Stack) -> None:
+    found = {
+        (namespace, metric, tuple(zip(dimensions[::2], dimensions[1::2], strict=True)))
+        for widget in widgets(stack)
+        for namespace, metric, *dimensions in shown(widget)
+    }
+    (search,) = (text for text in texts(widgets(stack)) if text.startswith("SEARCH("))
+    assert '{QuarantineRelease,service} service="quarantine-release"' in search
+    counted = {one for one in ALARMS if one[0] == "QuarantineRelease" and f'NOT MetricName="{one[1]}"' not in search}
+    assert found | counted >= ALARMS.keys()
+    # Ages are no counts: their sum would dwarf everything else.
+    assert not {metric for _, metric, _ in counted} & {"OldestOpenAttemptAge", "OldestOpenRequestAge"}
+
+
+def test_no_widget_lies_on_another(stack: Stack) -> None:
+    places = [(widget["x"], widget["y"]) for widget in widgets(stack)]
+    assert len(set(places)) == len(places)
+    assert {(widget["width"], widget["height"]) for widget in widgets(stack)} == {(12, 6)}
+    assert all(x % 12 == 0 and y % 6 == 0 for x, y in places)
