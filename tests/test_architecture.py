@@ -52,7 +52,7 @@ OURS = {
         " secret_store telemetry trace wiring"
     ),
     "webhook": "authentication http_event ports problem release_request routes telemetry wiring",
-    "reconciler": "ports settle telemetry wiring",
+    "reconciler": "outcome ports settle telemetry trace wiring",
 }
 # What each may import from outside that is not pure: other people's packages, and those of Python's own modules that
 # reach beyond the process or are different each time. A module that is not named here is pure.

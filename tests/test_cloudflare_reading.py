@@ -219,11 +219,20 @@ def test_a_second_message_by_the_same_postfix_id_on_another_page_leaves_nothing_
 
 
 def test_a_postfix_id_counts_as_still_quarantined_only_when_the_list_was_read_on() -> None:
-    plays = [page(*({"id": each, **HELD} for each in FULLS[:3]), following="2"), page(following="3"), page()]
-    readings, calls = read(plays, *BARES[:3])
+    first = page(*({"id": each, **HELD} for each in FULLS[:3]), following="2")
+    readings, calls = read([first, page()], *BARES[:3])
     assert shown(readings) == dict.fromkeys(BARES[:3], QUARANTINED)
     assert {reading.message_id for reading in readings.values()} == set(FULLS[:3])
-    assert len(calls) == 2  # an empty page that promises more has no more
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize("second_page", [page(following="3"), refusal(500)])
+def test_a_list_that_was_not_read_to_its_end_proves_no_quarantine_of_a_postfix_id(second_page: Play) -> None:
+    first = page(*({"id": each, **HELD} for each in FULLS[:3]), following="2")
+    held = [page({"id": each, **HELD}) for each in FULLS[:3]]
+    plays = [first, second_page, held[0], page(), held[1], page(), held[2], page()]
+    readings, _ = read(plays, *BARES[:3])
+    assert shown(readings) == {}
 
 
 def test_a_release_on_any_page_is_one() -> None:

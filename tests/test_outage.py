@@ -16,7 +16,7 @@ from quarantine_release.credentials import Accounts, Credential
 from quarantine_release.deadline import DeadlineSession
 from quarantine_release.outcome import Outcome
 from quarantine_release.release import Answer, look_up, release
-from quarantine_release.settle import reconcile
+from quarantine_release.settle import Summary, reconcile
 from tests.model_dynamodb import ModelDynamoDB
 from tests.stand_ins import ACCOUNT, Clock, World, request_row
 
@@ -63,7 +63,7 @@ def test_a_thousand_lost_answers_are_settled_in_packs(simulator: Service) -> Non
         "open_kind" in item for item in world.dynamodb.items.values()
     ):
         world.clock.move(seconds=60)
-        reconcile(ports)
+        reconcile(ports, Summary())
     session.close()
     for request in asked:
         assert {result.outcome for result in look_up(request, ports).results} == {Outcome.RELEASED}

@@ -62,7 +62,13 @@ def shows(world: World, seen: Seen, message_id: MessageId | None = None, given: 
 
 def tick(world: World, **ahead: float) -> Summary:
     world.clock.move(**ahead)
-    return reconcile(world.ports())
+    return run_once(world)
+
+
+def run_once(world: World, **ports: Any) -> Summary:
+    summary = Summary()
+    reconcile(world.ports(**ports), summary)
+    return summary
 
 
 def message(world: World, given: str = BARE) -> MessageRow:
@@ -304,11 +310,11 @@ def test_a_message_that_another_copy_has_settled_is_left_alone(world: World) -> 
             if not copy:
                 copy.append(Summary())
                 shows(world, Seen.RELEASED)
-                copy.append(reconcile(world.ports()))
+                copy.append(run_once(world))
             return {PART: Reading(Seen.QUARANTINED, Evidence(200))}
 
     world.clock.move(seconds=300)
-    late = reconcile(world.ports(reader=SlowReader()))
+    late = run_once(world, reader=SlowReader())
     assert message(world).state is State.RELEASED
     assert late.settled == []
     assert len(copy[1].settled) == 1
@@ -321,13 +327,13 @@ def test_one_run_is_bounded_by_its_time(world: World) -> None:
     shows(world, Seen.RELEASED)
     shows(world, Seen.RELEASED, given=OTHER)
     world.clock.move(seconds=60)
-    world.seconds_left = [30.0, 30.0, 3.0, 3.0]
-    summary = reconcile(world.ports())
+    world.seconds_left = [30.0] * 4 + [3.0] * 2
+    summary = run_once(world)
     assert (summary.attempts, summary.requests) == (1, 0)
     world.seconds_left = [3.0, 3.0, 3.0]
-    assert reconcile(world.ports()).settled == []
+    assert run_once(world).settled == []
     world.seconds_left = []
-    assert reconcile(world.ports()).requests == 2
+    assert run_once(world).requests == 2
 
 
 def test_a_ledger_that_cannot_be_read_ends_the_run(world: World, faults: list[Fault | None]) -> None:

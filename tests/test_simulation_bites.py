@@ -49,7 +49,9 @@ def ambiguous_means_retry(patch: Patch) -> None:
 
 
 def retry_on_lease_expiry(patch: Patch) -> None:
-    def mutant(row: MessageRow, _: Reading, __: datetime, now: datetime, ___: Terms) -> MessageRow | None:
+    def mutant(
+        row: MessageRow, _: AttemptRow, __: Reading, ___: datetime, now: datetime, ____: Terms
+    ) -> MessageRow | None:
         return freed(row, now) if row.deadline is not None and now >= row.deadline else None
 
     patch.setattr(settle_module, "settled", mutant)
@@ -169,9 +171,9 @@ def refusals_count_as_attempts(patch: Patch) -> None:
 
 
 def what_cannot_be_read_is_taken_for_released(patch: Patch) -> None:
-    def mutant(row: MessageRow, reading: Reading, *others: Any) -> MessageRow | None:
+    def mutant(row: MessageRow, attempt: AttemptRow, reading: Reading, *others: Any) -> MessageRow | None:
         seen = Seen.RELEASED if reading.seen is Seen.UNREAD else reading.seen
-        return settled(row, replace(reading, seen=seen), *others)
+        return settled(row, attempt, replace(reading, seen=seen), *others)
 
     patch.setattr(settle_module, "settled", mutant)
 

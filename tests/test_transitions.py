@@ -235,7 +235,7 @@ def test_a_read_settles_what_it_proves_once_it_can(
     row: MessageRow, seen: Seen, read_at: datetime, now: datetime, state: State | None
 ) -> None:
     reading = Reading(seen, Evidence(200), FULL)
-    after = settled(row, reading, read_at, now, TERMS)
+    after = settled(row, sent("a-one"), reading, read_at, now, TERMS)
     assert (after.state if after else None) is state
     if after:
         assert (after.evidence, after.message_id, after.updated_at) == (Evidence(200, seen=seen), FULL, now)
@@ -244,7 +244,7 @@ def test_a_read_settles_what_it_proves_once_it_can(
 
 def test_an_attempt_whose_messages_are_settled_says_what_each_was_found_to_be() -> None:
     attempt = answered(sent("a-one"), {PART: Verdict(State.UNKNOWN)}, OK, LATER, TERMS)
-    released = settled(UNKNOWN, Reading(Seen.RELEASED, OK, FULL), LATER, LATER, TERMS)
+    released = settled(UNKNOWN, attempt, Reading(Seen.RELEASED, OK, FULL), LATER, LATER, TERMS)
     assert released is not None
     ended = found_out(attempt, {PART: released}, WAITED, TERMS)
     assert (ended.state, ended.ended_at, ended.expires_at) == (AttemptState.SETTLED, LATER, TERMS.expiry(WAITED))
@@ -263,6 +263,7 @@ class Life:
     before: MessageRow | None = None
     now: datetime = NOON
     attempts: int = 0
+    attempt: AttemptRow = field(init=False)
     moves: list[tuple[MessageRow | None, MessageRow]] = field(default_factory=list)
 
     def move(self, row: MessageRow) -> None:
@@ -274,7 +275,8 @@ class Life:
         if claimable(self.row, target, force=force, now=self.now):
             self.attempts += 1
             self.before = self.row
-            self.move(claimed(self.row, target, request, sent(f"a{self.attempts:03}", self.now, name)))
+            self.attempt = sent(f"a{self.attempts:03}", self.now, name)
+            self.move(claimed(self.row, target, request, self.attempt))
         elif self.row is not None:
             self.move(asked(self.row, target, request))
 
@@ -288,7 +290,7 @@ class Life:
 
     def read(self, seen: Seen, found: Evidence) -> None:
         if self.row is not None and self.row.state in UNSETTLED:
-            row = settled(self.row, Reading(seen, found), self.now, self.now, TERMS)
+            row = settled(self.row, self.attempt, Reading(seen, found), self.now, self.now, TERMS)
             if row is not None:
                 self.move(row)
 

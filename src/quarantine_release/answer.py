@@ -78,14 +78,15 @@ def trace_body(
     asked = sorted(requests.values(), key=lambda request: (request.created_at, request.request_id))
     own = {request.request_id for request in asked if visible_to in (None, request.client)}
     is_own = row.owner is None or row.owner in own
+    is_known = row.state is not State.RELEASING  # a claimed row still holds what an earlier call came to
     return {
         "id": row.message_id,
         "postfix_id": row.part,
         "account_id": row.account_id,
         "state": row.state,
-        "code": row.code,
+        "code": row.code if is_known else None,
         **_recipients(row),
-        "evidence": evidence_body(row.evidence) if row.evidence else None,
+        "evidence": evidence_body(row.evidence) if row.evidence and is_known else None,
         "released_by": (
             {"request_id": row.owner if is_own else None, "at": _time(row.updated_at)}
             if row.state in (State.RELEASED, State.PARTIAL)

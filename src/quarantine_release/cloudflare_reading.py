@@ -115,7 +115,12 @@ class _Search:
         for one in wanted:
             reading = self.listed.get(one.part)
             if reading is not None and reading.seen is not Seen.UNCLEAR and one.since is None:
-                self.readings[one.part] = reading
+                self._believe(one, reading)
+
+    def _believe(self, one: Wanted, reading: Reading) -> None:
+        """Take a reading over; but "still quarantined" of a partial id only if no other message may go by it."""
+        if reading.seen is not Seen.QUARANTINED or not (is_partial(one.message_id) and self.is_incomplete):
+            self.readings[one.part] = reading
 
     def read_one(self, one: Wanted, now: datetime) -> None:
         """Read one message by its fullest id, and its action log unless the message itself shows its release."""
@@ -132,7 +137,7 @@ class _Search:
             if not log and evidence.status != 404:
                 return
             reading = clarify(reading, dicts(log.get("result")), one.since, evidence)
-        self.readings[one.part] = reading
+        self._believe(one, reading)
 
     def _read_missing(self, one: Wanted, evidence: Evidence, now: datetime) -> None:
         """Look in the lists for what cannot be read by its partial id; absent is what they do not show either."""

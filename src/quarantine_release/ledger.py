@@ -14,6 +14,7 @@ Limits: a transaction takes 100 actions and 4 MB, an item 400 KB (DynamoDB devel
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -33,7 +34,7 @@ from quarantine_release.ledger_items import (
     request_row,
 )
 from quarantine_release.outcome import AccountId, AttemptId, PostfixPart, RequestId, State
-from quarantine_release.ports import Conflict, Move
+from quarantine_release.ports import Conflict, LedgerContended, Move
 from quarantine_release.table import CONDITION_FAILED, Table
 from quarantine_release.trace import AttemptRow, AttemptState, MessageRow, RequestRow, RequestState
 from quarantine_release.update_expression import UpdateExpression
@@ -97,13 +98,14 @@ class DynamoLedger:
     ) -> dict[PostfixPart, MessageRow]:
         """Write a call's outcome; return the messages that are no longer as its writer saw them, as they are.
 
-        In one transaction, one round trip, where nothing has moved meanwhile. Else first and durably on the attempt,
-        then on each message that is still as it was seen, and on the request if they all were; but a refusal first on
-        the request, since nothing may leave after its caller was told no.
+        In one transaction, one round trip, where nothing has moved meanwhile and nobody contends. Else first and
+        durably on the attempt, then on each message that is still as it was seen, and on the request if they all were;
+        but a refusal first on the request, since nothing may leave after its caller was told no.
         """
         end, closing = self._end_attempt(attempt, was), [self._end_request(request)] if request is not None else []
-        if self._table.transact([end, *map(self._move, moves), *closing]) is None:
-            return {}
+        with suppress(LedgerContended):
+            if self._table.transact([end, *map(self._move, moves), *closing]) is None:
+                return {}
         is_refusal = request is not None and request.state is RequestState.REFUSED
         for action in closing if is_refusal else ():
             self._table.write(action)
@@ -228,9 +230,11 @@ class DynamoLedger:
         return self._end(attempt_item(attempt, stays_open=stays_open), was, names)
 
     def _end_request(self, request: RequestRow) -> dict[str, Any]:
-        return self._end(request_item(request), RequestState.OPEN, ("state", "letters", "closed_at", "expires_at"))
+        """End this acceptance of a request: a late repeat must not end the next one under the same key."""
+        names = ("state", "letters", "closed_at", "expires_at")
+        return self._end(request_item(request), RequestState.OPEN, names, ("nonce",))
 
-    def _end(self, item: Item, expected: str, names: Sequence[str]) -> dict[str, Any]:
+    def _end(self, item: Item, expected: str, names: Sequence[str], same: Sequence[str] = ()) -> dict[str, Any]:
         update = UpdateExpression(self._table.name, item["pk"])
         for name in names:
             if name in item:
@@ -239,6 +243,8 @@ class DynamoLedger:
             if name not in item:
                 update.remove(name)
         update.require("state", {"S": expected})
+        for name in same:
+            update.require(name, item[name])
         return {"Update": update.build()}
 
     def _put_request(self, request: RequestRow) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final, NewType
 
 AccountId = NewType("AccountId", str)
@@ -23,6 +24,7 @@ ANY_ID: Final = re.compile(r"\A[A-Za-z0-9._:-]{8,128}\Z")
 _LEADING_POSTFIX_ID: Final = re.compile(r"\A[A-Za-z0-9]{10,24}(?![A-Za-z0-9])")
 
 
+@lru_cache(maxsize=4096)
 def postfix_part(message_id: MessageId) -> PostfixPart:
     """Return the part of an id that names the message whatever shape the caller used: the ledger's key."""
     leading = _LEADING_POSTFIX_ID.match(message_id)

@@ -24,6 +24,10 @@ class LedgerUnavailable(Exception):
     """The ledger could not be read or written. Whether a write landed is not known."""
 
 
+class LedgerContended(LedgerUnavailable):
+    """A transaction did not pass, for what others do or for its size: its writes may pass one by one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Move:
     """One message from the row as seen (None: absent) to the row as wanted; refused if it is no longer as seen."""

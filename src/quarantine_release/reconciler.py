@@ -1,10 +1,13 @@
 """Schedule in: settle what calls left unknown, and go on with what is still wanted. Every minute."""
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from quarantine_release import telemetry, wiring
+from quarantine_release.outcome import RequestId
 from quarantine_release.ports import LedgerUnavailable
 from quarantine_release.settle import Summary, reconcile
+from quarantine_release.trace import RequestRow
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -14,10 +17,14 @@ if TYPE_CHECKING:
 @telemetry.metrics.log_metrics
 def lambda_handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, int]:  # noqa: ARG001
     """Run once. Whatever stops it is logged; the next run goes on where this one ended."""
-    ports = wiring.ports(lambda: context.get_remaining_time_in_millis() / 1000)
+    summary = Summary()
     try:
-        summary = reconcile(ports)
-        _report(summary)
+        try:
+            reconcile(wiring.ports(lambda: context.get_remaining_time_in_millis() / 1000), summary)
+        finally:  # what was settled is told, whatever stopped the run
+            _report(summary)
+        if summary.failures:
+            raise LedgerUnavailable(f"{summary.failures} left out")
     except Exception as error:  # noqa: BLE001  the edge of the process: logged, raised again without its text
         if isinstance(error, LedgerUnavailable):
             telemetry.ledger_unavailable(str(error))
@@ -26,10 +33,12 @@ def lambda_handler(event: dict[str, Any], context: "LambdaContext") -> dict[str,
 
 
 def _report(summary: Summary) -> None:
-    now = wiring.clock()
-    owners = wiring.ledger().requests(sorted({row.owner for row in summary.settled if row.owner}))
+    owners: dict[RequestId, RequestRow] = {}
+    with suppress(LedgerUnavailable):  # the outcome is told all the same, without who asked
+        owners = wiring.ledger().requests(sorted({row.owner for row in summary.settled if row.owner}))
     for row in summary.settled:
         telemetry.release_outcome(row, owners.get(row.owner) if row.owner else None)
+    now = wiring.clock()
     for name, oldest in (("Attempt", summary.oldest_attempt), ("Request", summary.oldest_request)):
         telemetry.oldest_open(name, (now - oldest).total_seconds() if oldest else 0.0)
 

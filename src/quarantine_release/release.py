@@ -11,6 +11,7 @@ from quarantine_release.outcome import (
     NO_RECIPIENTS,
     Answered,
     Code,
+    Evidence,
     Outcome,
     PostfixPart,
     RefusalReason,
@@ -39,11 +40,13 @@ from quarantine_release.transitions import answered, asked, claimed, closed, giv
 # Seconds that must remain before a claim: Cloudflare's total deadline and the record after it (hazards: 10 + 4).
 CALL_SECONDS: Final = 10.0
 RECORD_SECONDS: Final = 4.0
+# With less than this a call would mostly end without an answer, and nobody would know of its effect.
+LEAST_CALL_SECONDS: Final = 4.0
 # What has not been released by then leaves no more: nobody would expect it.
 EXPIRY: Final = timedelta(hours=24)
 _CLAIM_ROUNDS: Final = 8
 # What passes by itself, so that the request can be gone on with later.
-_PASSING: Final = frozenset({RefusalReason.RATE_LIMITED, RefusalReason.UNREACHABLE})
+_PASSING: Final = frozenset({RefusalReason.RATE_LIMITED, RefusalReason.UNREACHABLE, RefusalReason.NO_TIME})
 
 
 _MISSING: Final = Verdict(State.UNKNOWN, Code.MISSING_IN_ANSWER)
@@ -107,6 +110,7 @@ def resume(request: RequestRow, ports: Ports) -> tuple[Answer, Refused | None]:
     run = _Run(request, ports, is_accepted=True)
     targets = targets_of(request.ids)
     run.rows = ports.ledger.messages(request.account_id, [target.part for target in targets])
+    run.ask_for(targets)
     ended = {postfix_part(result.id) for result in run.finish().results if result.is_end}
     free = [
         t for t in targets if t.part not in ended and claimable(run.rows.get(t.part), t, force=False, now=ports.clock())
@@ -211,6 +215,8 @@ class _Run:
                 self.request = conflict.request
                 return None
             seen |= conflict.messages
+        if self.is_accepted:
+            return None
         raise LedgerUnavailable
 
     def call(self, attempt: AttemptRow, moves: Sequence[Move], *, is_last: bool) -> Refused | None:
@@ -218,7 +224,9 @@ class _Run:
         ports = self.ports
         seconds = min(CALL_SECONDS, ports.time_left() - RECORD_SECONDS)
         ids = [target.message_id for target in attempt.targets]
-        called = ports.cloudflare.release(self.request.account_id, attempt.wire_form, ids, seconds)
+        called: Answered | Refused = Refused(RefusalReason.NO_TIME, Evidence(failure="not_enough_time"))
+        if seconds >= LEAST_CALL_SECONDS:  # the claim may have taken long
+            called = ports.cloudflare.release(self.request.account_id, attempt.wire_form, ids, seconds)
         if isinstance(called, Refused):
             self._give_back(attempt, moves, called)
             return called
@@ -270,10 +278,17 @@ class _Run:
                 raise
             return
         self.rows |= {**{move.after.part: move.after for move in backs}, **others}
-        if request is not None and not others:
+        if request is not None:
             self.request = request
         elif self.request.force:
             self.end_without_call(attempt.targets)
+
+    def ask_for(self, targets: Sequence[Target]) -> None:
+        """Have the trace of each message know this request, which may not have come to claim it before."""
+        rows = [(row, target) for target in targets if (row := self.rows.get(target.part)) is not None]
+        asks = [Move(row, asked(row, t, self.request)) for row, t in rows if self.request.request_id not in row.asks]
+        if asks and self.ports.ledger.claim(None, [self.request.request_id], None, (), asks) is None:
+            self.rows |= {move.after.part: move.after for move in asks}
 
     def end_without_call(self, targets: Sequence[Target]) -> None:
         """Take messages for ended that nothing will be sent for any more: for want of time, or of somebody waiting."""
@@ -295,7 +310,7 @@ class _Run:
         results = results_of(self.request, rows, self.ports.clock())
         return tuple(
             Result(result.id, *self._ended[part], None)
-            if not result.is_end and (part := postfix_part(result.id)) in self._ended
+            if (part := postfix_part(result.id)) in self._ended and (self.request.force or not result.is_end)
             else result
             for result in results
         )

@@ -186,6 +186,8 @@ def _account(client: Client, wanted: AccountId | None) -> AccountId:
     accounts = read_secret("cloudflare", wiring.accounts().get)
     account_id = wanted or accounts.default
     is_allowed = client.accounts is None or account_id in client.accounts
+    if is_allowed and account_id not in accounts.credentials:  # it may be newer than the copy at hand
+        accounts = read_secret("cloudflare", wiring.accounts().refetch)
     if not is_allowed or account_id not in accounts.credentials:
         raise Declined("account_not_allowed", "The client may not act for this account.", field="account_id")
     return account_id

@@ -4,7 +4,8 @@ Re-entrant: every write is conditional on what was read, so a crash, a second co
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
@@ -20,9 +21,9 @@ from quarantine_release.outcome import (
     State,
     Wanted,
 )
-from quarantine_release.ports import Move, Ports
+from quarantine_release.ports import LedgerUnavailable, Move, Ports
 from quarantine_release.release import CALL_SECONDS, RECORD_SECONDS, resume
-from quarantine_release.trace import AttemptRow, AttemptState, MessageRow
+from quarantine_release.trace import AttemptRow, AttemptState, MessageRow, RequestRow, RequestState
 from quarantine_release.transitions import found_out, given_back, recorded, settled
 
 # Of each shard of the open index, so that one run stays within its time; what is left is next in a minute.
@@ -40,21 +41,24 @@ _UNREAD: Final = Reading(Seen.UNREAD, Evidence())
 
 @dataclass(slots=True)
 class Summary:
-    """What one run came to. `settled` are the messages that reached their end by it."""
+    """What one run came to. `settled` are the messages that reached their end by it, `failures` what was left out."""
 
     settled: list[MessageRow] = field(default_factory=list)
     oldest_attempt: datetime | None = None
     oldest_request: datetime | None = None
     attempts: int = 0
     requests: int = 0
+    failures: int = 0
 
 
-def reconcile(ports: Ports) -> Summary:
-    """Settle what is due, then resume open requests, while time remains. Raises LedgerUnavailable."""
-    summary = Summary()
+def reconcile(ports: Ports, summary: Summary) -> None:
+    """Settle what is due, then resume open requests, while time remains.
+
+    What the ledger does not take of one attempt or request is counted and holds up no other. Raises LedgerUnavailable
+    if the ledger does not tell what is due.
+    """
     _settle_attempts(ports, summary)
     _resume_requests(ports, summary)
-    return summary
 
 
 def _settle_attempts(ports: Ports, summary: Summary) -> None:
@@ -64,14 +68,26 @@ def _settle_attempts(ports: Ports, summary: Summary) -> None:
     for attempt in due:
         by_account[attempt.account_id].append(attempt)
     for account_id, attempts in by_account.items():
-        _settle_account(account_id, attempts, ports, summary)
+        with _counting(summary):
+            _settle_account(account_id, attempts, ports, summary)
+
+
+@contextmanager
+def _counting(summary: Summary) -> Iterator[None]:
+    try:
+        yield
+    except LedgerUnavailable:
+        summary.failures += 1
 
 
 def _settle_account(account_id: AccountId, attempts: Sequence[AttemptRow], ports: Ports, summary: Summary) -> None:
     parts = list(dict.fromkeys(target.part for attempt in attempts for target in attempt.targets))
     rows = ports.ledger.messages(account_id, parts)
     for attempt in attempts:
-        rows |= _project(attempt, rows, ports)
+        if ports.time_left() < RECORD_SECONDS:
+            return
+        with _counting(summary):
+            rows |= _project(attempt, rows, ports, summary)
     wanted = [_wanted(rows[part], attempt) for attempt in attempts for part in _unsettled(attempt, rows)]
     read_at = ports.clock()
     seconds = min(_READ_SECONDS, ports.time_left() - RECORD_SECONDS)
@@ -80,11 +96,12 @@ def _settle_account(account_id: AccountId, attempts: Sequence[AttemptRow], ports
         if ports.time_left() < RECORD_SECONDS:
             return
         summary.attempts += 1
-        _settle_attempt(attempt, rows, readings, read_at, ports, summary)
+        with _counting(summary):
+            _settle_attempt(attempt, rows, readings, read_at, ports, summary)
 
 
 def _project(
-    attempt: AttemptRow, rows: Mapping[PostfixPart, MessageRow], ports: Ports
+    attempt: AttemptRow, rows: Mapping[PostfixPart, MessageRow], ports: Ports, summary: Summary
 ) -> dict[PostfixPart, MessageRow]:
     """Bring the outcome that stands in the attempt to the messages of this attempt that it has not reached."""
     now, moves = ports.clock(), []
@@ -97,7 +114,13 @@ def _project(
     if not moves:
         return {}
     others = ports.ledger.project(moves)
+    _note(moves, others, summary)
     return {move.after.part: others.get(move.after.part, move.after) for move in moves}
+
+
+def _note(moves: Sequence[Move], others: Mapping[PostfixPart, MessageRow], summary: Summary) -> None:
+    ended = [move.after for move in moves if move.after.part not in others]
+    summary.settled += [row for row in ended if row.state in FINAL]
 
 
 def _claimed(attempt: AttemptRow, rows: Mapping[PostfixPart, MessageRow]) -> list[MessageRow]:
@@ -125,26 +148,25 @@ def _settle_attempt(
     summary: Summary,
 ) -> None:
     now, terms = ports.clock(), ports.terms
-    moves = []
+    moves, left = [], False
     for part in _unsettled(attempt, rows):
-        after = settled(rows[part], readings.get(part, _UNREAD), read_at, now, terms)
+        reading = readings.get(part, _UNREAD)
+        after = settled(rows[part], attempt, reading, read_at, now, terms)
         if after is not None:
             moves.append(Move(rows[part], after))
+        # What is under review stays so on a reading that shows nothing new, but it must have been read.
+        left = left or (after is None and (rows[part].state is not State.NEEDS_REVIEW or reading.seen is Seen.UNREAD))
     after_rows = rows | {move.after.part: move.after for move in moves}
-    left = [part for part in _unsettled(attempt, after_rows) if after_rows[part].state is not State.NEEDS_REVIEW]
     if left:
         others = ports.ledger.project(moves) if moves else {}
-        soon, counts_at = (
-            now + min(max((now - attempt.sent_at) / 4, _SOONEST), _LATEST),
-            attempt.deadline + terms.settle,
-        )
-        ports.ledger.look_again(attempt, min(soon, counts_at) if now < counts_at else soon)
+        again = now + min(max((now - attempt.sent_at) / 4, _SOONEST), _LATEST)
+        counts_at = attempt.deadline + terms.settle
+        ports.ledger.look_again(attempt, min(again, counts_at) if now < counts_at else again)
     else:
         known = found_out(attempt, after_rows, now, terms)
         others = ports.ledger.record(known, attempt.state, moves, None)
     rows |= {**after_rows, **others}
-    ended = [move.after for move in moves if move.after.part not in others]
-    summary.settled += [row for row in ended if row.state in FINAL]
+    _note(moves, others, summary)
 
 
 def _resume_requests(ports: Ports, summary: Summary) -> None:
@@ -154,10 +176,17 @@ def _resume_requests(ports: Ports, summary: Summary) -> None:
     for request in due:
         if ports.time_left() < CALL_SECONDS + 2 * RECORD_SECONDS:
             return
-        if request.account_id in silent:
-            continue
-        summary.requests += 1
-        answer, no = resume(request, ports)
-        summary.settled += answer.settled
-        if no is not None:  # what Cloudflare refuses one request it refuses the next
-            silent.add(request.account_id)
+        with _counting(summary):
+            if request.account_id in silent or _resume(request, ports, summary, silent):
+                # Behind all others that wait, so that those who cannot go on hold up nobody.
+                ports.ledger.look_again(request, ports.clock() + _SOONEST - WEBHOOK_DONE)
+
+
+def _resume(request: RequestRow, ports: Ports, summary: Summary, silent: set[AccountId]) -> bool:
+    """Go on with a request; say whether it is open still."""
+    summary.requests += 1
+    answer, no = resume(request, ports)
+    summary.settled += answer.settled
+    if no is not None:  # what Cloudflare refuses one request it refuses the next
+        silent.add(request.account_id)
+    return answer.request.state is RequestState.OPEN

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from botocore.exceptions import BotoCoreError, ClientError
 
 from quarantine_release.ledger_items import OPEN_SHARDS, Item, open_at
-from quarantine_release.ports import LedgerUnavailable
+from quarantine_release.ports import LedgerContended, LedgerUnavailable
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -52,11 +52,11 @@ class Table:
                     return reasons
                 codes = {reason["Code"] for reason in reasons} - {"None"} or {code}
                 if not codes <= _PASSING:
-                    raise LedgerUnavailable(code) from error
+                    raise LedgerContended(code) from error
             except BotoCoreError as error:
                 raise LedgerUnavailable(type(error).__name__) from error
             self._pause(round_)
-        raise LedgerUnavailable("TransactionConflict")
+        raise LedgerContended("TransactionConflict")
 
     def write(self, action: dict[str, Any]) -> Item | None:
         """Make one update alone; return the item as it is if it is not as its writer saw it ({} if it is gone)."""

@@ -132,27 +132,29 @@ def given_back(before: MessageRow | None, row: MessageRow, now: datetime) -> Mes
     return replace(restored, refusals=row.refusals + 1, last_refused=row.attempt)
 
 
-def settled(row: MessageRow, reading: Reading, read_at: datetime, now: datetime, terms: Terms) -> MessageRow | None:
-    """Return an unsettled message as a read shows it; None while the read does not allow to say.
+def settled(
+    row: MessageRow, attempt: AttemptRow, reading: Reading, read_at: datetime, now: datetime, terms: Terms
+) -> MessageRow | None:
+    """Return an unsettled message of this attempt as a read shows it; None while the read does not allow to say.
 
     "Released" counts at once. Everything else may be a call's effect that is yet to come, and counts only if it was
     read after lease and settle; "still quarantined" then frees the message, the rest is for a person.
     """
-    if row.state is State.RELEASING and row.deadline is not None and now < row.deadline:
+    if row.state is State.RELEASING and now < attempt.deadline:
         return None
     evidence = replace(reading.evidence, seen=reading.seen)
     if reading.seen is Seen.RELEASED:
         return recorded(row, Verdict(State.RELEASED, message_id=reading.message_id), evidence, now, terms)
-    began = row.deadline - terms.lease if row.deadline is not None else row.updated_at
-    if reading.seen is Seen.UNREAD and now < began + GIVE_UP_READING:
+    is_reviewed = row.state is State.NEEDS_REVIEW
+    if reading.seen is Seen.UNREAD and (is_reviewed or now < attempt.sent_at + GIVE_UP_READING):
         return None
-    if read_at < began + terms.lease + terms.settle:
+    if read_at < attempt.deadline + terms.settle:
         return None
     is_free = reading.seen is Seen.QUARANTINED and len(row.attempts) < CALLS_LIMIT and row.forced_over is None
     if not is_free:
         verdict = Verdict(State.NEEDS_REVIEW, Code.UNSETTLED, message_id=reading.message_id)
         reviewed = recorded(row, verdict, evidence, now, terms)
-        return None if row.state is State.NEEDS_REVIEW and row.evidence == evidence else reviewed
+        return None if is_reviewed and row.evidence == evidence else reviewed
     return replace(
         row,
         state=State.RETRYABLE,
