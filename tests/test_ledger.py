@@ -525,3 +525,27 @@ def test_messages_moved_on_together_are_moved_on_singly_where_one_has_moved_mean
     stale = outcomes(moves, Verdict(State.FAILED, Code.NOT_DELIVERED))
     assert set(faulty_ledger.project(stale)) == {move.after.part for move in moves}
     assert {message(faulty_ledger, move.after.part).state for move in moves} == {State.RELEASED}
+
+
+def test_an_outcome_is_written_though_the_transaction_is_contended_without_end(
+    faults: list[Fault], faulty_ledger: DynamoLedger
+) -> None:
+    request = request_row(BARE)
+    own = attempt("a1", request)
+    moves = claims(request, own)
+    faulty_ledger.claim(request, [], own, moves, [])
+    faults += [Fault.CONFLICT] * 8
+    assert faulty_ledger.record(ended(own), AttemptState.OPEN, outcomes(moves, DELIVERED), closed_row(request)) == {}
+    assert message(faulty_ledger).state is State.RELEASED
+    assert faulty_ledger.attempts(ACCOUNT, [own.attempt]) == [ended(own)]
+    assert faulty_ledger.requests([request.request_id])[request.request_id].state is RequestState.CLOSED
+
+
+def test_a_late_end_of_one_acceptance_does_not_end_the_next_under_the_same_key(ledger: DynamoLedger) -> None:
+    first = request_row(BARE)
+    ledger.claim(first, [], None, [], [])
+    ledger.close(refused(first, NOON, TERMS))
+    again = request_row(BARE, nonce="another")
+    assert ledger.claim(again, [], None, [], []) is None
+    ledger.close(refused(first, NOON, TERMS))
+    assert ledger.requests([first.request_id])[first.request_id].state is RequestState.OPEN

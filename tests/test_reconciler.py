@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from quarantine_release import wiring
+from quarantine_release.ports import LedgerUnavailable
 from quarantine_release.reconciler import lambda_handler
 from quarantine_release.telemetry import Unhandled
 from tests.deployment import INVESTIGATE_ID, MESSAGE, Context, Deployment, path_of
@@ -115,3 +116,37 @@ def test_whatever_else_goes_wrong_is_told_by_its_class_alone(
     with pytest.raises(Unhandled, match=r"\AValueError\Z"):
         run()
     assert "with a secret" not in deployment.log
+
+
+def test_what_a_run_has_settled_is_told_though_it_ends_badly(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployment.upstream.answers.append(NO_REPLY)
+    deployment.post()
+    later(monkeypatch, seconds=60)
+    deployment.upstream.answers.append(details(post_delivery_operations=["QUARANTINE_RELEASE"]))
+
+    def fail(*_: object) -> list[Any]:
+        raise LedgerUnavailable("broken")
+
+    monkeypatch.setattr(wiring.ledger(), "open_requests", fail)
+    with pytest.raises(Unhandled, match=r"\ALedgerUnavailable\Z"):
+        run()
+    assert len(deployment.events("release_outcome")) == 1
+
+
+def test_a_run_that_had_to_leave_something_out_fails_at_its_end(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployment.upstream.answers.append(NO_REPLY)
+    deployment.post()
+    later(monkeypatch, seconds=60)
+
+    def fail(*_: object) -> None:
+        raise LedgerUnavailable("broken")
+
+    monkeypatch.setattr(wiring.ledger(), "look_again", fail)
+    deployment.upstream.answers.append(Reply(500))
+    with pytest.raises(Unhandled, match=r"\ALedgerUnavailable\Z"):
+        run()
+    assert deployment.events("ledger_unavailable")[0]["code"] == "2 left out"

@@ -515,3 +515,39 @@ def test_attempts_keep_the_outcome_of_the_call_and_how_it_is_known(world: World)
     (attempt,) = world.ledger.attempts(ACCOUNT, [message(world).attempt])
     assert (attempt.state, attempt.evidence, attempt.verdicts) == (AttemptState.ANSWERED, OK, {PART: DELIVERED})
     assert attempt.deadline - attempt.sent_at == timedelta(seconds=90)
+
+
+def test_a_forced_release_that_was_not_made_is_not_told_as_the_release_it_was_to_repeat(world: World) -> None:
+    run(world, request_row(FULL_OTHER))
+    world.cloudflare.answers += [answering(DELIVERED), RATE_LIMITED]
+    answer = run(world, request_row(BARE, FULL_OTHER, name="two", force=True))
+    assert outcomes(answer) == [(Outcome.RELEASED, None), (Outcome.FAILED, Code.NOT_ATTEMPTED)]
+    assert kept_request(world, answer.request).letters == "RN"
+    assert message(world, OTHER).state is State.RELEASED
+
+
+def test_a_call_for_which_the_claim_left_no_time_is_not_made(world: World) -> None:
+    world.seconds_left = [20.0, 7.0]
+    answer = run(world, request_row(BARE))
+    assert outcomes(answer) == [(Outcome.IN_PROGRESS, None)]
+    assert world.cloudflare.calls == []
+    assert (message(world).state, message(world).attempts) == (State.RETRYABLE, frozenset())
+
+
+def test_a_second_claim_that_is_contended_without_end_keeps_the_first_outcome(
+    world: World, faults: list[Fault | None]
+) -> None:
+    faults += [None, None, *[Fault.CANCELLED] * 8]
+    answer = run(world, request_row(BARE, FULL_OTHER))
+    assert outcomes(answer) == [(Outcome.RELEASED, None), (Outcome.IN_PROGRESS, None)]
+
+
+def test_a_refusal_is_told_though_its_message_has_another_owner_by_now(world: World) -> None:
+    def denied_beside_another(_: Sequence[MessageId]) -> Any:
+        world.dynamodb.items[f"M#{ACCOUNT}#{PART}"] |= {"attempt": {"S": "of another"}}
+        return DENIED
+
+    world.cloudflare.answers.append(denied_beside_another)
+    request = request_row(BARE)
+    assert isinstance(release(request, world.ports()), Refusal)
+    assert kept_request(world, request).state is RequestState.REFUSED

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from quarantine_release.outcome import (
+    AccountId,
     Answered,
     Code,
     Evidence,
@@ -25,7 +26,7 @@ from quarantine_release.outcome import (
 from quarantine_release.ports import LedgerUnavailable
 from quarantine_release.release import Answer, look_up, release
 from quarantine_release.settle import Summary, reconcile
-from quarantine_release.trace import AttemptState, MessageRow, RequestRow, RequestState
+from quarantine_release.trace import AttemptRow, AttemptState, MessageRow, RequestRow, RequestState
 from tests.model_dynamodb import Fault, ModelDynamoDB
 from tests.stand_ins import ACCOUNT, BARE, DELIVERED, FULL, OK, OTHER, World, request_row
 
@@ -387,3 +388,81 @@ def test_a_call_after_a_rejection_is_settled_like_a_first_one(world: World) -> N
     tick(world, seconds=300)
     assert [one.since for one in world.reader.wanted] == [None]
     assert told(world, request) == [Outcome.RELEASED]
+
+
+def test_requests_that_cannot_go_on_hold_up_no_other(world: World) -> None:
+    world.cloudflare.answers += [lost] * 210
+    for number in range(210):
+        ask(world, f"4Njp3P0Sz{number:04d}", name=f"stuck-{number}")
+    world.cloudflare.answers.append(RATE_LIMITED)
+    young = ask(world, OTHER, name="young")
+    for _ in range(6):
+        tick(world, seconds=60)
+    assert told(world, young) == [Outcome.RELEASED]
+
+
+def test_an_account_that_is_refused_holds_up_no_other(world: World) -> None:
+    world.cloudflare.answers.append(RATE_LIMITED)
+    refused = ask(world, OTHER, name="first")
+    world.cloudflare.answers += [RATE_LIMITED, RATE_LIMITED]
+    elsewhere = request_row(BARE, name="elsewhere", account_id=AccountId("b" * 32), created_at=world.clock())
+    release(elsewhere, world.ports())
+    tick(world, seconds=60)
+    assert len(world.cloudflare.calls) == 4
+    row = world.ledger.requests([elsewhere.request_id])[elsewhere.request_id]
+    assert look_up(row, world.ports()).results[0].outcome is Outcome.RELEASED
+    assert told(world, refused) == [Outcome.IN_PROGRESS]
+
+
+def test_a_review_that_could_not_be_read_or_not_yet_is_read_again(world: World) -> None:
+    world.cloudflare.answers.append(lost)
+    first = ask(world, BARE)
+    shows(world, Seen.ABSENT)
+    tick(world, seconds=211)
+    ask(world, FULL, name="two")
+    world.reader.readings.clear()
+    tick(world, seconds=60)
+    assert message(world).state is State.NEEDS_REVIEW
+    shows(world, Seen.RELEASED, FULL)
+    for _ in range(3):
+        tick(world, seconds=60)
+    assert told(world, first) == [Outcome.RELEASED]
+
+
+def test_a_review_that_reads_as_still_quarantined_frees_the_message(world: World) -> None:
+    world.cloudflare.answers.append(lost)
+    ask(world, BARE)
+    shows(world, Seen.ABSENT)
+    tick(world, seconds=211)
+    ask(world, FULL, name="two")
+    shows(world, Seen.QUARANTINED, FULL)
+    tick(world, seconds=5)
+    assert message(world).state is State.RETRYABLE
+
+
+def test_a_row_that_cannot_be_written_holds_up_no_other(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.cloudflare.answers += [lost, lost]
+    bad, good = ask(world, BARE), ask(world, OTHER, name="two")
+    shows(world, Seen.RELEASED)
+    shows(world, Seen.RELEASED, given=OTHER)
+    record = world.ledger.record
+
+    def failing(attempt: AttemptRow, *others: Any) -> Any:
+        if attempt.targets[0].part == PART:
+            raise LedgerUnavailable("broken")
+        return record(attempt, *others)
+
+    monkeypatch.setattr(world.ledger, "record", failing)
+    summary = tick(world, seconds=60)
+    assert summary.failures == 1
+    assert told(world, good) == [Outcome.RELEASED]
+    assert told(world, bad) == [Outcome.UNCONFIRMED]
+
+
+def test_a_request_is_in_the_trace_of_messages_that_it_never_came_to_claim(world: World) -> None:
+    world.cloudflare.answers.append(RATE_LIMITED)
+    request = ask(world, BARE, f"{OTHER}-2024-08-28T15:32:35-7")
+    ask(world, OTHER, name="two")
+    tick(world, seconds=60)
+    assert told(world, request) == [Outcome.RELEASED, Outcome.ALREADY_RELEASED]
+    assert message(world, OTHER).asks == {request.request_id, "rq_two"}
