@@ -3,10 +3,13 @@
 import os
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import boto3
 import hypothesis
 import pytest
+from moto import mock_aws
 
 # Powertools reads these when telemetry.py is imported.
 os.environ |= {
@@ -15,9 +18,13 @@ os.environ |= {
     "POWERTOOLS_LOG_LEVEL": "INFO",
 }
 
+from local.template import Template
 from quarantine_release import telemetry, wiring
 from tests.deployment import Deployment, deploy
+from tests.model_dynamodb import ModelDynamoDB
 from tests.small_cloudflare import Upstream, serve_upstream
+
+TEMPLATE = Path(__file__).parent.parent / "template.yaml"
 
 # The first example pays for imports: a time limit would measure the machine.
 hypothesis.settings.register_profile("project", deadline=None)
@@ -60,3 +67,19 @@ def deployment(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     """Return the webhook deployed beside the small Cloudflare, both secrets filled."""
     with deploy(upstream, monkeypatch) as deployment:
         yield deployment
+
+
+@pytest.fixture(params=["moto", "model"])
+def dynamodb(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Return DynamoDB with the template's table: moto's and, beside it, the model that simulations use."""
+    if request.param == "model":
+        yield ModelDynamoDB()
+        return
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    with mock_aws():
+        client = boto3.client("dynamodb", region_name="us-east-1")
+        (table,) = Template.read(TEMPLATE).tables()
+        names = ("KeySchema", "AttributeDefinitions", "GlobalSecondaryIndexes", "BillingMode")
+        client.create_table(TableName="ledger", **{name: table[name] for name in names})
+        yield client

@@ -1,37 +1,15 @@
 """What the ledger relies on of DynamoDB, against moto and against the model; where they differ, it is named here."""
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-import boto3
 import pytest
 from botocore.exceptions import ClientError
-from moto import mock_aws
 
-from local.template import Template
-from tests.model_dynamodb import ModelDynamoDB
-
-TEMPLATE = Path(__file__).parent.parent / "template.yaml"
 # Where one of the two is not as the real service is (hazards, section 2), and which one.
 DIFFERENCES = {
     "the same token twice is one transaction": "moto executes it twice",
 }
-
-
-@pytest.fixture(params=["moto", "model"])
-def dynamodb(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    if request.param == "model":
-        yield ModelDynamoDB()
-        return
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "testing")
-    with mock_aws():
-        client = boto3.client("dynamodb", region_name="us-east-1")
-        (table,) = Template.read(TEMPLATE).tables()
-        names = ("KeySchema", "AttributeDefinitions", "GlobalSecondaryIndexes", "BillingMode")
-        client.create_table(TableName="ledger", **{name: table[name] for name in names})
-        yield client
 
 
 def named_difference(request: pytest.FixtureRequest, difference: str) -> None:

@@ -1,17 +1,13 @@
 """The ledger against moto and against the model: claims, fencing, lost answers, round trips."""
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
-from moto import mock_aws
 
-from local.template import Template
 from quarantine_release.ledger import DynamoLedger
 from quarantine_release.ledger_items import attempt_key, message_key, request_key
 from quarantine_release.outcome import (
@@ -50,23 +46,7 @@ from quarantine_release.transitions import (
 from tests.model_dynamodb import Fault, ModelDynamoDB
 from tests.stand_ins import ACCOUNT, BARE, DELIVERED, FULL, NOON, OK, OTHER, TERMS, request_row
 
-TEMPLATE = Path(__file__).parent.parent / "template.yaml"
 PART = postfix_part(BARE)
-
-
-@pytest.fixture(params=["moto", "model"])
-def dynamodb(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    if request.param == "model":
-        yield ModelDynamoDB()
-        return
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "testing")
-    with mock_aws():
-        client = boto3.client("dynamodb", region_name="us-east-1")
-        (table,) = Template.read(TEMPLATE).tables()
-        names = ("KeySchema", "AttributeDefinitions", "GlobalSecondaryIndexes", "BillingMode")
-        client.create_table(TableName="ledger", **{name: table[name] for name in names})
-        yield client
 
 
 @pytest.fixture
