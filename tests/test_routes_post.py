@@ -272,3 +272,12 @@ def test_a_named_account_is_the_one_that_is_called(deployment: Deployment) -> No
     assert f"/accounts/{OTHER_ACCOUNT}/" in sent.path
     assert (sent.headers["x-auth-email"], sent.headers["x-auth-key"]) == ("ops@example.com", second["api_key"])
     assert "authorization" not in sent.headers
+
+
+def test_an_account_that_is_newer_than_the_copy_of_the_secret_is_known_at_once(deployment: Deployment) -> None:
+    assert deployment.post().status == 200
+    both = {"accounts": [CLOUDFLARE_SECRET, {"account_id": OTHER_ACCOUNT, "api_token": "another-cloudflare-token"}]}
+    deployment.put_secret("cloudflare", both)
+    answer = deployment.post({"ids": MESSAGE, "account_id": OTHER_ACCOUNT})
+    assert (answer.status, answer.result["outcome"]) == (200, "released")
+    assert OTHER_ACCOUNT in deployment.upstream.releases[1].path
