@@ -29,7 +29,7 @@ in_dev = $(call venv,dev)/bin/python
 in_sam = $(call venv,sam)/bin/python
 
 # Python compiles what is imported when it is imported: to compile everything here would take half as long again.
-pip_install = pip -qq --disable-pip-version-check install --require-hashes --no-compile
+pip_install = pip -qq --disable-pip-version-check install --require-hashes --no-deps --no-compile
 # The .pth file makes the package importable from src/, as an editable install would, without a build backend to download.
 define ready
 	@test -x $(call venv,$(1))/bin/python && cmp -s requirements/$(1).txt $(call venv,$(1))/lock.txt || { \
@@ -137,7 +137,7 @@ lambda_python = $(or $(word 2,$(call find,python3.13)),$(error The Lambda packag
 
 .PHONY: build-WebhookFunction build-WorkerFunction build-ReconcilerFunction
 build-WebhookFunction build-WorkerFunction build-ReconcilerFunction:
-	@$(lambda_python) -m $(pip_install) --requirement src/requirements.txt --no-deps --only-binary=:all: --platform $(LAMBDA_PLATFORM) \
+	@$(lambda_python) -m $(pip_install) --requirement src/requirements.txt --only-binary=:all: --platform $(LAMBDA_PLATFORM) \
 		--implementation cp --python-version 3.13 --target $(artifacts)
 	@cp -R src/quarantine_release $(artifacts)
 	@cd $(artifacts) && rm -rf bin boto3/data boto3/examples *.dist-info */tests && find . -name __pycache__ -prune -exec rm -rf {} + && \
