@@ -139,7 +139,9 @@ def _untruthful(simulation: Simulation) -> list[str]:
                 found.append(
                     f"{told.at:.3f}: {told.request_id} was told {result.outcome} of {result.id}, which it was not"
                 )
-            if result.outcome is Outcome.FAILED and effects and result.code is not Code.NOT_ATTEMPTED:
+            # What one call was refused another may have been granted later.
+            was_its_own = result.code is Code.NOT_ATTEMPTED or postfix_part(result.id) in simulation.rejected
+            if result.outcome is Outcome.FAILED and effects and not was_its_own:
                 found.append(f"{told.at:.3f}: {told.request_id} was told failed of {result.id}, which was released")
     return found
 

@@ -722,7 +722,7 @@ def _children_of(pid: int) -> list[int]:
 
 
 def _count(pids: list[int], words: str) -> int:
-    listing = subprocess.run(["ps", "-A", "-o", "pid=,args="], capture_output=True, text=True, check=True).stdout
+    listing = subprocess.run(["ps", "-A", "-ww", "-o", "pid=,args="], capture_output=True, text=True, check=True).stdout
     return sum(words in line and int(line.split()[0]) in pids for line in listing.splitlines())
 
 
