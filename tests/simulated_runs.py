@@ -143,7 +143,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         size = 500
         blocks = [(first, min(size, options.seeds - first)) for first in range(0, options.seeds, size)]
         with ProcessPoolExecutor() as pool:
-            for failures in pool.map(_run_block, blocks):
+            for (first, count), failures in zip(blocks, pool.map(_run_block, blocks), strict=True):
+                if (first + count) % 50_000 == 0:
+                    print(f"{first + count} seeds in {time.monotonic() - began:.0f} s", file=sys.stderr)
                 for seed, violations in failures:
                     failed = True
                     print(f"seed {seed}: {violations}; again with: make simulate SEED={seed}")
