@@ -86,6 +86,10 @@ pytest: ready-dev  ## runs the tests alone, without coverage: make pytest ARGS='
 simulate: ready-dev  ## simulates at length; SEED=n simulates one seed again and prints its history
 	@$(in_dev) -m tests.simulated_runs $(if $(SEED),--seed $(SEED),--faults 3 --seeds 1000000)
 
+.PHONY: bench-burst
+bench-burst: ready-dev  ## plays a burst in simulated time and writes the figures of docs/performance.md; ARGS='--seed 2'
+	@$(in_dev) -m benchmarks.burst --docs docs $(ARGS)
+
 # The tests on one more Python, less those that take long and do not depend on it.
 .PHONY: test-3.11 test-3.12 test-3.13
 test-3.11 test-3.12 test-3.13:

@@ -44,9 +44,10 @@ def greeting(stack: Stack) -> str:
         cloudflare = f"simulated at {stack.simulator_url}/client/v4 (control: {stack.simulator_url}/_simulator)"
     else:
         cloudflare = f"{stack.upstream_url}, account {stack.account_id}"
+    queue = f"\n  Queue          {stack.queue_url}" if stack.queue_url else ""
     return f"""\
 Quarantine Release listens on {stack.base_url}
-  Cloudflare     {cloudflare}
+  Cloudflare     {cloudflare}{queue}
   Reconciler     every {stack.reconcile_every_seconds:g} s
   Token          {stack.token}   (also in {here(stack.token_path)})
   Handler logs   {here(stack.log_path)}

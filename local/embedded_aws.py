@@ -1,7 +1,7 @@
-"""AWS on one machine: moto in a process of its own, one call at a time, with the table and secrets of `template.yaml`.
+"""AWS on one machine, a process of its own: moto, one call at a time, with the table and secrets of `template.yaml`.
 
 moto as it comes loses concurrent writes and copies the whole table for every action of a transaction; what is done
-about it stands in `_make_transactions_atomic`.
+about it stands in `_make_transactions_atomic`. Queues are our own, and their event source reads them over the pipe.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import boto3
@@ -27,9 +27,12 @@ from moto.dynamodb.responses import DynamoHandler
 from moto.moto_server.werkzeug_app import create_backend_app
 
 from local.children import READY, Parent, inherited_listener
+from local.event_source import serve_event_source
 from local.http_server import Connection, Server, url_of
+from local.sqs_api import SqsApi
+from local.sqs_queue import Queue, declared_queues
 
-SERVICES: tuple[SERVICE_NAMES, ...] = ("dynamodb", "secretsmanager", "sqs")
+SERVICES: tuple[SERVICE_NAMES, ...] = ("dynamodb", "secretsmanager")  # of moto's
 REMEMBER_TOKENS_SECONDS = 600  # as DynamoDB remembers a ClientRequestToken
 TABLE_ARGUMENTS = ("TableName", "KeySchema", "AttributeDefinitions", "GlobalSecondaryIndexes", "BillingMode")
 
@@ -37,9 +40,10 @@ TABLE_ARGUMENTS = ("TableName", "KeySchema", "AttributeDefinitions", "GlobalSeco
 class EmbeddedAws(Server):
     """Serves the three services behind one address; the service is read from the signature's scope."""
 
-    def __init__(self, listener: socket.socket) -> None:
+    def __init__(self, listener: socket.socket, queues: Mapping[str, Queue]) -> None:
         super().__init__(listener, _SignedCalls)
         self.apps: dict[str, Flask] = {service: create_backend_app(service) for service in SERVICES}
+        self.sqs = SqsApi(queues, url_of(listener))
         self.lock = threading.Lock()
 
 
@@ -53,12 +57,15 @@ class _SignedCalls(Connection):
         status, headers, body = (
             400,
             [("Content-Type", "text/plain")],
-            b"not a signed call of " + b", ".join(service.encode() for service in SERVICES),
+            f"not a signed call of {', '.join(SERVICES)} or sqs".encode(),
         )
         data = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         scope = self.headers.get("Authorization", "").split("/")
-        if len(scope) > 3 and scope[3] in self.server.apps:
-            status, headers, body = self._call(self.server.apps[scope[3]], data)
+        service = scope[3] if len(scope) > 3 else ""
+        if service in self.server.apps:
+            status, headers, body = self._call(self.server.apps[service], data)
+        elif service == "sqs":
+            status, headers, body = self.server.sqs.answer(self.headers.get("X-Amz-Target", ""), data)
         self.send_response(status)
         for name, value in headers:
             if name.lower() not in ("content-length", "server", "date"):
@@ -167,15 +174,17 @@ def create_resources(url: str, tables: list[dict[str, Any]], secrets: dict[str, 
 
 
 def main() -> None:
-    """Serve the listener that the parent handed over; create what its first message names, then say so."""
+    """Serve the listener that the parent handed over, with what its first message names; then its event source."""
     parent = Parent()
     _make_transactions_atomic()
-    server = EmbeddedAws(inherited_listener())
-    server.start()
     wanted = json.loads(parent.receive())
+    queues = declared_queues(wanted["queues"])
+    server = EmbeddedAws(inherited_listener(), queues)
+    server.start()
     create_resources(url_of(server.socket), wanted["tables"], wanted["secrets"])
     parent.send(READY)
-    threading.Event().wait()
+    while True:
+        parent.send(serve_event_source(queues, parent.receive()))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ OVERRIDES = {
     "CLOUDFLARE_WIRE_FORM": (re.compile(r"auto|array|object"), "auto, array or object"),
     "LEASE_SECONDS": SECONDS,
     "SETTLE_SECONDS": SECONDS,
+    "BUDGET_INLINE_CALLS": SECONDS,
+    "BUDGET_CALLS": SECONDS,
 }
 DEFAULT_RECONCILE_EVERY = "60"
 FRACTION = re.compile(r"[0-9]{1,5}(\.[0-9]{1,3})?")

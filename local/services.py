@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +15,7 @@ from local.http_server import listen, url_of
 from local.template import REGION, Template
 
 START_TIMEOUT_SECONDS = 60.0
+ANSWER_TIMEOUT_SECONDS = 30.0
 # With these an AWS SDK finds no profile, no role and no other credential of the person who runs the stack.
 AWS_ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "local",
@@ -37,6 +39,7 @@ class Service:
         self._child.send(json.dumps(first_message).encode())
         self.name = module
         self._log = log
+        self._asking = threading.Lock()
 
     @property
     def is_alive(self) -> bool:
@@ -48,6 +51,15 @@ class Service:
             self._child.wait_until_ready(START_TIMEOUT_SECONDS)
         except ChildDied as failure:
             raise CannotStart(f"{failure}; the reason is in {self._log}.") from failure
+
+    def ask(self, question: bytes) -> bytes:
+        """What it answers over the pipe, once it is ready; threads take turns. Raises `ChildDied`."""
+        with self._asking:
+            self._child.send(question)
+            answer = self._child.receive(ANSWER_TIMEOUT_SECONDS)
+        if answer is None:
+            raise ChildDied(f"{self.name} does not answer")
+        return answer
 
     def stop(self) -> None:
         self._child.stop()
@@ -67,9 +79,10 @@ class Service:
 
 
 def start_embedded_aws(template: Template, secrets: Mapping[str, str], log: Path) -> Service:
-    """Start AWS with the template's tables and secrets; `secrets` holds the values by logical id."""
+    """Start AWS with the template's tables, queues and secrets; `secrets` holds the values by logical id."""
     values = {name: secrets.get(logical_id, "{}") for logical_id, name in template.secrets().items()}
-    return Service("local.embedded_aws", {"tables": template.tables(), "secrets": values}, AWS_ENVIRONMENT, log)
+    wanted = {"tables": template.tables(), "queues": template.queues(), "secrets": values}
+    return Service("local.embedded_aws", wanted, AWS_ENVIRONMENT, log)
 
 
 def start_simulated_cloudflare(settings: Mapping[str, Any], log: Path) -> Service:

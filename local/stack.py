@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from local.children import CHECKOUT
+from local.event_source import EventSource, RemoteQueue
 from local.gateway import Gateway
 from local.handlers import HandlerPool
 from local.http_server import listen, url_of
@@ -24,7 +25,7 @@ HANDLER_PROCESSES = 8
 
 
 class Stack:
-    """Gateway, schedule, handler processes, embedded AWS and, unless another upstream is set, a simulated Cloudflare.
+    """Gateway, schedule, event source, handlers, embedded AWS and, unless another upstream is set, its simulator.
 
     Started by `with`; nothing is left of it afterwards, however it ends.
     """
@@ -45,10 +46,12 @@ class Stack:
         """Read the variables of `make run` (`PORT=0` takes a free port); raises `CannotStart`.
 
         Token and logs go to `folder`, by default one that is removed at the end. `code` holds the handlers' package;
-        `processes` of the webhook run beside each other, the reconciler has one.
+        `processes` of the webhook run beside each other, of the worker as many as its event source may use at once,
+        the reconciler has one.
         """
         self._options = Options.from_environment(environment)
         self._template = Template.read(template)
+        self._worker_events = self._template.queue_events().get("WorkerFunction")
         self._cleanup = ExitStack()
         self._services: list[Service] = []
         self._pools: dict[str, HandlerPool] = {}
@@ -78,6 +81,11 @@ class Stack:
     def upstream_url(self) -> str:
         """The base address of the Cloudflare in use."""
         return self._options.upstream_url or f"{self.simulator_url}/client/v4"
+
+    @property
+    def queue_url(self) -> str | None:
+        """The queue that feeds the worker; None if the template has no worker."""
+        return self._template.queue_url(self._worker_events.queue_name) if self._worker_events else None
 
     @property
     def reconcile_every_seconds(self) -> float:
@@ -113,7 +121,7 @@ class Stack:
         return next((service.name for service in self._services if not service.is_alive), None)
 
     def pids(self, short_name: str) -> list[int]:
-        """The processes that run a function's handler now: of the `webhook` or the `reconciler`."""
+        """The processes that run a function's handler now: of the `webhook`, the `worker` or the `reconciler`."""
         return self._pools[short_name].pids()
 
     def _start(self) -> None:
@@ -128,16 +136,23 @@ class Stack:
         }
         services_log = self._home / "services.log"
         self.aws = self._keep(start_embedded_aws(self._template, secrets, services_log))
+        self._template = self._template.with_queues_at(self.aws.url)
         if self._options.upstream_url is None:
             self.simulator = self._keep(start_simulated_cloudflare(self._simulator_settings(), services_log))
         for service in self._services:
             service.wait_until_ready()
         self._start_handlers("webhook", "WebhookFunction", self._processes)
         self._start_handlers("reconciler", "ReconcilerFunction", 1)
+        if self._worker_events:
+            self._start_handlers("worker", "WorkerFunction", self._worker_events.maximum_concurrency)
         for pool in self._pools.values():
             pool.wait_until_ready()
         schedule = Schedule("reconciler", self._pools["reconciler"].submit, self.reconcile_every_seconds)
         self._cleanup.callback(schedule.stop)
+        if self._worker_events:
+            queue = RemoteQueue(self.aws, self._worker_events.queue_name)
+            source = EventSource(queue, self._worker_events, self._pools["worker"].submit)
+            self._cleanup.callback(source.stop)
         self._write_token()
         gateway.start()
         self._cleanup.callback(gateway.stop)  # first of all at the end, so that nothing new comes in

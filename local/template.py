@@ -21,6 +21,8 @@ PSEUDO_PARAMETERS = {
     "AWS::URLSuffix": "amazonaws.com",
 }
 NO_VALUE = object()
+AWS_QUEUES_URL = f"https://sqs.{REGION}.amazonaws.com"
+POLLERS = 5  # with this many Lambda begins where no MaximumConcurrency is set
 PLACEHOLDER = re.compile(r"\$\{(!?)([^}]+)\}")
 NAME_PROPERTIES = {
     "AWS::DynamoDB::Table": "TableName",
@@ -43,6 +45,17 @@ class Function:
     timeout_seconds: int
     memory_mb: int
     environment: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class QueueEvents:
+    """How Lambda feeds a function from a queue: the settings of its event source mapping."""
+
+    queue_name: str
+    batch_size: int
+    window_seconds: float
+    maximum_concurrency: int
+    reports_failures: bool
 
 
 class _Loader(yaml.SafeLoader):
@@ -72,10 +85,17 @@ class Template:
         self._document = document
         self._parameters = {name: spec.get("Default", "") for name, spec in document.get("Parameters", {}).items()}
         self._parameters.update(parameters or {})
+        self._queues_url = AWS_QUEUES_URL
 
     @classmethod
     def read(cls, path: Path, parameters: Mapping[str, str] | None = None) -> Template:
         return cls(yaml.load(path.read_text("utf-8"), _Loader), parameters)  # noqa: S506  # a SafeLoader
+
+    def with_queues_at(self, url: str) -> Template:
+        """The same template, the addresses of its queues not AWS's own but below this one."""
+        template = Template(self._document, self._parameters)
+        template._queues_url = url
+        return template
 
     def functions(self) -> dict[str, Function]:
         """Every function, by its logical id."""
@@ -88,6 +108,19 @@ class Template:
     def tables(self) -> list[dict[str, Any]]:
         """The resolved properties of every table, `TableName` included."""
         return self._named_properties("AWS::DynamoDB::Table")
+
+    def queues(self) -> list[dict[str, Any]]:
+        """The resolved properties of every queue, `QueueName` included."""
+        return self._named_properties("AWS::SQS::Queue")
+
+    def queue_events(self) -> dict[str, QueueEvents]:
+        """What feeds a function from a queue, by the function's logical id."""
+        found = {}
+        for logical_id, resource in self._resources("AWS::Serverless::Function").items():
+            for event in resource.get("Properties", {}).get("Events", {}).values():
+                if event["Type"] == "SQS":
+                    found[logical_id] = _queue_events(self.resolve(event["Properties"]))
+        return found
 
     def secrets(self) -> dict[str, str]:
         """The name of every secret, by its logical id."""
@@ -118,6 +151,10 @@ class Template:
                 return self._intrinsic(name, argument)
         resolved = {key: self.resolve(item) for key, item in value.items()}
         return {key: item for key, item in resolved.items() if item is not NO_VALUE}
+
+    def queue_url(self, name: str) -> str:
+        """What `Ref` gives for a queue."""
+        return f"{self._queues_url}/{ACCOUNT}/{name}"
 
     def _function(self, logical_id: str, defaults: Mapping[str, Any], own: Mapping[str, Any]) -> Function:
         properties = {**defaults, **own}
@@ -177,13 +214,16 @@ class Template:
             return NO_VALUE
         if name in PSEUDO_PARAMETERS:
             return PSEUDO_PARAMETERS[name]
-        return self._parameters[name] if name in self._parameters else self._name(name)
+        if name in self._parameters:
+            return self._parameters[name]
+        is_queue = self._document["Resources"][name]["Type"] == "AWS::SQS::Queue"
+        return self.queue_url(self._name(name)) if is_queue else self._name(name)
 
     def _attribute(self, path: list[str]) -> str:
         logical_id, attribute = path
         kind, name = self._document["Resources"][logical_id]["Type"], self._name(logical_id)
         if attribute != "Arn":
-            return f"{name}.{attribute}"
+            return name if attribute == "QueueName" else f"{name}.{attribute}"
         service, separator = {
             "AWS::DynamoDB::Table": ("dynamodb", "table/"),
             "AWS::Serverless::Function": ("lambda", "function:"),
@@ -203,6 +243,17 @@ class Template:
             return _text(self._attribute(name.split(".", 1)) if "." in name else self._ref(name))
 
         return PLACEHOLDER.sub(replace, text)
+
+
+def _queue_events(properties: Mapping[str, Any]) -> QueueEvents:
+    """What is not set is as Lambda has it."""
+    return QueueEvents(
+        queue_name=properties["Queue"].rpartition(":")[2],
+        batch_size=int(properties.get("BatchSize", 10)),
+        window_seconds=float(properties.get("MaximumBatchingWindowInSeconds", 0)),
+        maximum_concurrency=int(properties.get("ScalingConfig", {}).get("MaximumConcurrency", POLLERS)),
+        reports_failures="ReportBatchItemFailures" in properties.get("FunctionResponseTypes", ()),
+    )
 
 
 def _text(value: Any) -> str:

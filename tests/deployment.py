@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from hashlib import sha256
+from hashlib import md5, sha256
 from io import StringIO
 from logging import StreamHandler
 from pathlib import Path
@@ -20,9 +20,10 @@ import boto3
 import pytest
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from moto import mock_aws
+from moto.backends import get_backend
 
 from local.template import Template
-from quarantine_release import reconciler, telemetry, wiring
+from quarantine_release import reconciler, telemetry, wiring, worker
 from quarantine_release.webhook import lambda_handler
 from tests.small_cloudflare import RECIPIENT, Upstream
 
@@ -161,16 +162,44 @@ def proxy_event(
     }
 
 
+def sqs_record(body: str, message_id: str) -> Event:
+    """Return one record of an SQS event, as Lambda's event source makes it."""
+    return {
+        "messageId": message_id,
+        "receiptHandle": f"receipt of {message_id}",
+        "body": body,
+        "attributes": {
+            "ApproximateReceiveCount": "1",
+            "SentTimestamp": "1795348800000",
+            "SenderId": "AROAEXAMPLE:webhook",
+            "ApproximateFirstReceiveTimestamp": "1795348801000",
+        },
+        "messageAttributes": {},
+        "md5OfBody": md5(body.encode(), usedforsecurity=False).hexdigest(),
+        "eventSource": "aws:sqs",
+        "eventSourceARN": "arn:aws:sqs:us-east-1:123456789012:ReleaseQueue",
+        "awsRegion": "us-east-1",
+    }
+
+
 class Deployment:
-    """The functions, their table, their secrets, their log."""
+    """The functions, their table, their queue, their secrets, their log."""
 
     def __init__(self, upstream: Upstream, environment: Mapping[str, str], logs: StringIO) -> None:
         self.upstream = upstream
         self.environment = environment
         self.aws_calls: list[str] = []
+        self.hints: list[dict[str, Any]] = []
         self._logs = logs
         self._secrets = boto3.client("secretsmanager")
         self._dynamodb = boto3.client("dynamodb")
+        self._sqs = boto3.client("sqs")
+
+    def hear(self, model: Any, params: Mapping[str, Any], **_: Any) -> None:
+        """Keep what the functions call, and each hint that they send, with its delay."""
+        self.aws_calls.append(model.name)
+        for entry in params.get("Entries", ()):
+            self.hints.append(json.loads(entry["MessageBody"]) | {"delay": entry["DelaySeconds"]})
 
     def send(
         self,
@@ -210,6 +239,27 @@ class Deployment:
         summary: dict[str, int] = reconciler.lambda_handler({}, Context(seconds_left))
         return summary
 
+    def work(self, seconds_left: float = 60) -> dict[str, Any]:
+        """Be Lambda's event source: hand the worker every hint once, also the delayed; what it fails stays."""
+        url, messages = self.environment["QUEUE_URL"], self._received()
+        records = [sqs_record(message["Body"], message["MessageId"]) for message in messages]
+        answer = self.hand_to_worker(records, seconds_left)
+        failed = {failure["itemIdentifier"] for failure in answer["batchItemFailures"]}
+        for message in messages:
+            receipt = message["ReceiptHandle"]
+            if message["MessageId"] in failed:
+                self._sqs.change_message_visibility(QueueUrl=url, ReceiptHandle=receipt, VisibilityTimeout=0)
+            else:
+                self._sqs.delete_message(QueueUrl=url, ReceiptHandle=receipt)
+        return answer
+
+    def hand_to_worker(self, records: Sequence[Event], seconds_left: float = 60) -> dict[str, Any]:
+        """Hand these records to the worker, which is not called for none."""
+        if not records:
+            return {"batchItemFailures": []}
+        answer: dict[str, Any] = worker.lambda_handler({"Records": list(records)}, Context(seconds_left))
+        return answer
+
     def start_afresh(self) -> None:
         """Go on in a new process, which remembers nothing."""
         _disconnect()
@@ -226,19 +276,27 @@ class Deployment:
         """Delete a secret."""
         self._secrets.delete_secret(SecretId=self._secret_id(name), ForceDeleteWithoutRecovery=True)
 
+    def create_queue(self) -> None:
+        """Create the queue of hints."""
+        self._sqs.create_queue(QueueName=self.environment["QUEUE_URL"].rpartition("/")[2])
+
+    def delete_queue(self) -> None:
+        """Delete the queue with all that is in it."""
+        self._sqs.delete_queue(QueueUrl=self.environment["QUEUE_URL"])
+
     def delete_table(self) -> None:
         """Delete the table."""
         self._dynamodb.delete_table(TableName=self.environment["TABLE_NAME"])
 
     def rows(self, kind: str = "") -> list[dict[str, Any]]:
-        """Return the rows of one kind: R, M or T."""
+        """Return the rows of one kind: R, M, T or A."""
         items = self._dynamodb.scan(TableName=self.environment["TABLE_NAME"])["Items"]
         return [dict(item) for item in items if item["pk"]["S"].startswith(kind)]
 
     @property
     def is_untouched(self) -> bool:
         """Say whether nothing was written and nothing was sent."""
-        return not self.rows() and not self.upstream.requests
+        return not self.rows() and not self.upstream.requests and not self.hints
 
     @property
     def log(self) -> str:
@@ -248,6 +306,16 @@ class Deployment:
     def events(self, name: str) -> list[dict[str, Any]]:
         """Return the log events of one name."""
         return [event for event in map(json.loads, self.log.splitlines()) if event["message"] == name]
+
+    def _received(self) -> list[Any]:
+        """Receive whatever is in the queue; moto's clock cannot be moved, so delays are taken away."""
+        url, messages = self.environment["QUEUE_URL"], []
+        for queue in get_backend("sqs")["123456789012"]["us-east-1"].queues.values():
+            for message in queue._messages:
+                message.delayed_until = 0.0
+        while found := self._sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10).get("Messages"):
+            messages += found
+        return messages
 
     def _secret_id(self, name: str) -> str:
         return self.environment[f"{name.upper()}_SECRET_ID"]
@@ -273,7 +341,8 @@ def deploy(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> Iterator[Depl
         for name, content in (("CLOUDFLARE_SECRET_ID", CLOUDFLARE_SECRET), ("CLIENTS_SECRET_ID", CLIENTS_SECRET)):
             boto3.client("secretsmanager").create_secret(Name=environment[name], SecretString=json.dumps(content))
         deployment = Deployment(upstream, environment, logs)
-        with listening(lambda model, **_: deployment.aws_calls.append(model.name)):
+        deployment.create_queue()
+        with listening(deployment.hear):
             yield deployment
         _disconnect()
     for secret in (API_TOKEN, RECIPIENT, "-token-canary-"):
@@ -283,7 +352,9 @@ def deploy(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> Iterator[Depl
 @contextmanager
 def listening(hear: Callable[..., None]) -> Iterator[None]:
     """Hear of every call that the functions make to AWS: its `model` and its `params`."""
-    events = [boto3.client(service, config=wiring._AWS).meta.events for service in ("dynamodb", "secretsmanager")]
+    events = [
+        boto3.client(service, config=wiring._AWS).meta.events for service in ("dynamodb", "secretsmanager", "sqs")
+    ]
     for each in events:
         each.register("provide-client-params", hear)
     try:

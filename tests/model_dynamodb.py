@@ -86,7 +86,7 @@ class ModelDynamoDB:
             if not _holds(parameters, old):
                 raise _condition_failed("UpdateItem", parameters, old)
             self.items[key] = self._written("Update", parameters, old)
-            return {}
+            return {"Attributes": _copy(self.items[key])} if parameters.get("ReturnValues") == "ALL_NEW" else {}
 
         return self._call(
             "UpdateItem", write, conflict=_error("TransactionConflictException", "UpdateItem"), again=True

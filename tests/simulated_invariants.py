@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from quarantine_release.attempt import Answer
 from quarantine_release.ledger_items import message_row, request_key, request_row
 from quarantine_release.outcome import EXPIRING, LETTERS, TRANSITIONS, Code, Outcome, State, postfix_part
-from quarantine_release.release import Answer, Refusal
+from quarantine_release.release import Refusal
 from quarantine_release.trace import MessageRow, RequestRow, RequestState
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 CALLS_BEFORE_REVIEW = 5
 LEASE_AND_SETTLE_SECONDS = 210.0
+WINDOW_SECONDS = 300.0
 
 
 def check_transition(simulation: Simulation, before: MessageRow | None, after: MessageRow) -> None:
@@ -46,6 +48,9 @@ def check_end(simulation: Simulation) -> list[str]:
     """Return everything that was violated by the end of the run."""
     return [
         *simulation.violations,
+        *simulation.late_calls,
+        *_too_many_calls(simulation),
+        *_calls_after_cancel(simulation),
         *_repeated_calls(simulation),
         *_calls_after_refusal(simulation),
         *_unended(simulation),
@@ -75,6 +80,29 @@ def _repeated_calls(simulation: Simulation) -> list[str]:
         if len(effects) > 1 + forced_calls:
             found.append(f"{part} was released {len(effects)} times")
     return found
+
+
+def _too_many_calls(simulation: Simulation) -> list[str]:
+    """Never more calls than the limit in any five minutes, releases and reads of all processes together."""
+    calls = sorted(simulation.calls)
+    return [
+        f"{at:.3f}: {simulation.limit + 1} calls within five minutes"
+        for at, later in zip(calls, calls[simulation.limit :], strict=False)
+        if later - at < WINDOW_SECONDS
+    ]
+
+
+def _calls_after_cancel(simulation: Simulation) -> list[str]:
+    """Nothing leaves on behalf of a request for an id whose caller was told that it is cancelled."""
+    return [
+        f"{post.at:.3f}: {post.part} left for {post.owner}, though told as cancelled at {told.at:.3f}"
+        for told in simulation.cancelled
+        if isinstance(told.answer, Answer)
+        for result in told.answer.results
+        if result.outcome is Outcome.CANCELLED
+        for post in simulation.posts
+        if (post.owner, post.part) == (told.request_id, postfix_part(result.id)) and post.at > told.at
+    ]
 
 
 def _calls_after_refusal(simulation: Simulation) -> list[str]:
@@ -128,7 +156,11 @@ def _untruthful(simulation: Simulation) -> list[str]:
                 found.append(f"{key}: {part} is told as released by a request that never called")
             if outcome is Outcome.FAILED and code is not Code.NOT_ATTEMPTED and part not in simulation.rejected:
                 found.append(f"{key}: {part} is told as failed and was not")
-            if outcome in (Outcome.EXPIRED, Outcome.CANCELLED):
+            owners = {post.owner for post in simulation.posts if post.part == part}
+            is_own = is_released and owners == {row.request_id}
+            if outcome is Outcome.CANCELLED and (row.cancelled_at is None or is_own):
+                found.append(f"{key}: {part} is told as cancelled and was not")
+            if outcome is Outcome.EXPIRED:
                 found.append(f"{key}: {part} is told as {outcome} though there was time")
     for told in simulation.told:
         if not isinstance(told.answer, Answer):

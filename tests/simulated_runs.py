@@ -15,7 +15,6 @@ from tests.model_dynamodb import Fault
 from tests.simulated_invariants import check_end
 from tests.simulation import (
     LEDGER_STRIKES,
-    READ_STRIKES,
     RELEASE_STRIKES,
     Job,
     Simulation,
@@ -36,6 +35,13 @@ SCENARIOS: dict[str, tuple[Job, ...]] = {
         Job("forced", IDS[:1], at=100.0, force=True),
         Job("later", IDS[:1], at=500.0),
     ),
+    "one queued": (Job("queued", IDS[:2], inline=False),),
+    "two queued beside one inline": (
+        Job("queued", IDS[:2], inline=False),
+        Job("inline", IDS[1:2]),
+        Job("queued too", IDS[1:3], inline=False, has_key=False),
+    ),
+    "queued, then cancelled": (Job("queued", IDS[:2], inline=False, cancel_after=0.99),),
 }
 
 Schedule = tuple[tuple[int, Fault | Strike], ...]
@@ -79,12 +85,26 @@ def seeded(seed: int, *, keeps_history: bool = False) -> Simulation:
         wanted = tuple(chance.sample(ids, chance.randint(1, len(ids))))
         at = chance.choice((0.0, chance.uniform(0, 5), chance.uniform(0, 400)))
         force = chance.random() < 0.04
-        jobs.append(Job(f"{number}", wanted, at, force or chance.random() < 0.6, force, chance.randint(1, 3)))
+        jobs.append(
+            Job(
+                f"{number}",
+                wanted,
+                at,
+                has_key=force or chance.random() < 0.6,
+                force=force,
+                tries=chance.randint(1, 3),
+                inline=force or chance.random() < 0.6,
+                cancel_after=chance.choice((chance.uniform(0.9, 1.1), chance.uniform(0, 5)))
+                if not force and chance.random() < 0.1
+                else None,
+            )
+        )
     trouble_until = chance.choice((30.0, 200.0, 480.0))
     level = chance.choice((0.02, 0.1, 0.3))
     # A storm: Cloudflare refuses nearly everything for a while, as it does once the rate limit is passed.
     storm = (chance.uniform(0, 30), chance.uniform(300, 600)) if chance.random() < 0.2 else (0.0, 0.0)
     may_reject = chance.random() < 0.1
+    is_short = chance.random() < 0.1
 
     def strike(boundary: str) -> Fault | Strike | None:
         if boundary == "release" and storm[0] < simulation.now < storm[1] and chance.random() < 0.9:
@@ -97,12 +117,15 @@ def seeded(seed: int, *, keeps_history: bool = False) -> Simulation:
             return Strike.STALL
         if boundary == "release":
             return chance.choice((*RELEASE_STRIKES, Strike.REJECTED) if may_reject else RELEASE_STRIKES)
-        if boundary == "read":
-            return chance.choice(READ_STRIKES)
+        if boundary in ("read", "send", "done"):
+            return chance.choice(strikes_at(boundary))
         return chance.choice([one for one in LEDGER_STRIKES if one in strikes_at(boundary)])
 
     simulation = Simulation(jobs, strike, seed=seed, keeps_history=keeps_history)
-    simulation.run(until=max(trouble_until, storm[1] + 90, 420.0) + GRACE_SECONDS)
+    grace = GRACE_SECONDS
+    if is_short:  # of calls: what is left over waits for the next window
+        simulation.inline_mark, simulation.limit, grace = chance.choice((0, 1, 2)), chance.choice((4, 6)), 4 * grace
+    simulation.run(until=max(trouble_until, storm[1] + 90, 420.0) + grace)
     return simulation
 
 

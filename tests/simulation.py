@@ -16,8 +16,11 @@ from typing import Any
 from greenlet import getcurrent, greenlet
 
 from quarantine_release import ledger_items, table
+from quarantine_release.attempt import Answer
+from quarantine_release.batch import release_hinted
+from quarantine_release.budget import AccountBudget
 from quarantine_release.ledger import DynamoLedger
-from quarantine_release.ledger_items import attempt_key, message_row
+from quarantine_release.ledger_items import account_key, account_row, attempt_key, message_row
 from quarantine_release.outcome import (
     AccountId,
     Answered,
@@ -37,10 +40,11 @@ from quarantine_release.outcome import (
     Wanted,
     postfix_part,
 )
-from quarantine_release.ports import LedgerUnavailable, Ports
-from quarantine_release.release import Answer, KeyReused, Refusal, release
+from quarantine_release.ports import Hint, LedgerUnavailable, Mark, Ports
+from quarantine_release.release import KeyReused, Refusal, cancel, release
 from quarantine_release.settle import Summary, reconcile
-from quarantine_release.trace import RequestRow, RequestState, WireForm
+from quarantine_release.table import Table
+from quarantine_release.trace import MessageRow, RequestRow, RequestState, WireForm
 from quarantine_release.transitions import Terms
 from tests.model_dynamodb import Fault, ModelDynamoDB
 from tests.simulated_invariants import check_transition
@@ -53,6 +57,7 @@ ACCOUNT = AccountId("a" * 32)
 EPOCH = datetime(2026, 11, 22, 12, tzinfo=UTC)
 TERMS = Terms(lease=timedelta(seconds=90), settle=timedelta(seconds=120), retention=timedelta(days=400))
 WEBHOOK_SECONDS, RECONCILER_SECONDS, EVERY_SECONDS = 20.0, 55.0, 60.0
+WORKER_SECONDS, VISIBILITY_SECONDS, RECEIVES = 60.0, 361.0, 5
 LONGEST_EFFECT_SECONDS = 60.0
 
 
@@ -74,6 +79,7 @@ class Strike(StrEnum):
     REJECTED = "404 with an envelope"
     UNREAD = "a read without an answer"
     STALL = "the process stands still for up to 50 s"
+    TWICE = "the hints are sent twice"
 
 
 LEDGER_STRIKES: tuple[Fault | Strike, ...] = (
@@ -97,6 +103,9 @@ RELEASE_STRIKES: tuple[Strike, ...] = (
     Strike.DENIED,
 )
 READ_STRIKES: tuple[Strike, ...] = (Strike.CRASH_BEFORE, Strike.CRASH_AFTER, Strike.UNREAD)
+SEND_STRIKES: tuple[Strike, ...] = (Strike.CRASH_BEFORE, Strike.CRASH_AFTER, Strike.LOST, Strike.TWICE)
+# At the end of the worker's function: its hints come again though they were done.
+DONE_STRIKES: tuple[Strike, ...] = (Strike.CRASH_BEFORE,)
 
 
 REFUSALS: dict[Fault | Strike | None, RefusalReason] = {
@@ -112,6 +121,10 @@ def strikes_at(boundary: str) -> Sequence[Fault | Strike]:
         return RELEASE_STRIKES
     if boundary == "read":
         return READ_STRIKES
+    if boundary == "send":
+        return SEND_STRIKES
+    if boundary == "done":
+        return DONE_STRIKES
     is_write = boundary in ("TransactWriteItems", "UpdateItem", "PutItem")
     return LEDGER_STRIKES if is_write else (Strike.CRASH_BEFORE, Fault.TIMEOUT_BEFORE)
 
@@ -126,6 +139,8 @@ class Job:
     has_key: bool = True
     force: bool = False
     tries: int = 2
+    inline: bool = True
+    cancel_after: float | None = None
 
 
 @dataclass
@@ -147,6 +162,14 @@ class Post:
     attempt: AttemptId
     owner: RequestId | None
     strike: Fault | Strike | None
+
+
+@dataclass
+class Silence:
+    """A pause as it came to stand in the ledger: whoever saw the 429 may die before it can tell."""
+
+    at: float
+    until: float
 
 
 @dataclass
@@ -175,18 +198,29 @@ class Simulation:
     in_flight: dict[PostfixPart, int] = field(default_factory=dict)
     violations: list[str] = field(default_factory=list)
     keeps_history: bool = False
+    inline_mark: int = 300
+    limit: int = 900
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)  # noqa: S311  reproducible on purpose
         self.now = 0.0
         self.rejected: set[PostfixPart] = set()
         self.dynamodb = ModelDynamoDB(self._before_dynamodb, checks_sizes=False)
+        self.calls: list[float] = []
+        self.silences: list[Silence] = []
+        self.late_calls: list[str] = []
+        self.cancelled: list[Told] = []
+        self.hints: list[_Message] = []
+        self.dead_letters: list[Hint] = []
+        self._budgets: list[AccountBudget] = []
+        self._paused: Any = None
+        self._workers = 0
         self._actors: list[_Actor] = []
         self._current: _Actor
         self._hub = getcurrent()
         self._attempts = 0
         self._after_call: Strike | None = None
-        self._seen: dict[str, Any] = {}
+        self._seen: dict[str, tuple[Any, MessageRow | None]] = {}
 
     # --- time and actors
 
@@ -198,8 +232,13 @@ class Simulation:
         while self.now < until:
             actor = min(self._actors, key=lambda one: (one.wake_at, one.order), default=None)
             tick_at = ticks * EVERY_SECONDS + 30.0
-            if actor is None and self.is_settled:
+            poll_at = self._poll_at()
+            if actor is None and self.is_settled and poll_at == math.inf:
                 return
+            if poll_at <= min(tick_at, actor.wake_at if actor else math.inf):
+                self.now = max(self.now, poll_at)
+                self._deliver()
+                continue
             if actor is None or tick_at <= actor.wake_at:
                 ticks += 1
                 self.now = max(self.now, tick_at)
@@ -262,12 +301,20 @@ class Simulation:
         self._hub.switch()
 
     def note_states(self) -> None:
-        """Compare every message with what it was before the last call of anybody to the store."""
-        rows = {key: item for key, item in self.dynamodb.items.items() if key.startswith("M#")}
-        for key, item in rows.items():
-            before, self._seen[key] = self._seen.get(key), item
+        """Compare every message with what it was before the last call of anybody to the store; note new pauses."""
+        account = self.dynamodb.items.get(account_key(ACCOUNT), {})
+        if "paused_until" in account and account["paused_until"] != self._paused:
+            self._paused = account["paused_until"]
+            until = (account_row(account).paused_until or EPOCH) - EPOCH
+            self.silences.append(Silence(self.now, until.total_seconds()))
+        for key, item in self.dynamodb.items.items():
+            if not key.startswith("M#"):
+                continue
+            before, row = self._seen.get(key, (None, None))
             if before is not item:
-                check_transition(self, message_row(before) if before else None, message_row(item))
+                now = message_row(item)
+                check_transition(self, row, now)
+                self._seen[key] = (item, now)
 
     # --- boundaries
 
@@ -295,11 +342,15 @@ class Simulation:
 
     def ports(self, seconds: float) -> Ports:
         born = self.now
-        ledger = _CrashingLedger(self)
+        table = Table(_Client(self), "ledger", lambda _: self.sleep(0.05))  # type: ignore[arg-type]
+        # A process is used again for a later event, and knows what it knew; one that has died comes back as a new one.
+        budget = self._budgets.pop() if self._budgets else AccountBudget(table, self._marks, self.clock)
         return Ports(
-            ledger=ledger,
+            ledger=DynamoLedger(table),
             cloudflare=self,
             reader=self,
+            budget=budget,
+            queue=self,
             terms=TERMS,
             clock=self.clock,
             time_left=lambda: seconds - (self.now - born),
@@ -313,11 +364,15 @@ class Simulation:
 
     def release(self, _: AccountId, __: WireForm, ids: Sequence[MessageId], seconds: float) -> Answered | Refused:
         """Play Cloudflare's release call."""
+        self._call()
         strike = self._boundary("release")
         parts = [postfix_part(given) for given in ids]
         took = self.random.uniform(0.2, 2.0)
         if strike in REFUSALS:
             self.sleep(took)
+            if strike is Strike.RATE_LIMITED:
+                silence = self.random.choice((5, 30, 300)) if self.seed else 42
+                return Refused(REFUSALS[strike], Evidence(429), silence)
             return Refused(REFUSALS[strike], Evidence(failure=strike))
         self._see(parts, strike)
         try:
@@ -335,13 +390,29 @@ class Simulation:
         if strike is Strike.REJECTED and len(ids) == 1:
             self.rejected.add(parts[0])
             return Answered({ids[0]: Verdict(State.FAILED, Code.CLOUDFLARE_REJECTED)}, Evidence(404))
+        if strike is Strike.REJECTED:
+            return Answered(dict.fromkeys(ids, Verdict(State.UNKNOWN, Code.CALL_REJECTED)), Evidence(404))
         if strike is not None:
             return Answered(dict.fromkeys(ids, Verdict(State.UNKNOWN, Code.NO_ANSWER)), Evidence(failure=strike))
         verdict = Verdict(State.RELEASED, None, Recipients.of(["a@example.com"]))
         return Answered(dict.fromkeys(ids, verdict), Evidence(200))
 
-    def read(self, _: AccountId, wanted: Sequence[Wanted], __: float) -> Mapping[PostfixPart, Reading]:
+    def _call(self) -> None:
+        """Count a call, and see that it is not made in a silence."""
+        self.calls.append(self.now)
+        self.late_calls += [
+            f"{self.now:.3f}: a call though from {silence.at:.3f} to {silence.until:.3f} none was to be made"
+            for silence in self.silences
+            if silence.at + 1.0 < self.now < silence.until
+        ]
+
+    def read(
+        self, _: AccountId, wanted: Sequence[Wanted], __: float, may_call: Callable[[], bool]
+    ) -> Mapping[PostfixPart, Reading]:
         """Play Cloudflare's search: what is true at the moment of the read, or nothing."""
+        if not may_call():
+            return {}
+        self._call()
         strike = self._boundary("read")
         readings = {}
         for one in wanted:
@@ -358,6 +429,55 @@ class Simulation:
         if strike is Strike.CRASH_AFTER:
             raise Crashed
         return {} if strike is Strike.UNREAD else readings
+
+    def send(self, hints: Sequence[Hint], delay: float = 0.0) -> None:
+        """Play the queue's sending side."""
+        strike = self._boundary("send")
+        self.note(f"sends {len(hints)} hints to arrive in {delay:.0f} s")
+        copies = 0 if strike is Strike.LOST else 2 if strike is Strike.TWICE else 1
+        self.hints += [_Message(hint, self.now + min(delay, 900)) for hint in hints for _ in range(copies)]
+        if strike is Strike.CRASH_AFTER:
+            raise Crashed
+
+    def _poll_at(self) -> float:
+        """Return when the event source has a batch for a worker: a second after a hint arrived, two workers at most."""
+        if self._workers >= 2:
+            return math.inf
+        return min((message.visible_at + 1.0 for message in self.hints), default=math.inf)
+
+    def _deliver(self) -> None:
+        """Hand what is visible to a worker; what it does not acknowledge comes again, and in the end goes aside."""
+        ready = [message for message in self.hints if message.visible_at <= self.now]
+        if self.seed and len(ready) > 1 and self.random.random() < 0.3:
+            ready = ready[: self.random.randint(1, len(ready))]
+        for message in ready:
+            message.visible_at, message.received = self.now + VISIBILITY_SECONDS, message.received + 1
+            if message.received > RECEIVES:
+                self.hints.remove(message)
+                self.dead_letters.append(message.hint)
+        self._spawn("worker", partial(self._worker, ready), self.now, WORKER_SECONDS)
+        self._workers += 1
+
+    def _worker(self, messages: Sequence["_Message"]) -> None:
+        try:
+            ports = self.ports(WORKER_SECONDS)
+            batch = release_hinted([message.hint for message in messages], ports)
+            self._boundary("done")
+            for message in messages:
+                if message.hint not in batch.failed and message in self.hints:
+                    self.hints.remove(message)
+            self._keep(ports)
+        finally:
+            self._workers -= 1
+
+    def _keep(self, ports: Ports) -> None:
+        """Let the process that ran with these be used again."""
+        assert isinstance(ports.budget, AccountBudget)
+        self._budgets.append(ports.budget)
+
+    @property
+    def _marks(self) -> dict[Mark, int]:
+        return {Mark.INLINE: self.inline_mark, Mark.ALL: self.limit}
 
     def _see(self, parts: Sequence[PostfixPart], strike: Fault | Strike | None) -> None:
         for part in parts:
@@ -384,26 +504,47 @@ class Simulation:
         for number in range(job.tries):
             request = self._request(job, number)
             outcome: list[Answer | Refusal | KeyReused] = []
-            self._spawn(f"webhook {job.name}", partial(self._webhook, request, outcome), self.now, WEBHOOK_SECONDS)
+            webhook = partial(self._webhook, request, job.inline, outcome)
+            self._spawn(f"webhook {job.name}", webhook, self.now, WEBHOOK_SECONDS)
             self._wait_for(self._actors[-1])
             answer = outcome[0] if outcome else None
             self.told.append(Told(self.now, request.request_id, answer))
             if answer is not None and not (isinstance(answer, Refusal) and number + 1 < job.tries):
+                if job.cancel_after is not None:
+                    self.sleep(job.cancel_after)
+                    canceller = partial(self._canceller, request.request_id)
+                    self._spawn(f"cancel {job.name}", canceller, self.now, WEBHOOK_SECONDS)
                 return
             self.sleep(self.random.uniform(0.5, 30.0))
 
-    def _webhook(self, request: RequestRow, outcome: list[Answer | Refusal | KeyReused]) -> None:
+    def _webhook(self, request: RequestRow, inline: bool, outcome: list[Answer | Refusal | KeyReused]) -> None:
+        ports = self.ports(WEBHOOK_SECONDS)
         try:
-            outcome.append(release(request, self.ports(WEBHOOK_SECONDS)))
+            outcome.append(release(request, ports, inline=inline))
             self.note(f"answers {type(outcome[0]).__name__}")
         except LedgerUnavailable:
             self.note("answers 503")
+        self._keep(ports)
+
+    def _canceller(self, request_id: RequestId) -> None:
+        ports = self.ports(WEBHOOK_SECONDS)
+        try:
+            row = ports.ledger.requests([request_id]).get(request_id)
+            if row is None or row.state is RequestState.REFUSED:
+                return
+            self.cancelled.append(Told(self.now, request_id, cancel(row, ports)))
+            self.note(f"has cancelled {request_id}")
+        except LedgerUnavailable:
+            self.note("answers 503")
+        self._keep(ports)
 
     def _reconciler(self) -> None:
+        ports = self.ports(RECONCILER_SECONDS)
         try:
-            reconcile(self.ports(RECONCILER_SECONDS), Summary())
+            reconcile(ports, Summary())
         except LedgerUnavailable:
             self.note("gives up")
+        self._keep(ports)
 
     def _request(self, job: Job, number: int) -> RequestRow:
         name = job.name if job.has_key else f"{job.name}.{number}"
@@ -420,11 +561,13 @@ class Simulation:
         )
 
 
-class _CrashingLedger(DynamoLedger):
-    """The real ledger, on a store after whose writes the process may die."""
+@dataclass(eq=False)
+class _Message:
+    """One hint on the queue."""
 
-    def __init__(self, simulation: Simulation) -> None:
-        super().__init__(_Client(simulation), "ledger", lambda _: simulation.sleep(0.05))  # type: ignore[arg-type]
+    hint: Hint
+    visible_at: float
+    received: int = 0
 
 
 class _Client:

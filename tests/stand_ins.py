@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from quarantine_release.batch import Batch, release_hinted
 from quarantine_release.ledger import DynamoLedger
 from quarantine_release.outcome import (
     AccountId,
@@ -22,7 +23,8 @@ from quarantine_release.outcome import (
     Verdict,
     Wanted,
 )
-from quarantine_release.ports import Ports
+from quarantine_release.ports import Hint, Mark, Ports
+from quarantine_release.table import Table
 from quarantine_release.trace import RequestRow, RequestState, WireForm
 from quarantine_release.transitions import Terms
 
@@ -98,9 +100,50 @@ class RememberingReader:
         account_id: AccountId,  # noqa: ARG002
         wanted: Sequence[Wanted],
         seconds: float,  # noqa: ARG002
+        may_call: Callable[[], bool],  # noqa: ARG002
     ) -> Mapping[PostfixPart, Reading]:
         self.wanted += wanted
         return {one.part: self.readings[one.part] for one in wanted if one.part in self.readings}
+
+
+@dataclass
+class RememberingBudget:
+    """Lets every call pass, but for the waits it was given."""
+
+    waits: deque[float] = field(default_factory=deque)
+    taken: list[Mark] = field(default_factory=list)
+    put_back_calls: int = 0
+    heard_of: list[Answered | Refused] = field(default_factory=list)
+    paused: float = 0.0
+
+    def take(self, account_id: AccountId, mark: Mark) -> float:  # noqa: ARG002
+        wait = self.waits.popleft() if self.waits else self.paused
+        if not wait:
+            self.taken.append(mark)
+        return wait
+
+    def pause_left(self, account_id: AccountId) -> float:  # noqa: ARG002
+        return self.paused
+
+    def put_back(self, account_id: AccountId) -> None:  # noqa: ARG002
+        self.put_back_calls += 1
+
+    def heard(self, account_id: AccountId, called: Answered | Refused) -> None:  # noqa: ARG002
+        self.heard_of.append(called)
+
+
+@dataclass
+class RememberingQueue:
+    """Keeps the hints until they are taken."""
+
+    sent: list[tuple[Hint, float]] = field(default_factory=list)
+
+    def send(self, hints: Sequence[Hint], delay: float = 0.0) -> None:
+        self.sent += [(hint, delay) for hint in hints]
+
+    def taken(self) -> list[Hint]:
+        hints, self.sent = [hint for hint, _ in self.sent], []
+        return hints
 
 
 @dataclass
@@ -111,10 +154,13 @@ class World:
     clock: Clock = field(default_factory=Clock)
     cloudflare: RememberingCloudflare = field(default_factory=RememberingCloudflare)
     reader: RememberingReader = field(default_factory=RememberingReader)
+    budget: RememberingBudget = field(default_factory=RememberingBudget)
+    queue: RememberingQueue = field(default_factory=RememberingQueue)
     seconds_left: Iterable[float] = ()
 
     def __post_init__(self) -> None:
-        self.ledger = DynamoLedger(self.dynamodb, "ledger", lambda _: None)
+        self.table = Table(self.dynamodb, "ledger", lambda _: None)
+        self.ledger = DynamoLedger(self.table)
         self._attempts = 0
 
     def ports(self, **members: Any) -> Ports:
@@ -123,12 +169,18 @@ class World:
             "ledger": self.ledger,
             "cloudflare": self.cloudflare,
             "reader": self.reader,
+            "budget": self.budget,
+            "queue": self.queue,
             "terms": TERMS,
             "clock": self.clock,
             "time_left": lambda: next(left, 20.0),
             "new_attempt_id": self._new_attempt_id,
         }
         return Ports(**(known | members))
+
+    def work(self, **ports: Any) -> Batch:
+        """Be the worker for all hints that were sent."""
+        return release_hinted(self.queue.taken(), self.ports(**ports))
 
     def _new_attempt_id(self, _: datetime) -> AttemptId:
         self._attempts += 1

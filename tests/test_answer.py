@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 
 from quarantine_release.answer import answer_body, is_failure, result_body, trace_body
+from quarantine_release.attempt import Answer
 from quarantine_release.outcome import (
     AttemptId,
     Code,
@@ -21,7 +22,6 @@ from quarantine_release.outcome import (
     Verdict,
     postfix_part,
 )
-from quarantine_release.release import Answer
 from quarantine_release.trace import (
     AttemptRow,
     AttemptState,
@@ -239,6 +239,7 @@ def test_the_trace_tells_who_why_when_and_how_it_is_known() -> None:
                 "ticket": "INC-1",
                 "force": True,
                 "trace_id": "trace-1",
+                "cancelled_at": None,
             },
             {"at": "2026-11-22T12:00:01.000Z", "outcome": "already_released"},
         ],
@@ -304,6 +305,22 @@ def test_a_request_whose_key_was_used_anew_for_other_messages_shows_no_outcome()
 def test_a_request_whose_caller_was_told_no_shows_no_outcome_of_others() -> None:
     refused = replace(FOREIGN_REQUEST, state=RequestState.REFUSED, closed_at=NOON)
     assert [request["outcome"] for request in trace(requests=(refused,))["requests"]] == [None]
+
+
+def test_a_cancelled_request_tells_when_it_was_cancelled_and_what_it_came_to() -> None:
+    cancelled = replace(OWN_REQUEST, force=False, cancelled_at=NOON + timedelta(seconds=5))
+    free = replace(RELEASED, state=State.RETRYABLE, owner=None, evidence=None, expires_at=None)
+    (request,) = trace(free, requests=(cancelled,))["requests"]
+    assert (request["cancelled_at"], request["outcome"]) == ("2026-11-22T12:00:05.000Z", "cancelled")
+    (request,) = trace(free, requests=(cancelled,), visible_to="other")["requests"]
+    assert request == {"at": "2026-11-22T12:00:00.000Z", "outcome": "cancelled"}
+
+
+def test_what_ended_without_a_call_is_told_as_an_end_and_worth_another_request() -> None:
+    body = answer_body(answer(Outcome.RELEASED, Outcome.CANCELLED, Outcome.EXPIRED))
+    assert (body["status"], body["outcome"], body["ok"]) == ("completed", "partial", False)
+    assert [result["retryable"] for result in body["results"]] == [False, True, True]
+    assert body["message"] == "3 messages: 1 released, 1 cancelled, 1 expired."
 
 
 def test_evidence_tells_how_a_call_failed() -> None:

@@ -99,10 +99,17 @@ class Caller:
     context: ssl.SSLContext = field(default_factory=lambda: ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
     secret: Secret = field(default_factory=lambda: Secret(accounts(BY_TOKEN)))
     clock: Clock = field(default_factory=Clock)
+    bulk_4xx_is_atomic: bool = False
 
     def __post_init__(self) -> None:
         self.session = DeadlineSession(self.context)
-        self.client = CloudflareClient(f"{self.url}/client/v4", self.secret, self.session, self.clock)
+        self.client = CloudflareClient(
+            f"{self.url}/client/v4",
+            self.secret,
+            self.session,
+            self.clock,
+            bulk_4xx_is_atomic=self.bulk_4xx_is_atomic,
+        )
 
     def release(
         self, *ids: str, seconds: float = 10.0, wire_form: WireForm = WireForm.OBJECT, account_id: str = ACCOUNT
@@ -110,8 +117,8 @@ class Caller:
         wanted = [MessageId(each) for each in ids or (FULL,)]
         return self.client.release(AccountId(account_id), wire_form, wanted, seconds)
 
-    def check(self, seconds: float = 5.0) -> CredentialCheck:
-        return self.client.check(ACCOUNT, seconds)
+    def check(self, seconds: float = 5.0, may_call: Callable[[], bool] = lambda: True) -> CredentialCheck:
+        return self.client.check(ACCOUNT, seconds, may_call)
 
     def close(self) -> None:
         self.session.close()
@@ -163,6 +170,7 @@ RELEASED = (State.RELEASED, None)
 REJECTED = (State.FAILED, Code.CLOUDFLARE_REJECTED)
 NO_ANSWER = (State.UNKNOWN, Code.NO_ANSWER)
 UNCLEAR = (State.UNKNOWN, Code.UNCLEAR_ANSWER)
+CALL_REJECTED = (State.UNKNOWN, Code.CALL_REJECTED)
 MISSING = (State.UNKNOWN, Code.MISSING_IN_ANSWER)
 GOOD = json.dumps(
     {"success": True, "result": [{"id": each, "delivered": [RECIPIENT]} for each in (FULL, OTHER)]}
@@ -247,7 +255,7 @@ TABLE: dict[tuple[Outcome, Outcome], dict[str, tuple[Play, Evidence]]] = {
         "429": (refuses(429, 10429), status(429, 10429)),
         "429 in HTML": (answers(429, HTML), status(429)),
     },
-    (REJECTED, UNCLEAR): {
+    (REJECTED, CALL_REJECTED): {
         "400": (refuses(400, 7003), status(400, 7003)),
         "404": (refuses(404, 7003), status(404, 7003)),
         "422": (refuses(422, 1001), status(422, 1001)),
@@ -338,6 +346,24 @@ def test_what_never_reached_a_server_is_unreachable(
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     came_to("https://api.cloudflare.example", "name_not_resolved")
+
+
+def test_a_rejected_call_with_several_ids_had_no_effect_only_if_the_setting_says_so() -> None:
+    with (
+        FaultServer([refuses(400, 7003)]) as server,
+        closing(Caller(server.url, bulk_4xx_is_atomic=True)) as caller,
+    ):
+        assert caller.release(FULL, OTHER) == Refused(RefusalReason.CALL_REJECTED, status(400, 7003))
+        assert_came_to(caller.release(FULL), REJECTED, [FULL], status(400, 7003))
+    assert len(server.requests) == 2
+
+
+def test_how_little_is_left_is_told_with_the_answer() -> None:
+    headers = ['Ratelimit: "default";r=0;t=42', 'Ratelimit-Policy: "default";q=1200;w=300']
+    with FaultServer([answers(200, GOOD, *headers)]) as server, closing(Caller(server.url)) as caller:
+        called = caller.release(FULL, OTHER)
+    assert isinstance(called, Answered)
+    assert called.rest == 42
 
 
 @pytest.mark.parametrize(
@@ -480,7 +506,9 @@ def test_a_deadline_that_is_already_over_is_unreachable_and_sends_nothing() -> N
 def test_a_refused_credential_is_fetched_anew_once_and_the_call_repeated_with_another(refusal: Play) -> None:
     secret = Secret(accounts(BY_TOKEN), accounts(ROTATED))
     with FaultServer([refusal, delivers]) as server, closing(Caller(server.url, secret=secret)) as caller:
-        assert_came_to(caller.release(), RELEASED, [FULL], status(200))
+        called = caller.release()
+    assert_came_to(called, RELEASED, [FULL], status(200))
+    assert called.calls == 2
     assert [request.headers["authorization"] for request in server.requests] == [
         [f"Bearer {TOKEN}"],
         [f"Bearer {NEW_TOKEN}"],
@@ -491,7 +519,7 @@ def test_a_refused_credential_is_fetched_anew_once_and_the_call_repeated_with_an
 def test_the_same_credential_is_not_tried_twice() -> None:
     secret = Secret(accounts(BY_TOKEN), accounts(BY_TOKEN))
     with FaultServer([refuses(403, 9109), delivers]) as server, closing(Caller(server.url, secret=secret)) as caller:
-        assert caller.release() == Refused(CREDENTIALS, status(403, 9109))
+        assert caller.release() == Refused(CREDENTIALS, status(403, 9109), calls=1)
     assert len(server.requests) == 1
     assert secret.refetches == 1
     assert telemetry.metrics.metric_set["CredentialsRefused"]["Value"] == [1]
@@ -501,9 +529,16 @@ def test_a_newer_credential_that_is_refused_as_well_ends_it() -> None:
     secret = Secret(accounts(BY_TOKEN), accounts(ROTATED))
     plays = [refuses(403, 9109), refuses(401, 1000), delivers]
     with FaultServer(plays) as server, closing(Caller(server.url, secret=secret)) as caller:
-        assert caller.release() == Refused(CREDENTIALS, status(401, 1000))
+        assert caller.release() == Refused(CREDENTIALS, status(401, 1000), calls=2)
     assert len(server.requests) == 2
     assert secret.refetches == 1
+
+
+def test_a_limit_that_is_met_by_the_newer_credential_is_told_with_its_time_and_both_calls() -> None:
+    secret = Secret(accounts(BY_TOKEN), accounts(ROTATED))
+    plays = [refuses(401, 1000), answers(429, envelope(10429), "Retry-After: 17")]
+    with FaultServer(plays) as server, closing(Caller(server.url, secret=secret)) as caller:
+        assert caller.release() == Refused(LIMITED, status(429, 10429), 17, calls=2)
 
 
 def test_without_time_for_an_answer_the_newer_credential_is_left_to_the_next_call() -> None:
@@ -608,7 +643,7 @@ def test_no_release_fails_because_the_token_was_rotated_at_any_one_point(point: 
         called = client.release(ACCOUNT, WireForm.OBJECT, [FULL], 10)
         assert_came_to(called, RELEASED, [FULL], status(200))
         assert rotating.fetches == (1 if point == "first fetch" else 2)
-        assert client.check(ACCOUNT, 5).is_accepted is not False
+        assert client.check(ACCOUNT, 5, lambda: True).is_accepted is not False
 
 
 def test_while_the_credential_is_wrong_the_secret_is_fetched_once_in_thirty_seconds(secrets_manager: Any) -> None:
@@ -687,6 +722,33 @@ def test_a_credential_that_is_refused_is_checked_again_if_the_newer_secret_holds
         f"Bearer {NEW_TOKEN}",
     ]
     assert secret.refetches == 1
+
+
+@pytest.mark.parametrize(
+    ("allowed", "plays", "is_accepted", "evidence"),
+    [
+        ([False], [], None, no_reply("no_calls_left")),
+        ([True], [VERIFIED], True, status(200)),
+        ([True, False], [refuses(401, 1000)], None, no_reply("no_calls_left")),
+        ([True, True], [refuses(401, 1000), VERIFIED], True, status(200)),
+    ],
+)
+def test_each_call_of_a_check_is_asked_for_before(
+    allowed: list[bool], plays: list[Play], is_accepted: bool | None, evidence: Evidence
+) -> None:
+    asked = iter(allowed)
+    with FaultServer(plays or [VERIFIED]) as server, closing(Caller(server.url)) as caller:
+        assert caller.check(may_call=lambda: next(asked)) == CredentialCheck(is_accepted, evidence)
+    assert list(asked) == []
+    assert len(server.requests) == len(plays)
+
+
+def test_a_newer_credential_is_not_checked_without_a_call_to_spare() -> None:
+    secret = Secret(accounts(BY_TOKEN), accounts(ROTATED))
+    asked = iter([True, True, False])
+    with FaultServer([refuses(401, 1000)]) as server, closing(Caller(server.url, secret=secret)) as caller:
+        assert caller.check(may_call=lambda: next(asked)) == CredentialCheck(None, no_reply("no_calls_left"))
+    assert len(server.requests) == 2
 
 
 def test_another_credential_is_checked_at_once() -> None:

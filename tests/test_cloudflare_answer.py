@@ -46,8 +46,11 @@ def refusal(*codes: Any, **members: Any) -> bytes:
     return json.dumps({"success": False, "errors": errors, "messages": [], "result": None} | members).encode()
 
 
-def answer(status: int, body: bytes = b"", headers: Mapping[str, str] | None = None, *ids: str) -> Answered | Refused:
-    return classify(Reply(status, headers or {}, body), [MessageId(each) for each in ids or (FULL,)], NOON)
+def answer(
+    status: int, body: bytes = b"", headers: Mapping[str, str] | None = None, *ids: str, atomic: bool = False
+) -> Answered | Refused:
+    wanted = [MessageId(each) for each in ids or (FULL,)]
+    return classify(Reply(status, headers or {}, body), wanted, NOON, bulk_4xx_is_atomic=atomic)
 
 
 def verdict(*entries: Any, asked: MessageId = FULL) -> Verdict:
@@ -281,11 +284,11 @@ HTML = b"<!DOCTYPE html><title>Attention Required! | Cloudflare</title>"
         *[(401, GOOD, "credentials", "credentials")],
         (400, refusal(6003), "credentials", "credentials"),
         (400, refusal(1234, 6003), "credentials", "credentials"),
-        (400, refusal(7003), "rejected", "unclear"),
-        (404, refusal(7003), "rejected", "unclear"),
-        (409, refusal(7003), "rejected", "unclear"),
-        (422, refusal(1001, 1002), "rejected", "unclear"),
-        (422, json.dumps({"success": False, "errors": [{"code": 1001}]}).encode(), "rejected", "unclear"),
+        (400, refusal(7003), "rejected", "call rejected"),
+        (404, refusal(7003), "rejected", "call rejected"),
+        (409, refusal(7003), "rejected", "call rejected"),
+        (422, refusal(1001, 1002), "rejected", "call rejected"),
+        (422, json.dumps({"success": False, "errors": [{"code": 1001}]}).encode(), "rejected", "call rejected"),
         (400, refusal(), "unclear", "unclear"),
         (400, refusal("6003"), "unclear", "unclear"),
         (400, refusal(True), "unclear", "unclear"),
@@ -310,6 +313,7 @@ def test_whatever_is_no_good_answer_proves_a_refusal_or_nothing(
     meaning: dict[str, RefusalReason | tuple[State, Code]] = {
         "unclear": (UNKNOWN, Code.UNCLEAR_ANSWER),
         "rejected": (FAILED, Code.CLOUDFLARE_REJECTED),
+        "call rejected": (UNKNOWN, Code.CALL_REJECTED),
         "credentials": RefusalReason.CREDENTIALS,
         "limited": RefusalReason.RATE_LIMITED,
     }
@@ -320,6 +324,85 @@ def test_whatever_is_no_good_answer_proves_a_refusal_or_nothing(
             assert came.reason == meaning[expected]
         else:
             assert came.verdicts == {asked: Verdict(*meaning[expected]) for asked in ids}
+        if expected != "call rejected":
+            assert answer(status, body, None, *ids, atomic=True) == came
+
+
+@pytest.mark.parametrize("status", [400, 404, 409, 413, 422])
+def test_a_rejected_call_with_several_ids_had_no_effect_only_if_the_setting_says_so(status: int) -> None:
+    evidence = Evidence(status, (7003,))
+    assert answer(status, refusal(7003), None, FULL, OTHER, atomic=True) == Refused(
+        RefusalReason.CALL_REJECTED, evidence
+    )
+    alone = Answered({FULL: Verdict(FAILED, Code.CLOUDFLARE_REJECTED)}, evidence)
+    assert answer(status, refusal(7003), atomic=True) == answer(status, refusal(7003)) == alone
+
+
+# --- How much is left ------------------------------------------------------------------------------------------------
+
+POLICY = {"ratelimit-policy": '"default";q=1200;w=300'}
+
+
+@pytest.mark.parametrize(
+    ("value", "policy", "rest"),
+    [
+        (None, POLICY, None),
+        ('"default";r=1200;t=300', POLICY, None),
+        ('"default";r=300;t=120', POLICY, None),  # a quarter
+        ('"default";r=299;t=120', POLICY, 120),
+        ('"default";r=0;t=120', POLICY, 120),
+        ('"default"; r=0; t=120', POLICY, 120),
+        ('"default"; r=0;t=120;pk=:c29hcg==:', POLICY, 120),
+        ("default;r=0;t=7", POLICY, 7),
+        ('"burst";r=0;t=7, "daily";r=9999;t=86400', POLICY, 7),
+        ('"default";r=10;t=60', {"ratelimit-policy": '"burst";q=100;w=60'}, 60),
+        ('"default";r=25;t=60', {"ratelimit-policy": '"burst";q=100;w=60, "other";q=9;w=1'}, None),
+        ('"default";r=10;t=60', {"ratelimit-policy": '"burst"; q=100'}, 60),
+        ('"default";r=1;t=60', {}, None),  # of how much is not known
+        ('"default";r=0;t=60', {}, 60),
+        ('"default";r=1;t=60', {"ratelimit-policy": "nonsense"}, None),
+        ('"default";r=0;t=0', POLICY, 1),
+        ('"default";r=0;t=301', POLICY, 300),
+        ('"default";r=0;t=9999', POLICY, 300),
+        ('"default";r=0;t=99999', POLICY, None),
+        ('"default";r=9999999;t=60', POLICY, None),
+        ('"default";r=-1;t=60', POLICY, None),
+        ('"default";r=0;t=-60', POLICY, None),
+        ('"default";r=0.5;t=60', POLICY, None),
+        ('"default";r=0;t=60.5', POLICY, None),
+        ('"default";r=0', POLICY, None),
+        ('"default";t=60', POLICY, None),
+        ('"default";t=60;r=0', POLICY, None),
+        ("0", POLICY, None),
+        ("", POLICY, None),
+        ("limit=1200, remaining=0, reset=60", POLICY, None),
+        ('"default";r=\u0660;t=60', POLICY, None),
+        ("x" * 65 + ";r=0;t=60", POLICY, None),
+        ('"default";r=0;t=60', {"ratelimit-policy": '"default";q=0;w=300'}, None),
+    ],
+)
+@pytest.mark.parametrize("status", [200, 400, 404, 500])
+def test_how_little_is_left_is_a_rest_until_there_is_more(
+    status: int, value: str | None, policy: dict[str, str], rest: int | None
+) -> None:
+    headers = policy | ({} if value is None else {"ratelimit": value})
+    came = answer(status, GOOD if status == 200 else refusal(7003), headers)
+    assert isinstance(came, Answered)
+    assert came.rest == rest
+    assert came.calls == 1
+
+
+@given(st.text('"default;rt=0123456789, -.') | st.text(), st.text('"default;qw=0123456789, ') | st.text())
+def test_whatever_stands_in_these_headers_the_rest_is_within_reason(value: str, policy: str) -> None:
+    came = answer(200, GOOD, {"ratelimit": value, "ratelimit-policy": policy})
+    assert isinstance(came, Answered)
+    assert came.rest is None or 1 <= came.rest <= LOCKOUT_SECONDS
+
+
+def test_a_quota_that_reads_on_and_on_is_judged_in_no_time() -> None:
+    began = time.process_time()
+    answer(200, GOOD, {"ratelimit": ";" * 60_000 + " " * 60_000, "ratelimit-policy": ";" + " " * 60_000})
+    assert time.process_time() - began < 1
 
 
 @pytest.mark.parametrize(
@@ -443,7 +526,9 @@ envelopes = st.fixed_dictionaries(
 )
 bodies = st.binary() | (envelopes | anything).map(lambda content: json.dumps(content).encode())
 statuses = st.just(200) | st.sampled_from([400, 401, 403, 404, 408, 429, 500]) | st.integers(0, 999)
-headers = st.dictionaries(st.sampled_from(["retry-after", "cf-ray", "content-type"]), st.text())
+headers = st.dictionaries(
+    st.sampled_from(["retry-after", "cf-ray", "content-type", "ratelimit", "ratelimit-policy"]), st.text()
+)
 asked = st.lists(family, min_size=1, max_size=4, unique_by=postfix_part)
 
 
@@ -466,15 +551,18 @@ def was_delivered(content: Any, asked: MessageId) -> bool:
     )
 
 
-@given(statuses, headers, bodies, asked)
-@example(200, {}, envelope([{"id": FULL, "delivered": [A]}, {"postfix_id": BARE, "failed": [B]}]), [FULL])
+@given(statuses, headers, bodies, asked, st.booleans())
+@example(200, {}, envelope([{"id": FULL, "delivered": [A]}, {"postfix_id": BARE, "failed": [B]}]), [FULL], True)
 def test_no_answer_leads_to_an_exception_or_to_released_without_proof(
-    status: int, headers: dict[str, str], body: bytes, asked: Sequence[MessageId]
+    status: int, headers: dict[str, str], body: bytes, asked: Sequence[MessageId], atomic: bool
 ) -> None:
-    came = classify(Reply(status, headers, body), asked, NOON)
+    came = classify(Reply(status, headers, body), asked, NOON, bulk_4xx_is_atomic=atomic)
     assert came.evidence == evidence_of(Reply(status, headers, body))
+    assert came.calls == 1
     if isinstance(came, Refused):
-        assert status in (400, 401, 403, 429)
+        is_rejection = came.reason is RefusalReason.CALL_REJECTED
+        assert is_rejection or status in (400, 401, 403, 429)
+        assert not is_rejection or (atomic and len(asked) > 1 and 400 <= status < 500 and came.evidence.error_codes)
         assert (came.retry_after is not None) == (status == 429)
         return
     assert list(came.verdicts) == list(asked)

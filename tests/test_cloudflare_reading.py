@@ -22,6 +22,7 @@ from quarantine_release.cloudflare_reading import CloudflareReader
 from quarantine_release.credentials import Accounts, SecretMalformed, parse_accounts
 from quarantine_release.deadline import DeadlineSession, NoReply
 from quarantine_release.outcome import AccountId, Evidence, MessageId, PostfixPart, Reading, Seen, Wanted, postfix_part
+from quarantine_release.ports import LedgerUnavailable
 from quarantine_release.reading import RELEASE
 from quarantine_release.secret_store import SecretUnavailable
 from tests.fault_server import (
@@ -97,12 +98,22 @@ def refusal(status: int, code: int = 7003) -> Play:
     return answers(status, json.dumps(content).encode(), "cf-ray: ray-1")
 
 
+def always() -> bool:
+    """Let every call be made."""
+    return True
+
+
 def read(
-    plays: Sequence[Play], *wanted: str | Wanted, seconds: float = 10.0, secret: Held | None = None
+    plays: Sequence[Play],
+    *wanted: str | Wanted,
+    seconds: float = 10.0,
+    secret: Held | None = None,
+    may_call: Callable[[], bool] = always,
 ) -> tuple[Readings, list[str]]:
     """Read from a server that plays these, one per call; return the readings and the calls, without their base."""
     with FaultServer(plays) as server, reader_at(server.url, secret) as reader:
-        readings = reader.read(ACCOUNT, [each if isinstance(each, Wanted) else want(each) for each in wanted], seconds)
+        some = [each if isinstance(each, Wanted) else want(each) for each in wanted]
+        readings = reader.read(ACCOUNT, some, seconds, may_call)
     assert all(request.method == "GET" and request.path.startswith(INVESTIGATE) for request in server.requests)
     return readings, [request.path.removeprefix(INVESTIGATE) for request in server.requests]
 
@@ -145,7 +156,7 @@ def test_each_call_carries_the_one_credential_and_the_name_of_the_product(
 ) -> None:
     held = Held(parse_accounts(json.dumps(secret)))
     with FaultServer([page(), refusal(404)]) as server, reader_at(server.url, held) as reader:
-        reader.read(ACCOUNT, [want(each) for each in FULLS[:3]], 10)
+        reader.read(ACCOUNT, [want(each) for each in FULLS[:3]], 10, always)
     assert len(server.requests) == 4
     for request in server.requests:
         common = {"host", "accept", "accept-encoding", "user-agent"}
@@ -451,6 +462,61 @@ def test_a_refusal_ends_all_calls_of_the_run_and_keeps_what_was_read(
     assert shown(readings) == expected
 
 
+@pytest.mark.parametrize(
+    ("plays", "wanted", "expected"),
+    [
+        ([], FULLS[:3], {}),
+        ([], FULLS[:1], {}),
+        ([page({"id": FULLS[0], **FREED}, following="more")], FULLS[:3], {BARES[0]: RELEASED}),
+        ([page({"id": FULLS[0], **FREED}), refusal(404)], FULLS[:3], {BARES[0]: RELEASED, BARES[1]: ABSENT}),
+        ([ok({"id": FULLS[0], **FREED})], FULLS[:2], {BARES[0]: RELEASED}),
+        ([ok({"id": FULLS[0], **HELD})], FULLS[:2], {}),  # without its log nothing is said
+        ([refusal(404)], BARES[:1], {}),
+        ([refusal(404), page({"id": FULLS[0], **HELD})], BARES[:1], {}),
+    ],
+)
+def test_each_call_is_asked_for_before_and_without_leave_there_is_none(
+    plays: list[Play], wanted: list[str], expected: Mapping[str, Seen]
+) -> None:
+    leave = iter([True] * len(plays))
+    readings, calls = read([*plays, ok([])], *wanted, may_call=lambda: next(leave, False))
+    assert len(calls) == len(plays)
+    assert shown(readings) == expected
+
+
+@pytest.mark.parametrize(
+    ("plays", "seconds", "expected"),
+    [
+        ([page({"id": FULLS[0], **FREED}), ok([])], 10, 3),
+        ([ok({}, result_info={"next": "more"})], 10, 4),
+        ([refusal(429)], 10, 1),
+        ([page(), refusal(403)], 10, 2),
+        ([page()], -1, 0),
+    ],
+)
+def test_leave_is_asked_for_once_for_each_call_and_for_no_other(
+    plays: list[Play], seconds: float, expected: int
+) -> None:
+    asked: list[bool] = []
+
+    def may_call() -> bool:
+        asked.append(True)
+        return True
+
+    _, calls = read(plays, *FULLS[:3], seconds=seconds, may_call=may_call)
+    assert len(asked) == len(calls) == expected
+
+
+def test_a_budget_that_cannot_be_asked_ends_the_reading() -> None:
+    def may_call() -> bool:
+        raise LedgerUnavailable("ThrottlingException")
+
+    with FaultServer([page()]) as server, reader_at(server.url) as reader:
+        with pytest.raises(LedgerUnavailable):
+            reader.read(ACCOUNT, [want(FULLS[0])], 5, may_call)
+        assert server.requests == []
+
+
 FREED_ENTRY = {"id": FULLS[0], **FREED}
 
 
@@ -525,7 +591,7 @@ class Canned(DeadlineSession):
 
     def read(self, *wanted: Wanted, seconds: float = 20.0, secret: Held | None = None) -> Readings:
         reader = CloudflareReader("https://api.example", secret or Held(), self, lambda: NOON)
-        return reader.read(ACCOUNT, wanted, seconds)
+        return reader.read(ACCOUNT, wanted, seconds, always)
 
 
 def test_no_call_may_take_longer_than_5_seconds_or_than_is_left() -> None:
@@ -549,7 +615,7 @@ def test_without_a_credential_nothing_is_read_and_nothing_raised(content: Except
 
 def test_an_account_that_has_left_the_secret_is_not_read() -> None:
     with FaultServer([page()]) as server, reader_at(server.url) as reader:
-        assert reader.read(AccountId("b" * 32), [want(FULLS[0])], 5) == {}
+        assert reader.read(AccountId("b" * 32), [want(FULLS[0])], 5, always) == {}
     assert server.requests == []
 
 
@@ -645,7 +711,7 @@ class Simulated:
         before = len(self.control("/calls"))
         with reader_at(self.url, clock=lambda: datetime.now(UTC)) as reader:
             some = [each if isinstance(each, Wanted) else want(each) for each in wanted]
-            readings = reader.read(ACCOUNT, some, 25)
+            readings = reader.read(ACCOUNT, some, 25, always)
         return readings, [call["endpoint"] for call in self.control("/calls")[before:]]
 
 

@@ -19,6 +19,7 @@ from local.children import CannotStart
 from local.stack import Stack
 from local.template import Template
 from quarantine_release.answer import answer_body, result_body, trace_body
+from quarantine_release.attempt import Answer
 from quarantine_release.clients import Scope, parse_clients
 from quarantine_release.credentials import parse_accounts
 from quarantine_release.http_event import HttpRequest
@@ -33,7 +34,6 @@ from quarantine_release.outcome import (
     State,
 )
 from quarantine_release.problem import PROBLEMS, Declined, problem_body
-from quarantine_release.release import Answer
 from quarantine_release.release_request import _MEMBERS, _TEXT_LIMITS, BODY_LIMIT, IDS_LIMIT
 from quarantine_release.routes import _ROUTES, route
 from quarantine_release.trace import AttemptRow, AttemptState, MessageRow, Target, WireForm, results_of
@@ -188,6 +188,8 @@ def test_each_named_variable_of_make_run_has_an_effect() -> None:
         "QUARANTINE_RELEASE_TOKEN": "our-own-token",
         "LEASE_SECONDS": "2",
         "SETTLE_SECONDS": "3",
+        "BUDGET_INLINE_CALLS": "5",
+        "BUDGET_CALLS": "6",
         "RECONCILE_EVERY_SECONDS": "4",
     }
     assert set(given) == set(names("variable", "default", "what it is"))

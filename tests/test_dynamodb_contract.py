@@ -140,6 +140,61 @@ def test_an_update_without_a_condition_on_being_there_makes_the_item(dynamodb: A
     assert read(dynamodb, "a")["a"]["n"] == {"N": "1"}
 
 
+def test_an_update_that_asks_for_it_is_told_the_item_as_it_is_then(dynamodb: Any) -> None:
+    dynamodb.put_item(**put("a", keep={"S": "k"}, gone={"S": "g"}, n={"N": "1"}))
+    change = update("a", "REMOVE gone ADD n :two", "attribute_exists(pk)", two={"N": "2"})
+    answer = dynamodb.update_item(**change, ReturnValues="ALL_NEW")
+    assert answer["Attributes"] == {"pk": {"S": "a"}, "keep": {"S": "k"}, "n": {"N": "3"}}
+    answer["Attributes"]["n"] = {"N": "9"}  # what was told is the caller's own
+    assert read(dynamodb, "a")["a"]["n"] == {"N": "3"}
+    assert "Attributes" not in dynamodb.update_item(**change)
+
+
+def test_an_addition_without_a_condition_makes_the_item_and_adds_to_it_ever_after(dynamodb: Any) -> None:
+    change = update("a", "ADD #n :n", "", n={"N": "-2"})
+    del change["ConditionExpression"], change["ReturnValuesOnConditionCheckFailure"]
+    change["ExpressionAttributeNames"] = {"#n": "calls_17"}
+    told = [dynamodb.update_item(**change, ReturnValues="ALL_NEW")["Attributes"] for _ in range(2)]
+    assert [item["calls_17"] for item in told] == [{"N": "-2"}, {"N": "-4"}]
+    assert told[0]["pk"] == {"S": "a"}
+
+
+@pytest.mark.parametrize(("until", "holds"), [(None, True), (9, True), (10, True), (11, False)])
+def test_a_value_is_set_that_is_absent_or_not_above(dynamodb: Any, until: int | None, holds: bool) -> None:
+    if until is not None:
+        dynamodb.put_item(**put("a", until={"N": str(until)}))
+    change = update("a", "SET #until = :0", "(attribute_not_exists(#until) OR #until <= :1)")
+    change["ExpressionAttributeNames"] = {"#until": "until"}
+    change["ExpressionAttributeValues"] = {":0": {"N": "10"}, ":1": {"N": "10"}}
+    if holds:
+        dynamodb.update_item(**change)
+    else:
+        with pytest.raises(ClientError) as caught:
+            dynamodb.update_item(**change)
+        assert code_of(caught) == "ConditionalCheckFailedException"
+    assert read(dynamodb, "a")["a"]["until"] == {"N": "10" if holds else "11"}
+
+
+def test_a_condition_check_tells_the_item_that_it_refused(dynamodb: Any) -> None:
+    dynamodb.put_item(**put("guard", s={"S": "OPEN"}, cancelled_at={"N": "1"}))
+    check = {
+        "TableName": "ledger",
+        "Key": {"pk": {"S": "guard"}},
+        "ConditionExpression": "#s = :open AND attribute_not_exists(cancelled_at)",
+        "ExpressionAttributeNames": {"#s": "s"},
+        "ExpressionAttributeValues": {":open": {"S": "OPEN"}},
+        "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+    }
+    reasons = refused(dynamodb, {"Put": put("a")}, {"ConditionCheck": check})
+    assert [reason["Code"] for reason in reasons] == ["None", "ConditionalCheckFailed"]
+    assert reasons[1]["Item"] == {"pk": {"S": "guard"}, "s": {"S": "OPEN"}, "cancelled_at": {"N": "1"}}
+    assert "Item" not in reasons[0]
+    absent = check | {"Key": {"pk": {"S": "nowhere"}}}
+    reasons = refused(dynamodb, {"ConditionCheck": absent}, {"Put": put("a")})
+    assert reasons[0]["Code"] == "ConditionalCheckFailed"
+    assert "Item" not in reasons[0]
+
+
 @pytest.mark.parametrize(
     "actions",
     [[], [{"Put": put("a")}, {"Put": put("a")}], [{"Put": put(str(number))} for number in range(101)]],

@@ -275,7 +275,11 @@ def test_short_tags_mean_the_long_forms(tmp_path: Path) -> None:
 
     function = Template.read(path).functions()["WebhookFunction"]
 
-    assert function.environment == {"ARN": f"arn:aws:sqs:{REGION}:123456789012:ab", "N": "ab!", "B": "true"}
+    assert function.environment == {
+        "ARN": f"arn:aws:sqs:{REGION}:123456789012:ab",
+        "N": "https://sqs.us-east-1.amazonaws.com/123456789012/ab!",
+        "B": "true",
+    }
     assert (function.timeout_seconds, function.memory_mb) == (3, 128)
 
 

@@ -1,15 +1,18 @@
-"""The example events, each fed to the handler. Their token is a placeholder, whose hash only these tests know."""
+"""The example events, each fed to its handler. Their token is a placeholder, whose hash only these tests know."""
 
 import json
+from hashlib import md5
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.deployment import INVESTIGATE_ID, MESSAGE, Deployment, client_entry
+from quarantine_release import reconciler, worker
+from tests.deployment import INVESTIGATE_ID, MESSAGE, Context, Deployment, client_entry, sqs_record
 from tests.small_cloudflare import NO_REPLY
 
 EVENTS = {path.stem: path for path in (Path(__file__).parent.parent / "events").glob("*.json")}
+OF_WORKER, OF_RECONCILER = {"hints"}, {"schedule"}
 TOKEN = "example-token-that-opens-nothing"
 
 
@@ -75,13 +78,81 @@ def test_a_percent_encoded_id_is_found(webhook: Deployment) -> None:
     assert INVESTIGATE_ID.replace(":", "%3A") in event("percent_encoded_id")["path"]
 
 
+def test_hints_good_twice_foreign_and_malformed_are_all_acknowledged(webhook: Deployment) -> None:
+    asked = webhook.handle(event("respond_async"))
+    assert (asked.status, asked.headers["Preference-Applied"]) == (202, "respond-async")
+    good, again, foreign, malformed = event("hints")["Records"]
+    (sent,) = webhook.hints
+    assert (
+        json.loads(good["body"]) == json.loads(again["body"]) == {name: sent[name] for name in sent.keys() - {"delay"}}
+    )
+    assert json.loads(foreign["body"])["request_id"] != asked.body["request_id"]
+    with pytest.raises(ValueError, match="Expecting value"):
+        json.loads(malformed["body"])
+    for _ in range(2):
+        assert worker.lambda_handler(event("hints"), Context(60)) == {"batchItemFailures": []}
+    assert [sent.ids for sent in webhook.upstream.releases] == [["4Njp3P0STMz2c02Q", "4WtWkr6nlBz9sNH"]]
+    assert webhook.handle(event("respond_async")).body["counts"]["released"] == 2
+
+
+def test_without_the_ledger_all_but_the_malformed_one_are_delivered_again(webhook: Deployment) -> None:
+    webhook.delete_table()
+    *good, _ = event("hints")["Records"]
+    assert worker.lambda_handler(event("hints"), Context(60)) == {
+        "batchItemFailures": [{"itemIdentifier": record["messageId"]} for record in good]
+    }
+
+
+def test_what_was_taken_on_can_be_cancelled(webhook: Deployment) -> None:
+    assert webhook.handle(event("cancel")).status == 404
+    asked = webhook.handle(event("respond_async"))
+    answer = webhook.handle(event("cancel"))
+    assert (answer.status, answer.body["counts"]["cancelled"]) == (200, 2)
+    assert answer.body["request_id"] == asked.body["request_id"]
+    worker.lambda_handler(event("hints"), Context(60))
+    assert not webhook.upstream.requests
+
+
+def test_the_schedule_runs_the_reconciler(webhook: Deployment) -> None:
+    summary: dict[str, int] = reconciler.lambda_handler(event("schedule"), Context(55))
+    assert summary == {"attempts": 0, "settled": 0, "requests": 0, "hints": 0}
+    assert webhook.is_untouched
+
+
 def test_every_event_is_fed_to_the_handler_here() -> None:
     source = Path(__file__).read_text()
     assert EVENTS
     assert [name for name in EVENTS if f'"{name}"' not in source] == []
 
 
-@pytest.mark.parametrize("name", sorted(EVENTS))
+def test_a_record_of_the_queue_is_as_whole_as_a_real_one() -> None:
+    """The members: Lambda developer guide, "Example Amazon SQS message event"."""
+    made = sqs_record("{}", "message-1")
+    for record in (*event("hints")["Records"], made):
+        assert record.keys() == made.keys()
+        assert record["attributes"].keys() == made["attributes"].keys()
+        assert record["md5OfBody"] == md5(record["body"].encode(), usedforsecurity=False).hexdigest()
+    assert len({record["messageId"] for record in event("hints")["Records"]}) == 4
+
+
+def test_the_schedule_is_as_whole_as_a_real_one() -> None:
+    """The members: EventBridge user guide, "Structure of events"."""
+    content = event("schedule")
+    assert content.keys() == {
+        "version",
+        "id",
+        "detail-type",
+        "source",
+        "account",
+        "time",
+        "region",
+        "resources",
+        "detail",
+    }
+    assert (content["source"], content["detail-type"], content["detail"]) == ("aws.events", "Scheduled Event", {})
+
+
+@pytest.mark.parametrize("name", sorted(EVENTS.keys() - OF_WORKER - OF_RECONCILER))
 def test_an_event_is_as_whole_as_a_real_one(name: str) -> None:
     """The members: API Gateway developer guide, "Input format of a Lambda function for proxy integration"."""
     content = event(name)

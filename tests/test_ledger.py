@@ -3,13 +3,23 @@
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
+from quarantine_release.allowance import AccountRow
 from quarantine_release.ledger import DynamoLedger
-from quarantine_release.ledger_items import attempt_key, message_key, request_key
+from quarantine_release.ledger_items import (
+    account_key,
+    account_row,
+    attempt_key,
+    calls_name,
+    message_key,
+    open_at,
+    request_key,
+)
 from quarantine_release.outcome import (
     AttemptId,
     Code,
@@ -23,6 +33,7 @@ from quarantine_release.outcome import (
     postfix_part,
 )
 from quarantine_release.ports import Conflict, LedgerUnavailable, Move
+from quarantine_release.table import Table
 from quarantine_release.trace import (
     AttemptRow,
     AttemptState,
@@ -43,6 +54,7 @@ from quarantine_release.transitions import (
     recorded,
     refused,
 )
+from quarantine_release.update_expression import UpdateExpression
 from tests.model_dynamodb import Fault, ModelDynamoDB
 from tests.stand_ins import ACCOUNT, BARE, DELIVERED, FULL, NOON, OK, OTHER, TERMS, request_row
 
@@ -51,7 +63,7 @@ PART = postfix_part(BARE)
 
 @pytest.fixture
 def ledger(dynamodb: Any) -> DynamoLedger:
-    return DynamoLedger(dynamodb, "ledger", lambda _: None)
+    return DynamoLedger(Table(dynamodb, "ledger", lambda _: None))
 
 
 def attempt(name: str, request: RequestRow, *ids: MessageId) -> AttemptRow:
@@ -111,7 +123,7 @@ def test_a_claim_refused_for_one_message_writes_nothing_and_tells_the_rows_as_th
     request = request_row(BARE, OTHER, name="two")
     own = attempt("a2", request, BARE, OTHER)
     conflict = ledger.claim(request, [], own, claims(request, own), [])
-    assert conflict == Conflict(None, {PART: row})
+    assert conflict == Conflict({}, {PART: row})
     assert ledger.requests([request.request_id]) == {}
     assert ledger.attempts(ACCOUNT, [own.attempt]) == []
     assert ledger.messages(ACCOUNT, [postfix_part(OTHER)]) == {}
@@ -133,7 +145,7 @@ def test_a_message_that_is_gone_since_it_was_seen_is_told_as_gone(ledger: Dynamo
     own = attempt("a2", request)
     ghost = claimed(None, own.targets[0], request_row(name="old"), attempt("old", request))
     conflict = ledger.claim(request, [], own, claims(request, own, {PART: ghost}), [])
-    assert conflict == Conflict(None, {PART: None})
+    assert conflict == Conflict({}, {PART: None})
 
 
 def test_who_asks_for_a_message_of_another_is_remembered_with_it(ledger: DynamoLedger) -> None:
@@ -163,7 +175,7 @@ def test_an_earlier_request_under_the_same_key_refuses_the_claim_and_is_told(led
     own = attempt("a2", again)
     conflict = ledger.claim(again, [], own, claims(again, own), [])
     assert conflict is not None
-    assert conflict.request == request_row(BARE)
+    assert conflict.requests == {again.request_id: request_row(BARE)}
     assert conflict.messages == {PART: message(ledger)}
 
 
@@ -242,7 +254,7 @@ def test_only_what_is_open_is_in_the_open_index(ledger: DynamoLedger, dynamodb: 
     unknown = Verdict(State.UNKNOWN, Code.NO_ANSWER)
     ledger.record(ended(own, unknown), AttemptState.OPEN, outcomes(moves, unknown), None)
     assert [is_indexed(dynamodb, key) for key in keys] == [True, True]
-    ledger.close(closed_row(request))
+    ledger.close([closed_row(request)])
     assert [is_indexed(dynamodb, key) for key in keys] == [True, False]
 
 
@@ -251,16 +263,20 @@ def closed_row(request: RequestRow) -> RequestRow:
 
 
 def is_indexed(dynamodb: Any, key: str) -> bool:
+    return {"open_kind", "open_at"} <= set(item_of(dynamodb, key))
+
+
+def item_of(dynamodb: Any, key: str) -> dict[str, Any]:
     wanted = {"ledger": {"Keys": [{"pk": {"S": key}}]}}
     (item,) = dynamodb.batch_get_item(RequestItems=wanted)["Responses"]["ledger"]
-    return {"open_kind", "open_at"} <= set(item)
+    return dict(item)
 
 
 def test_a_request_is_closed_once(ledger: DynamoLedger) -> None:
     request = request_row(BARE)
     ledger.claim(request, [], None, [], [])
-    ledger.close(closed_row(request))
-    ledger.close(replace(closed_row(request), letters="F"))
+    ledger.close([closed_row(request)])
+    ledger.close([replace(closed_row(request), letters="F")])
     assert ledger.requests([request.request_id])[request.request_id].letters == "R"
 
 
@@ -340,9 +356,13 @@ def faulty(faults: list[Fault]) -> ModelDynamoDB:
     return ModelDynamoDB(lambda _: faults.pop(0) if faults else None)
 
 
+def ledger_of(client: Any, pause: Callable[[int], None] = lambda _: None) -> DynamoLedger:
+    return DynamoLedger(Table(client, "ledger", pause))
+
+
 @pytest.fixture
 def faulty_ledger(faulty: ModelDynamoDB) -> DynamoLedger:
-    return DynamoLedger(faulty, "ledger", lambda _: None)  # type: ignore[arg-type]  # the part of the client in use
+    return ledger_of(faulty)
 
 
 def test_a_claim_that_landed_though_its_answer_was_lost_is_a_success(faulty_ledger: DynamoLedger) -> None:
@@ -372,14 +392,14 @@ def test_a_write_that_landed_though_its_answer_was_lost_is_not_taken_for_another
 
 def test_conflicts_and_throttling_are_waited_out(faults: list[Fault], faulty: ModelDynamoDB) -> None:
     waits: list[int] = []
-    ledger = DynamoLedger(faulty, "ledger", waits.append)  # type: ignore[arg-type]
+    ledger = ledger_of(faulty, waits.append)
     request = request_row(BARE)
     own = attempt("a1", request)
     faults += [Fault.CONFLICT] * 3
     assert ledger.claim(request, [], own, claims(request, own), []) is None
     assert waits == [0, 1, 2]
     faults += [Fault.CONFLICT]
-    ledger.close(closed_row(request))
+    ledger.close([closed_row(request)])
     assert ledger.requests([request.request_id])[request.request_id].state is RequestState.CLOSED
 
 
@@ -391,7 +411,7 @@ def test_what_cannot_be_known_is_unavailable(
     request = request_row(BARE)
     act: dict[str, Callable[[], object]] = {
         "claim": lambda: faulty_ledger.claim(request, [], None, [], []),
-        "close": lambda: faulty_ledger.close(closed_row(request)),
+        "close": lambda: faulty_ledger.close([closed_row(request)]),
         "messages": lambda: faulty_ledger.messages(ACCOUNT, [PART]),
     }
     faults += [fault] * 20
@@ -407,7 +427,7 @@ def test_contention_without_end_is_unavailable(
     faults += [Fault.CONFLICT] * 8
     with pytest.raises(LedgerUnavailable):
         faulty_ledger.claim(request, [], None, [], []) if operation == "claim" else faulty_ledger.close(
-            closed_row(request)
+            [closed_row(request)]
         )
 
 
@@ -425,7 +445,7 @@ class _Sparing(ModelDynamoDB):
 
 def test_keys_left_unprocessed_are_asked_for_again_but_not_for_ever() -> None:
     dynamodb = _Sparing()
-    ledger = DynamoLedger(dynamodb, "ledger", lambda _: None)  # type: ignore[arg-type]
+    ledger = ledger_of(dynamodb)
     request = request_row(BARE, OTHER)
     own = attempt("a1", request, BARE, OTHER)
     ledger.claim(request, [], own, claims(request, own), [])
@@ -446,11 +466,12 @@ def test_an_error_of_the_service_is_told_by_its_code_alone(error: Exception) -> 
 
             return fail
 
-    ledger = DynamoLedger(Broken(), "ledger", lambda _: None)  # type: ignore[arg-type]
+    ledger = ledger_of(Broken())
     for act in (
         lambda: ledger.claim(request_row(), [], None, [], []),
-        lambda: ledger.close(closed_row(request_row())),
+        lambda: ledger.close([closed_row(request_row())]),
         lambda: ledger.messages(ACCOUNT, [PART]),
+        lambda: ledger.open_attempts(NOON, 9),
     ):
         with pytest.raises(LedgerUnavailable, match=r"\A(AccessDenied|EndpointConnectionError|ClientError)\Z"):
             act()
@@ -507,6 +528,21 @@ def test_messages_moved_on_together_are_moved_on_singly_where_one_has_moved_mean
     assert {message(faulty_ledger, move.after.part).state for move in moves} == {State.RELEASED}
 
 
+def test_messages_are_moved_on_a_hundred_in_a_round_trip(faulty: ModelDynamoDB, faulty_ledger: DynamoLedger) -> None:
+    ids = [MessageId(f"4Njp3P0STMz2c{number:03d}") for number in range(150)]
+    moves: list[Move] = []
+    for some in (ids[:75], ids[75:]):
+        request = request_row(*some, name=some[0])
+        own = attempt(f"a-{some[0]}", request, *some)
+        moves += claims(request, own)
+        faulty_ledger.claim(request, [], own, claims(request, own), [])
+    faulty.calls.clear()
+    assert faulty_ledger.project(outcomes(moves, DELIVERED)) == {}
+    assert faulty.calls == ["TransactWriteItems"] * 2
+    rows = faulty_ledger.messages(ACCOUNT, [postfix_part(each) for each in ids])
+    assert [row.state for row in rows.values()] == [State.RELEASED] * 150
+
+
 def test_an_outcome_is_written_though_the_transaction_is_contended_without_end(
     faults: list[Fault], faulty_ledger: DynamoLedger
 ) -> None:
@@ -524,8 +560,241 @@ def test_an_outcome_is_written_though_the_transaction_is_contended_without_end(
 def test_a_late_end_of_one_acceptance_does_not_end_the_next_under_the_same_key(ledger: DynamoLedger) -> None:
     first = request_row(BARE)
     ledger.claim(first, [], None, [], [])
-    ledger.close(refused(first, NOON, TERMS))
+    ledger.close([refused(first, NOON, TERMS)])
     again = request_row(BARE, nonce="another")
     assert ledger.claim(again, [], None, [], []) is None
-    ledger.close(refused(first, NOON, TERMS))
+    ledger.close([refused(first, NOON, TERMS)])
     assert ledger.requests([first.request_id])[first.request_id].state is RequestState.OPEN
+
+
+def test_a_fuller_id_of_a_message_under_review_has_its_attempt_looked_at_again(
+    ledger: DynamoLedger, dynamodb: Any
+) -> None:
+    release_once(ledger, verdict=Verdict(State.NEEDS_REVIEW, Code.UNSETTLED))
+    row, key = message(ledger), attempt_key(ACCOUNT, AttemptId("attempt-one"))
+    for given, is_looked_at in ((BARE, False), (FULL, True)):
+        request = request_row(given, name=given)
+        assert ledger.claim(None, [], None, [], [Move(row, asked(row, Target(PART, given), request))]) is None
+        assert is_indexed(dynamodb, key) is is_looked_at
+
+
+def test_an_attempt_whose_outcome_leaves_something_unknown_stays_due_though_its_transaction_is_cancelled(
+    faults: list[Fault], faulty_ledger: DynamoLedger
+) -> None:
+    request = request_row(BARE)
+    own = attempt("a1", request)
+    moves = claims(request, own)
+    unknown = Verdict(State.UNKNOWN, Code.NO_ANSWER)
+    faulty_ledger.claim(request, [], own, moves, [])
+    faults += [Fault.CANCELLED]
+    assert faulty_ledger.record(ended(own, unknown), AttemptState.OPEN, outcomes(moves, unknown), None) == {}
+    assert [due.attempt for due in faulty_ledger.open_attempts(NOON, 9)] == [own.attempt]
+
+
+# Requests that were accepted before.
+
+
+def cancelled(request: RequestRow) -> RequestRow:
+    return replace(request, cancelled_at=NOON)
+
+
+@pytest.mark.parametrize("end", ["cancelled", "closed", "refused"])
+def test_nothing_is_claimed_for_a_request_that_is_cancelled_or_has_ended(ledger: DynamoLedger, end: str) -> None:
+    first, second = request_row(BARE), request_row(OTHER, name="two")
+    for request in (first, second):
+        ledger.claim(request, [], None, [], [])
+    if end == "cancelled":
+        assert ledger.cancel(cancelled(first)) is None
+    else:
+        ledger.close([closed_row(first) if end == "closed" else refused(first, NOON, TERMS)])
+    own = attempt("a1", first, BARE, OTHER)
+    moves = (
+        *claims(first, replace(own, targets=own.targets[:1])),
+        *claims(second, replace(own, targets=own.targets[1:])),
+    )
+    conflict = ledger.claim(None, [first.request_id, second.request_id], own, moves, [])
+    kept = ledger.requests([first.request_id])[first.request_id]
+    assert conflict == Conflict({first.request_id: kept}, {})
+    assert not kept.may_claim
+    assert ledger.messages(ACCOUNT, [PART, postfix_part(OTHER)]) == {}
+    assert ledger.attempts(ACCOUNT, [own.attempt]) == []
+
+
+def test_nothing_is_claimed_for_a_request_that_is_gone(ledger: DynamoLedger) -> None:
+    request = request_row(BARE)
+    own = attempt("a1", request)
+    conflict = ledger.claim(None, [request.request_id], own, claims(request, own), [])
+    assert conflict == Conflict({request.request_id: None}, {})
+
+
+@pytest.mark.parametrize(("messages", "owners"), [(98, 1), (49, 49)])
+def test_the_largest_claims_are_one_transaction(faulty_ledger: DynamoLedger, messages: int, owners: int) -> None:
+    ids = [MessageId(f"4Njp3P0STMz2c{number:03d}") for number in range(messages)]
+    requests = [request_row(*ids, name=str(number)) for number in range(owners)]
+    for request in requests:
+        faulty_ledger.claim(request, [], None, [], [])
+    own = attempt("a1", requests[0], *ids)
+    assert faulty_ledger.claim(None, [each.request_id for each in requests], own, claims(requests[0], own), []) is None
+    assert len(faulty_ledger.messages(ACCOUNT, [postfix_part(each) for each in ids])) == messages
+
+
+def test_a_request_is_cancelled_while_it_is_open_and_stays_open(ledger: DynamoLedger, dynamodb: Any) -> None:
+    request = request_row(BARE)
+    ledger.claim(request, [], None, [], [])
+    assert ledger.cancel(cancelled(request)) is None
+    assert ledger.requests([request.request_id]) == {request.request_id: cancelled(request)}
+    assert is_indexed(dynamodb, request_key(request.request_id))
+
+
+def test_cancelling_what_has_ended_or_is_another_acceptance_changes_nothing(ledger: DynamoLedger) -> None:
+    request = request_row(BARE)
+    ledger.claim(request, [], None, [], [])
+    other = replace(cancelled(request), nonce="another")
+    assert ledger.cancel(other) == request
+    ledger.close([closed_row(request)])
+    kept = ledger.requests([request.request_id])[request.request_id]
+    assert ledger.cancel(cancelled(request)) == kept
+    assert ledger.requests([request.request_id]) == {request.request_id: kept}
+    assert ledger.cancel(cancelled(request_row(BARE, name="never there"))) is None
+    assert ledger.requests([RequestId("rq_never there")]) == {}
+
+
+def test_a_cancelled_request_is_closed_like_any_other_and_keeps_when_it_was_cancelled(ledger: DynamoLedger) -> None:
+    request = request_row(BARE)
+    ledger.claim(request, [], None, [], [])
+    ledger.cancel(cancelled(request))
+    ledger.close([replace(closed_row(request), letters="C")])
+    kept = ledger.requests([request.request_id])[request.request_id]
+    assert (kept.state, kept.letters, kept.cancelled_at) == (RequestState.CLOSED, "C", NOON)
+
+
+def test_many_requests_are_closed_though_some_were_by_another(ledger: DynamoLedger) -> None:
+    requests = [request_row(BARE, name=str(number)) for number in range(3)]
+    for request in requests:
+        ledger.claim(request, [], None, [], [])
+    ledger.close([replace(closed_row(requests[1]), letters="F")])
+    ledger.close([closed_row(request) for request in requests])
+    kept = ledger.requests([request.request_id for request in requests])
+    assert [kept[request.request_id].letters for request in requests] == ["R", "F", "R"]
+
+
+def test_more_than_a_hundred_requests_are_closed_in_few_round_trips(
+    faulty: ModelDynamoDB, faulty_ledger: DynamoLedger
+) -> None:
+    requests = [request_row(BARE, name=str(number)) for number in range(201)]
+    for request in requests:
+        faulty_ledger.claim(request, [], None, [], [])
+    faulty.calls.clear()
+    faulty_ledger.close([closed_row(request) for request in requests])
+    assert faulty.calls == ["TransactWriteItems", "TransactWriteItems", "UpdateItem"]
+    kept = faulty_ledger.requests([request.request_id for request in requests])
+    assert {request.state for request in kept.values()} == {RequestState.CLOSED}
+    assert len(kept) == 201
+
+
+def test_closings_that_are_contended_without_end_are_made_one_by_one(
+    faults: list[Fault], faulty_ledger: DynamoLedger
+) -> None:
+    requests = [request_row(BARE, name=str(number)) for number in range(2)]
+    for request in requests:
+        faulty_ledger.claim(request, [], None, [], [])
+    faults += [Fault.CONFLICT] * 8
+    faulty_ledger.close([closed_row(request) for request in requests])
+    kept = faulty_ledger.requests([request.request_id for request in requests])
+    assert {request.state for request in kept.values()} == {RequestState.CLOSED}
+
+
+def test_what_is_put_off_is_due_behind_all_others_and_what_has_ended_is_not_due_again(ledger: DynamoLedger) -> None:
+    requests = [request_row(BARE, name=str(n), created_at=NOON + timedelta(seconds=n)) for n in range(3)]
+    own = attempt("a1", requests[0])
+    ledger.claim(requests[0], [], own, claims(requests[0], own), [])
+    for request in requests[1:]:
+        ledger.claim(request, [], None, [], [])
+    ledger.close([closed_row(requests[1])])
+    later = NOON + timedelta(minutes=10)
+    ledger.look_again([*requests[:2], own], later)
+    soon = later - timedelta(milliseconds=1)
+    assert [ledger.open_requests(soon, 9), ledger.open_attempts(soon, 9)] == [requests[2:], []]
+    assert ledger.open_requests(later, 9) == [requests[0], requests[2]]
+    assert ledger.open_attempts(later, 9) == [own]
+    ledger.look_again([], later)
+
+
+def test_an_attempt_that_is_not_open_any_more_is_not_put_off(ledger: DynamoLedger, dynamodb: Any) -> None:
+    request = request_row(BARE)
+    own = attempt("a1", request)
+    moves = claims(request, own)
+    ledger.claim(request, [], own, moves, [])
+    ledger.record(ended(own), AttemptState.OPEN, outcomes(moves, DELIVERED), None)
+    for seen in (own, ended(own)):
+        ledger.look_again([seen], NOON)
+    assert "open_at" not in item_of(dynamodb, attempt_key(ACCOUNT, own.attempt))
+
+
+def test_of_each_shard_so_many_are_due_at_most_the_oldest_first(ledger: DynamoLedger) -> None:
+    ages = {f"{number}": NOON + timedelta(seconds=(number * 7) % 24) for number in range(24)}
+    for name, at in ages.items():
+        ledger.claim(request_row(BARE, name=name, created_at=at), [], None, [], [])
+    due = [request.created_at for request in ledger.open_requests(NOON + timedelta(seconds=19), 99)]
+    assert due == sorted(at for at in ages.values() if at <= NOON + timedelta(seconds=19))
+    few = ledger.open_requests(NOON + timedelta(seconds=19), 2)
+    assert len(few) <= 8
+    assert few[0].created_at == NOON
+
+
+# The account row, to which all add.
+
+
+def test_an_addition_tells_what_all_have_added_and_makes_the_row_if_there_is_none(dynamodb: Any) -> None:
+    table = Table(dynamodb, "ledger", lambda _: None)
+    for calls in (3, 2):
+        update = UpdateExpression("ledger", {"S": account_key(ACCOUNT)})
+        update.add(calls_name(17), {"N": str(calls)})
+        item = table.change(update.build())
+    assert account_row(item) == AccountRow(calls={17: 5})
+    assert [account_row(each) for each in table.read([account_key(ACCOUNT)])] == [AccountRow(calls={17: 5})]
+
+
+def test_an_account_row_is_read_as_it_was_written(dynamodb: Any) -> None:
+    table = Table(dynamodb, "ledger", lambda _: None)
+    update = UpdateExpression("ledger", {"S": account_key(ACCOUNT)})
+    for name, number in ((calls_name(17), 5), (calls_name(18), -1), ("resumed", 4), ("troubles", 2)):
+        update.add(name, {"N": str(number)})
+    update.set("paused_until", open_at(NOON))
+    assert account_row(table.change(update.build())) == AccountRow({17: 5, 18: -1}, NOON, 4, 2)
+
+
+def test_a_pause_is_only_ever_made_longer(dynamodb: Any) -> None:
+    table = Table(dynamodb, "ledger", lambda _: None)
+    for seconds in (60, 30, 90, 90):
+        until = open_at(NOON + timedelta(seconds=seconds))
+        update = UpdateExpression("ledger", {"S": account_key(ACCOUNT)})
+        update.set("paused_until", until)
+        update.require_absent_or_below("paused_until", until)
+        was_refused = table.write({"Update": update.build()}) is not None
+        assert was_refused == (seconds == 30)
+    (item,) = table.read([account_key(ACCOUNT)])
+    assert account_row(item).paused_until == NOON + timedelta(seconds=90)
+
+
+def test_what_is_removed_is_gone_and_the_rest_stays(dynamodb: Any) -> None:
+    table = Table(dynamodb, "ledger", lambda _: None)
+    update = UpdateExpression("ledger", {"S": account_key(ACCOUNT)})
+    for name in (calls_name(17), "troubles"):
+        update.add(name, {"N": "3"})
+    table.change(update.build())
+    update = UpdateExpression("ledger", {"S": account_key(ACCOUNT)})
+    update.remove("troubles")
+    assert account_row(table.change(update.build())) == AccountRow(calls={17: 3})
+
+
+@pytest.mark.parametrize("fault", [Fault.TIMEOUT_BEFORE, Fault.TIMEOUT_AFTER, Fault.THROTTLED, Fault.CONFLICT])
+def test_an_addition_that_may_not_have_been_made_is_not_tried_again(
+    faults: list[Fault], faulty: ModelDynamoDB, fault: Fault
+) -> None:
+    faults.append(fault)
+    update = UpdateExpression("ledger", {"S": account_key(ACCOUNT)})
+    update.add(calls_name(17), {"N": "1"})
+    with pytest.raises(LedgerUnavailable):
+        Table(faulty, "ledger", lambda _: None).change(update.build())  # type: ignore[arg-type]
+    assert faulty.calls == ["UpdateItem"]

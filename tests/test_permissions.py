@@ -5,7 +5,7 @@ items. A call or a condition of another kind fails the test, so that nobody take
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
@@ -18,7 +18,7 @@ from tests.small_cloudflare import NO_REPLY, Reply
 from tests.stand_ins import Clock
 from tests.test_template import allowed, listed, role_of, stack_with, statements
 
-WEBHOOK, RECONCILER = "WebhookFunction", "ReconcilerFunction"
+WEBHOOK, WORKER, RECONCILER = "WebhookFunction", "WorkerFunction", "ReconcilerFunction"
 # Transactions have no permission of their own: each of their actions needs that of the call it stands for (DynamoDB
 # developer guide, "Using IAM with DynamoDB transactions").
 ACTIONS_OF_TRANSACTIONS = {
@@ -27,8 +27,9 @@ ACTIONS_OF_TRANSACTIONS = {
     "Put": "PutItem",
     "Update": "UpdateItem",
 }
-SERVICES = ("dynamodb:", "secretsmanager:")
+SERVICES = ("dynamodb:", "secretsmanager:", "sqs:")
 LEDGER, INDEX = "${Ledger.Arn}", "${Ledger.Arn}/index/open-index"
+QUEUE, DEAD_LETTERS = "${ReleaseQueue.Arn}", "${ReleaseDeadLetterQueue.Arn}"
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,11 @@ class Need:
     action: str
     resource: str
     keys: frozenset[str] = frozenset()
+
+
+# What Lambda calls with the role of a function that takes from a queue (Lambda developer guide, "Using Lambda with
+# Amazon SQS", execution role permissions).
+RECEIVING = tuple(Need(f"sqs:{action}", QUEUE) for action in ("DeleteMessage", "GetQueueAttributes", "ReceiveMessage"))
 
 
 def needs_of(operation: str, params: Mapping[str, Any]) -> Iterator[Need]:
@@ -61,8 +67,20 @@ def needs_of(operation: str, params: Mapping[str, Any]) -> Iterator[Need]:
             kind = params["ExpressionAttributeValues"][name[1]]["S"]
             resource = f"${{{params['TableName']}.Arn}}/index/{params['IndexName']}"
             yield Need("dynamodb:Query", resource, frozenset({kind}))
+        case "SendMessage" | "SendMessageBatch":  # there is no permission of its own for a batch
+            yield Need("sqs:SendMessage", _queue_at(params["QueueUrl"]))
         case _:
             raise NotImplementedError(operation)
+
+
+def _queue_at(url: str) -> str:
+    """Return the ARN of the queue whose URL ends in its name; where the template gives none, that is its logical id."""
+    name = url.rpartition("/")[2]
+    queues = stack_with().of_type("AWS::SQS::Queue")
+    (found,) = (
+        logical_id for logical_id, properties in queues.items() if properties.get("QueueName", logical_id) == name
+    )
+    return f"${{{found}.Arn}}"
 
 
 def _need(operation: str, table: str, keys: Sequence[Mapping[str, Any]]) -> Need:
@@ -94,11 +112,13 @@ def _holds(condition: Mapping[str, Any] | None, need: Need) -> bool:
 
 @dataclass
 class Stage:
-    """Both functions on one table; what each of them needs is kept. Every run of the reconciler is a new process."""
+    """The functions on one table; what each of them needs is kept. Every run of the reconciler is a new process."""
 
     deployment: Deployment
     clock: Clock
-    needs: dict[str, set[Need]] = field(default_factory=lambda: {WEBHOOK: set(), RECONCILER: set()})
+    needs: dict[str, set[Need]] = field(
+        default_factory=lambda: {WEBHOOK: set(), WORKER: set(RECEIVING), RECONCILER: set()}
+    )
     _function: str = WEBHOOK
 
     def hear(self, model: Any, params: Mapping[str, Any], **_: Any) -> None:
@@ -114,9 +134,15 @@ class Stage:
     def reconcile(self, *answers: Reply, **ahead: float) -> None:
         self.clock.move(**ahead)
         self.deployment.upstream.answers += answers
+        self._run(RECONCILER, self.deployment.reconcile)
+
+    def work(self) -> None:
+        self._run(WORKER, self.deployment.work)
+
+    def _run(self, function: str, run: Callable[[], object]) -> None:
         self.deployment.start_afresh()
-        self._function = RECONCILER
-        self.deployment.reconcile()
+        self._function = function
+        run()
         self._function = WEBHOOK
         self.deployment.start_afresh()
         assert not self.deployment.upstream.answers
@@ -127,7 +153,7 @@ class Stage:
 
 @pytest.fixture
 def needs(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> dict[str, set[Need]]:
-    """Play the main cases of both functions; return what each of them needs."""
+    """Play the main cases of the functions; return what each of them needs."""
     stage = Stage(deployment, Clock(wiring.clock()))
     monkeypatch.setattr(wiring, "clock", stage.clock)
     with listening(stage.hear):
@@ -169,7 +195,10 @@ def play_what_is_settled_later(stage: Stage) -> None:
     # Cloudflare took no call: made up for.
     stage.deployment.upstream.answers.append(Reply(429))
     limited = path_of(stage.deployment.post(["4WtWkr6nlBz9sNE"]))
-    stage.reconcile(seconds=60)
+    stage.work()  # too early: the hint goes out again
+    assert stage.outcome_at(limited) == "in_progress"
+    stage.reconcile(seconds=360)
+    stage.work()
     assert stage.outcome_at(limited) == "released"
     # The answer was lost: read, first in vain.
     lost = stage.lose_an_answer("4WtWkr6nlBz9sNF")
@@ -179,6 +208,7 @@ def play_what_is_settled_later(stage: Stage) -> None:
     # The call was lost: released again after the wait.
     lost = stage.lose_an_answer("4WtWkr6nlBz9sNG")
     stage.reconcile(details("4WtWkr6nlBz9sNG", is_quarantined=True), seconds=215)
+    stage.work()
     assert stage.outcome_at(lost) == "released"
     # Nobody can say, until somebody knows a fuller id.
     bare, full = "4WtWkr6nlBz9sNH", "4WtWkr6nlBz9sNH-2024-01-05T10:00:00-1"
@@ -207,7 +237,18 @@ def test_whatever_is_allowed_to_a_function_it_calls(needs: dict[str, set[Need]])
         assert granted == {(need.action, need.resource) for need in found}
 
 
-@pytest.mark.parametrize("function", [WEBHOOK, RECONCILER])
+def test_sending_hints_needs_the_permission_for_single_messages_on_the_queue_at_the_url() -> None:
+    def needs_at(name: str) -> list[Need]:
+        params = {"QueueUrl": f"https://sqs.us-east-1.amazonaws.com/123456789012/{name}", "Entries": [{"Id": "0"}]}
+        return list(needs_of("SendMessageBatch", params))
+
+    assert needs_at("quarantine-release-hints") == [Need("sqs:SendMessage", QUEUE)]
+    assert needs_at("ReleaseDeadLetterQueue") == [Need("sqs:SendMessage", DEAD_LETTERS)]
+    with pytest.raises(ValueError, match="not enough values"):
+        needs_at("another")
+
+
+@pytest.mark.parametrize("function", [WEBHOOK, WORKER, RECONCILER])
 @pytest.mark.parametrize(
     "need",
     [
@@ -222,6 +263,11 @@ def test_whatever_is_allowed_to_a_function_it_calls(needs: dict[str, set[Need]])
         Need("dynamodb:Query", INDEX, frozenset({"M#0"})),
         Need("secretsmanager:GetSecretValue", "${AnotherSecret}"),
         Need("secretsmanager:PutSecretValue", "${CloudflareSecret}"),
+        Need("sqs:SendMessage", DEAD_LETTERS),
+        Need("sqs:SendMessage", "${AnotherQueue.Arn}"),
+        Need("sqs:ReceiveMessage", DEAD_LETTERS),
+        Need("sqs:PurgeQueue", QUEUE),
+        Need("sqs:SetQueueAttributes", QUEUE),
     ],
     ids=lambda need: f"{need.action} {need.resource} {','.join(sorted(need.keys))}",
 )
@@ -229,7 +275,15 @@ def test_what_no_function_needs_none_may_do(function: str, need: Need) -> None:
     assert not is_allowed(function, need)
 
 
-def test_only_the_webhook_reads_who_may_call_and_only_the_reconciler_what_is_open() -> None:
-    clients, query = Need("secretsmanager:GetSecretValue", "${ClientsSecret}"), Need("dynamodb:Query", INDEX)
-    assert [is_allowed(function, clients) for function in (WEBHOOK, RECONCILER)] == [True, False]
-    assert [is_allowed(function, query) for function in (WEBHOOK, RECONCILER)] == [False, True]
+@pytest.mark.parametrize(
+    ("need", "functions"),
+    [
+        (Need("secretsmanager:GetSecretValue", "${ClientsSecret}"), {WEBHOOK}),
+        (Need("dynamodb:Query", INDEX), {RECONCILER}),
+        (Need("sqs:SendMessage", QUEUE), {WEBHOOK, WORKER, RECONCILER}),
+        *((need, {WORKER}) for need in RECEIVING),
+    ],
+    ids=lambda value: value.action if isinstance(value, Need) else "",
+)
+def test_what_only_some_functions_may_do(need: Need, functions: set[str]) -> None:
+    assert {function for function in (WEBHOOK, WORKER, RECONCILER) if is_allowed(function, need)} == functions

@@ -1,4 +1,7 @@
-"""The use case on the real ledger code and a model of DynamoDB: what is called, what is kept, what is told."""
+"""The use case on the real ledger code and a model of DynamoDB: what is called, what is kept, what is told.
+
+What waits is gone on with by the worker, and ended by the sweep.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from quarantine_release.attempt import Answer
+from quarantine_release.batch import release_hinted
 from quarantine_release.outcome import (
     Answered,
     Code,
@@ -20,8 +25,9 @@ from quarantine_release.outcome import (
     Verdict,
     postfix_part,
 )
-from quarantine_release.ports import LedgerUnavailable
-from quarantine_release.release import Answer, KeyReused, Refusal, look_up, release, resume
+from quarantine_release.ports import Hint, LedgerUnavailable, Mark
+from quarantine_release.release import CHUNK, KeyReused, Refusal, cancel, look_up, release
+from quarantine_release.sweep import Swept, sweep
 from quarantine_release.trace import AttemptState, MessageRow, RequestRow, RequestState, WireForm
 from tests.model_dynamodb import Fault, ModelDynamoDB
 from tests.stand_ins import ACCOUNT, BARE, DELIVERED, FULL, OK, OTHER, TERMS, World, request_row
@@ -32,6 +38,7 @@ NO_ANSWER = Verdict(State.UNKNOWN, Code.NO_ANSWER)
 RATE_LIMITED = Refused(RefusalReason.RATE_LIMITED, Evidence(429), 42)
 UNREACHABLE = Refused(RefusalReason.UNREACHABLE, Evidence(failure="connection_refused"))
 DENIED = Refused(RefusalReason.CREDENTIALS, Evidence(403, (10000,)))
+REJECTED = Refused(RefusalReason.CALL_REJECTED, Evidence(400, (7003,)))
 FULL_OTHER = MessageId("4WtWkr6nlBz9sNH-2024-08-28T15:32:35-7")
 
 
@@ -69,6 +76,10 @@ def message(world: World, given: MessageId = BARE) -> MessageRow:
 
 def kept_request(world: World, request: RequestRow) -> RequestRow:
     return world.ledger.requests([request.request_id])[request.request_id]
+
+
+def told(world: World, request: RequestRow) -> list[tuple[Outcome, Code | None]]:
+    return outcomes(look_up(kept_request(world, request), world.ports()))
 
 
 def test_a_new_message_is_released_once_and_closed(world: World) -> None:
@@ -262,7 +273,7 @@ def test_refused_credentials_give_the_claim_back_and_refuse_the_request(world: W
     assert not again.replayed
 
 
-@pytest.mark.parametrize("no", [RATE_LIMITED, UNREACHABLE])
+@pytest.mark.parametrize("no", [RATE_LIMITED, UNREACHABLE, REJECTED])
 def test_a_refusal_that_passes_keeps_the_request_open_and_the_message_free(world: World, no: Refused) -> None:
     world.cloudflare.answers.append(no)
     request = request_row(BARE, FULL_OTHER)
@@ -270,9 +281,10 @@ def test_a_refusal_that_passes_keeps_the_request_open_and_the_message_free(world
     assert outcomes(answer) == [(Outcome.IN_PROGRESS, None)] * 2
     assert len(world.cloudflare.calls) == 1
     assert (message(world).state, message(world).attempts) == (State.RETRYABLE, frozenset())
-    resumed, silence = resume(kept_request(world, request), world.ports())
-    assert (outcomes(resumed), silence) == ([(Outcome.RELEASED, None)] * 2, None)
+    assert world.queue.sent == [(Hint(request.request_id, 0), 0.0)]
+    world.work()
     assert kept_request(world, request).letters == "RR"
+    assert told(world, request) == [(Outcome.RELEASED, None)] * 2
 
 
 @pytest.mark.parametrize("no", [RATE_LIMITED, UNREACHABLE, DENIED])
@@ -301,8 +313,8 @@ def test_a_second_form_that_is_refused_waits_for_its_turn(world: World, no: Refu
     answer = run(world, request_row(BARE, FULL_OTHER))
     assert outcomes(answer) == [(Outcome.RELEASED, None), (Outcome.IN_PROGRESS, None)]
     assert message(world, OTHER).state is State.RETRYABLE
-    resumed, silence = resume(kept_request(world, answer.request), world.ports())
-    assert (outcomes(resumed), silence) == ([(Outcome.RELEASED, None)] * 2, None)
+    world.work()
+    assert told(world, answer.request) == [(Outcome.RELEASED, None)] * 2
 
 
 def test_a_second_form_of_a_forced_request_that_is_refused_ends_without_being_attempted(world: World) -> None:
@@ -344,9 +356,9 @@ def test_an_accepted_request_that_was_ended_meanwhile_claims_nothing(world: Worl
     request = request_row(BARE)
     run(world, request)
     open_row = kept_request(world, request)
-    world.ledger.close(replace(open_row, state=RequestState.CLOSED, letters="C"))
-    answer, _ = resume(open_row, world.ports())
-    assert outcomes(answer) == [(Outcome.CANCELLED, None)]
+    world.ledger.close([replace(open_row, state=RequestState.CLOSED, letters="C")])
+    assert world.work().stale == 1
+    assert told(world, request) == [(Outcome.CANCELLED, None)]
     assert len(world.cloudflare.calls) == 1
     assert message(world).state is State.RETRYABLE
 
@@ -355,8 +367,10 @@ def test_what_nobody_came_to_within_a_day_expires(world: World) -> None:
     world.cloudflare.answers.append(RATE_LIMITED)
     request = request_row(BARE, FULL_OTHER)
     run(world, request)
-    world.clock.move(hours=24)
-    answer, _ = resume(kept_request(world, request), world.ports())
+    world.clock.move(hours=24, minutes=5)
+    assert world.work().stale == 1
+    sweep(world.ports(), Swept())
+    answer = look_up(kept_request(world, request), world.ports())
     assert outcomes(answer) == [(Outcome.EXPIRED, None)] * 2
     assert answer.results[0].retryable
     assert kept_request(world, request).letters == "EE"
@@ -368,37 +382,48 @@ def test_a_forced_request_is_never_gone_on_with(world: World) -> None:
     world.seconds_left = [20.0, 20.0, 9.0]
     request = request_row(BARE, FULL_OTHER, force=True)
     assert outcomes(run(world, request))[1] == (Outcome.IN_PROGRESS, None)
-    answer, _ = resume(kept_request(world, request), world.ports())
-    assert outcomes(answer) == [(Outcome.UNCONFIRMED, Code.NO_ANSWER), (Outcome.FAILED, Code.NOT_ATTEMPTED)]
+    assert world.work().stale == 1
+    world.dynamodb.items[f"M#{ACCOUNT}#{PART}"]["state"] = {"S": State.RELEASED}  # settled meanwhile
+    world.seconds_left = []
+    world.clock.move(seconds=121)
+    sweep(world.ports(), Swept())
+    assert told(world, request) == [(Outcome.RELEASED, None), (Outcome.FAILED, Code.NOT_ATTEMPTED)]
+    assert kept_request(world, request).letters == "RN"
+    assert not world.queue.sent
     assert len(world.cloudflare.calls) == 1
 
 
-def test_resuming_stops_where_time_or_cloudflare_ends(world: World) -> None:
+def test_going_on_stops_where_time_or_cloudflare_ends(world: World) -> None:
     world.cloudflare.answers += [RATE_LIMITED, DENIED]
     request = request_row(BARE, FULL_OTHER)
     run(world, request)
-    answer, silence = resume(kept_request(world, request), world.ports())
-    assert silence is DENIED
-    assert outcomes(answer) == [(Outcome.IN_PROGRESS, None)] * 2
+    world.work()
+    ((hint, delay),) = world.queue.sent
+    assert hint == Hint(request.request_id, 0)
+    assert 30 <= delay <= 90
+    assert told(world, request) == [(Outcome.IN_PROGRESS, None)] * 2
     assert kept_request(world, request).state is RequestState.OPEN
-    world.seconds_left = [13.0]
-    resume(kept_request(world, request), world.ports())
+    world.seconds_left = [17.9]
+    world.work()
+    assert world.queue.sent == [(Hint(request.request_id, 0), 0.0)]
     assert len(world.cloudflare.calls) == 2
 
 
-def test_a_second_copy_that_resumes_the_same_request_finds_nothing_free(world: World) -> None:
+def test_a_second_worker_with_the_same_hint_finds_nothing_free(world: World) -> None:
     world.cloudflare.answers.append(RATE_LIMITED)
     request = request_row(BARE)
     run(world, request)
-    copies: list[Answer] = []
+    seen: list[list[tuple[Outcome, Code | None]]] = []
 
-    def beside_a_copy(ids: Sequence[MessageId]) -> Answered:
-        copies.append(resume(kept_request(world, request), world.ports())[0])
+    def beside_a_second(ids: Sequence[MessageId]) -> Answered:
+        release_hinted([Hint(request.request_id)], world.ports())
+        seen.append(told(world, request))
         return Answered(dict.fromkeys(ids, DELIVERED), OK)
 
-    world.cloudflare.answers.append(beside_a_copy)
-    resume(kept_request(world, request), world.ports())
-    assert outcomes(copies[0]) == [(Outcome.IN_PROGRESS, None)]
+    world.cloudflare.answers.append(beside_a_second)
+    world.work()
+    assert seen == [[(Outcome.IN_PROGRESS, None)]]
+    assert not world.queue.sent
     assert len(world.cloudflare.calls) == 2
 
 
@@ -551,3 +576,294 @@ def test_a_refusal_is_told_though_its_message_has_another_owner_by_now(world: Wo
     request = request_row(BARE)
     assert isinstance(release(request, world.ports()), Refusal)
     assert kept_request(world, request).state is RequestState.REFUSED
+
+
+def many(number: int, start: int = 0) -> list[MessageId]:
+    return [MessageId(f"4Njp3P0STMz2c{each:04d}") for each in range(start, start + number)]
+
+
+def test_what_is_not_done_inline_is_accepted_and_hinted_chunk_by_chunk(world: World) -> None:
+    request = request_row(*many(2 * CHUNK + 1))
+    answer = release(request, world.ports(), inline=False)
+    assert isinstance(answer, Answer)
+    assert set(outcomes(answer)) == {(Outcome.IN_PROGRESS, None)}
+    assert world.queue.sent == [(Hint(request.request_id, chunk), 0.0) for chunk in range(3)]
+    assert kept_request(world, request) == request
+    assert world.dynamodb.items.keys() == {f"R#{request.request_id}"}
+    assert (world.cloudflare.calls, world.budget.taken) == ([], [])
+
+
+def test_up_to_98_ids_of_one_form_are_one_call_and_the_rest_is_another(world: World) -> None:
+    answer = run(world, request_row(*many(CHUNK + 1)))
+    assert [len(ids) for _, ids in world.cloudflare.calls] == [CHUNK, 1]
+    assert kept_request(world, answer.request).letters == "R" * (CHUNK + 1)
+
+
+def test_only_chunks_that_have_something_left_are_hinted(world: World) -> None:
+    world.cloudflare.answers += [answering(DELIVERED), RATE_LIMITED]
+    run(world, request_row(*many(CHUNK + 1)))
+    assert world.queue.sent == [(Hint(request_row().request_id, 1), 0.0)]
+
+
+def test_a_request_without_anything_to_be_sent_is_closed_though_it_may_not_call(world: World) -> None:
+    answer = release(request_row(FULL, FULL[:-1] + "0"), world.ports(), inline=False)
+    assert isinstance(answer, Answer)
+    assert kept_request(world, answer.request).letters == "II"
+    assert not world.queue.sent
+
+
+def test_above_the_inline_mark_a_plain_request_is_accepted_and_left_to_the_worker(world: World) -> None:
+    world.budget.waits.append(12.5)
+    request = request_row(BARE)
+    assert outcomes(run(world, request)) == [(Outcome.IN_PROGRESS, None)]
+    assert kept_request(world, request).state is RequestState.OPEN
+    assert world.ledger.messages(ACCOUNT, [PART]) == {}
+    assert world.queue.sent == [(Hint(request.request_id, 0), 0.0)]
+    assert (world.cloudflare.calls, world.budget.put_back_calls) == ([], 0)
+    world.work()
+    assert told(world, request) == [(Outcome.RELEASED, None)]
+    assert world.budget.taken == [Mark.ALL]
+
+
+def test_a_plain_request_calls_up_to_the_inline_mark_and_a_forced_one_up_to_the_last(world: World) -> None:
+    run(world, request_row(BARE))
+    run(world, request_row(BARE, name="two", force=True))
+    assert world.budget.taken == [Mark.INLINE, Mark.ALL]
+
+
+def test_a_force_over_the_budget_is_refused_and_leaves_nothing(world: World) -> None:
+    world.budget.waits.append(12.5)
+    refusal = release(request_row(BARE, force=True), world.ports())
+    assert isinstance(refusal, Refusal)
+    assert (refusal.reason, refusal.retry_after) == (RefusalReason.RATE_LIMITED, 13)
+    assert world.dynamodb.items == {}
+    assert (world.queue.sent, world.cloudflare.calls) == ([], [])
+
+
+def test_a_second_form_over_the_budget_waits_for_its_turn(world: World) -> None:
+    world.budget.waits += [0.0, 30.0]
+    answer = run(world, request_row(BARE, FULL_OTHER))
+    assert outcomes(answer) == [(Outcome.RELEASED, None), (Outcome.IN_PROGRESS, None)]
+    assert [hint for hint, _ in world.queue.sent] == [Hint(answer.request.request_id, 0)]
+    world.work()
+    assert told(world, answer.request) == [(Outcome.RELEASED, None)] * 2
+
+
+def test_a_force_of_several_ids_that_is_rejected_as_a_whole_is_told_no(world: World) -> None:
+    world.cloudflare.answers.append(REJECTED)
+    request = request_row(BARE, OTHER, force=True)
+    refusal = release(request, world.ports())
+    assert isinstance(refusal, Refusal)
+    assert (refusal.reason, refusal.retry_after) == (RefusalReason.CALL_REJECTED, None)
+    assert kept_request(world, request).state is RequestState.REFUSED
+    assert {message(world, given).state for given in (BARE, OTHER)} == {State.RETRYABLE}
+    assert not world.queue.sent
+
+
+def test_a_call_that_was_taken_and_not_made_is_put_back(world: World) -> None:
+    run(world, request_row(BARE))
+    assert world.budget.put_back_calls == 0
+    run(world, request_row(BARE, name="already released"))
+    assert world.budget.put_back_calls == 1
+    run(world, request_row(BARE, nonce="a replay"))
+    assert world.budget.put_back_calls == 2
+    world.seconds_left = [20.0, 7.0]
+    run(world, request_row(OTHER, name="too late"))
+    assert world.budget.put_back_calls == 3
+    assert len(world.cloudflare.calls) == len(world.budget.heard_of) == 1
+
+
+def test_a_second_call_whose_claim_fails_is_put_back(world: World, faults: list[Fault | None]) -> None:
+    faults += [None, None, Fault.TIMEOUT_BEFORE]
+    run(world, request_row(BARE, FULL_OTHER))
+    assert (len(world.budget.taken), world.budget.put_back_calls) == (2, 1)
+
+
+@pytest.mark.xfail(raises=LedgerUnavailable, reason="the budget is asked outside of what may fail")
+def test_a_second_call_for_which_the_budget_cannot_be_read_keeps_the_first_outcome(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = world.budget.take
+
+    def unavailable_from_the_second_on(*given: Any) -> float:
+        if world.cloudflare.calls:
+            raise LedgerUnavailable("broken")
+        return take(*given)
+
+    monkeypatch.setattr(world.budget, "take", unavailable_from_the_second_on)
+    answer = run(world, request_row(BARE, FULL_OTHER))
+    assert outcomes(answer) == [(Outcome.RELEASED, None), (Outcome.IN_PROGRESS, None)]
+    assert [row.part for row in answer.settled] == [PART]
+    assert len(world.queue.sent) == 1
+
+
+def test_a_budget_that_cannot_be_read_is_no_answer(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unavailable(*_: Any) -> float:
+        raise LedgerUnavailable("broken")
+
+    monkeypatch.setattr(world.budget, "take", unavailable)
+    with pytest.raises(LedgerUnavailable):
+        release(request_row(BARE), world.ports())
+    assert world.dynamodb.items == {}
+
+
+@pytest.mark.parametrize("called", [Answered({BARE: DELIVERED}, OK, rest=7), RATE_LIMITED, REJECTED, DENIED])
+def test_the_budget_hears_of_every_call(world: World, called: Answered | Refused) -> None:
+    world.cloudflare.answers.append(called)
+    release(request_row(BARE), world.ports())
+    assert world.budget.heard_of == [called]
+    assert world.budget.put_back_calls == 0
+
+
+class Pausing:
+    """A budget whose pause begins after the call was taken: another process has heard 429."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.world.budget, name)
+
+    def pause_left(self, _: object) -> float:
+        return 4.2
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_pause_that_begins_after_the_claim_is_kept(world: World, force: bool) -> None:
+    request = request_row(BARE, force=force)
+    answer = release(request, world.ports(budget=Pausing(world)))
+    assert world.cloudflare.calls == []
+    assert world.budget.put_back_calls == 1
+    assert (message(world).state, message(world).attempts) == (State.RETRYABLE, frozenset())
+    if force:
+        assert isinstance(answer, Refusal)
+        assert (answer.reason, answer.retry_after) == (RefusalReason.RATE_LIMITED, 5)
+    else:
+        assert isinstance(answer, Answer)
+        assert outcomes(answer) == [(Outcome.IN_PROGRESS, None)]
+        assert len(world.queue.sent) == 1
+
+
+# Cancelling.
+
+
+def accepted(world: World, *ids: MessageId, name: str = "one") -> RequestRow:
+    request = request_row(*ids, name=name)
+    release(request, world.ports(), inline=False)
+    return request
+
+
+def test_what_is_cancelled_before_it_was_claimed_is_never_sent(world: World) -> None:
+    request = accepted(world, BARE, FULL_OTHER)
+    answer = cancel(request, world.ports())
+    assert outcomes(answer) == [(Outcome.CANCELLED, None)] * 2
+    assert all(result.retryable for result in answer.results)
+    kept = kept_request(world, request)
+    assert (kept.state, kept.letters, kept.cancelled_at is not None) == (RequestState.CLOSED, "CC", True)
+    assert world.work().stale == 1
+    assert world.cloudflare.calls == []
+    assert outcomes(run(world, request_row(BARE, FULL_OTHER, name="two"))) == [(Outcome.RELEASED, None)] * 2
+
+
+def test_cancelling_leaves_what_has_ended_as_it_has_ended(world: World) -> None:
+    world.cloudflare.answers += [answering(DELIVERED), RATE_LIMITED]
+    request = request_row(BARE, FULL_OTHER)
+    run(world, request)
+    answer = cancel(kept_request(world, request), world.ports())
+    assert outcomes(answer) == [(Outcome.RELEASED, None), (Outcome.CANCELLED, None)]
+    assert answer.results[1].row is None
+    assert kept_request(world, request).letters == "RC"
+
+
+def test_cancelling_a_request_that_has_ended_changes_nothing(world: World) -> None:
+    request = request_row(BARE)
+    answer = run(world, request)
+    before = dict(world.dynamodb.items)
+    assert cancel(answer.request, world.ports()).results == answer.results
+    assert world.dynamodb.items == before
+
+
+def test_cancelling_a_request_that_has_ended_since_it_was_looked_at_changes_nothing(world: World) -> None:
+    request = accepted(world, BARE)
+    world.ledger.close([replace(request, state=RequestState.CLOSED, letters="E")])
+    before = dict(world.dynamodb.items)
+    assert outcomes(cancel(request, world.ports())) == [(Outcome.EXPIRED, None)]
+    assert world.dynamodb.items == before
+
+
+@pytest.mark.parametrize(
+    ("verdict", "end", "letter"),
+    [
+        (DELIVERED, (Outcome.RELEASED, None), "R"),
+        (Verdict(State.FAILED, Code.CLOUDFLARE_REJECTED), (Outcome.FAILED, Code.CLOUDFLARE_REJECTED), "X"),
+        (NO_ANSWER, (Outcome.UNCONFIRMED, Code.NO_ANSWER), None),
+    ],
+)
+def test_an_id_that_is_cancelled_while_its_call_is_under_way_comes_to_what_the_call_comes_to(
+    world: World, verdict: Verdict, end: tuple[Outcome, Code | None], letter: str | None
+) -> None:
+    request = accepted(world, BARE, FULL_OTHER)
+    during: list[list[tuple[Outcome, Code | None]]] = []
+
+    def beside_a_cancel(ids: Sequence[MessageId]) -> Answered:
+        during.append(outcomes(cancel(kept_request(world, request), world.ports())))
+        return Answered(dict.fromkeys(ids, verdict), OK)
+
+    world.cloudflare.answers.append(beside_a_cancel)
+    world.work()
+    assert during == [[(Outcome.IN_PROGRESS, None), (Outcome.CANCELLED, None)]]
+    assert told(world, request) == [end, (Outcome.CANCELLED, None)]
+    assert kept_request(world, request).letters == (f"{letter}C" if letter else None)
+    assert world.cloudflare.calls == [(WireForm.ARRAY, [BARE])]
+    assert not world.queue.sent
+
+
+def test_a_cancelled_id_whose_call_was_refused_is_not_sent_again(world: World) -> None:
+    request = accepted(world, BARE)
+
+    def beside_a_cancel(_: Sequence[MessageId]) -> Any:
+        cancel(kept_request(world, request), world.ports())
+        return RATE_LIMITED
+
+    world.cloudflare.answers.append(beside_a_cancel)
+    world.work()
+    assert world.work().stale == 1
+    assert len(world.cloudflare.calls) == 1
+    assert told(world, request) == [(Outcome.CANCELLED, None)]
+    assert kept_request(world, request).letters == "C"
+
+
+def test_cancelling_twice_is_cancelling_once(world: World) -> None:
+    world.cloudflare.answers.append(all_unknown)
+    request = request_row(BARE)
+    run(world, request)
+    cancel(request, world.ports())
+    before = dict(world.dynamodb.items)
+    cancelled = kept_request(world, request)
+    assert (cancelled.state, cancelled.cancelled_at is not None) == (RequestState.OPEN, True)
+    assert outcomes(cancel(cancelled, world.ports())) == [(Outcome.UNCONFIRMED, Code.NO_ANSWER)]
+    assert world.dynamodb.items == before
+
+
+def test_an_inline_request_that_is_cancelled_between_its_calls_makes_no_second(world: World) -> None:
+    request = request_row(BARE, FULL_OTHER)
+
+    def beside_a_cancel(ids: Sequence[MessageId]) -> Answered:
+        cancel(kept_request(world, request), world.ports())
+        return Answered(dict.fromkeys(ids, DELIVERED), OK)
+
+    world.cloudflare.answers.append(beside_a_cancel)
+    answer = run(world, request)
+    assert outcomes(answer) == [(Outcome.RELEASED, None), (Outcome.CANCELLED, None)]
+    assert kept_request(world, request).letters == "RC"
+    assert len(world.cloudflare.calls) == 1
+
+
+@pytest.mark.parametrize("fault", [Fault.TIMEOUT_BEFORE, Fault.TIMEOUT_AFTER])
+def test_a_cancel_that_may_not_have_been_written_is_neither_yes_nor_no(
+    world: World, faults: list[Fault | None], fault: Fault
+) -> None:
+    request = accepted(world, BARE)
+    faults.append(fault)
+    with pytest.raises(LedgerUnavailable):
+        cancel(request, world.ports())

@@ -16,6 +16,7 @@ from quarantine_release.outcome import MessageId
 from quarantine_release.problem import PROBLEMS
 from quarantine_release.release_request import (
     IDS_LIMIT,
+    INLINE_LIMIT,
     InvalidRequest,
     ReleaseRequest,
     accept,
@@ -76,6 +77,7 @@ def test_only_ids_are_needed() -> None:
         fail_on=FailOn.NEVER,
         idempotency_key=None,
         trace_id=None,
+        prefers_async=False,
         warnings=(),
     )
 
@@ -102,6 +104,7 @@ def test_every_member_is_read() -> None:
         fail_on=FailOn.PARTIAL,
         idempotency_key="key-1",
         trace_id=None,
+        prefers_async=False,
         warnings=(),
     )
 
@@ -208,9 +211,76 @@ def test_a_body_that_is_not_the_base64_it_is_marked_as_is_invalid() -> None:
     assert refusal.value.code == "invalid_body"
 
 
-def test_25_different_ids_are_accepted_however_often_each_is_repeated() -> None:
-    ids = [id_number(n) for n in range(IDS_LIMIT)]
-    assert len(parse(ids * 3).ids) == IDS_LIMIT
+def test_1000_different_ids_are_accepted_however_often_each_is_repeated() -> None:
+    ids = [id_number(n) for n in range(1000)]
+    assert len(parse(ids * 3).ids) == IDS_LIMIT == 1000
+
+
+FORCED = {"force": True, "reason": "r"}
+KEY: Headers = {"idempotency-key": ("key-1",)}
+
+
+def test_a_forced_request_holds_at_most_25_ids_as_it_is_done_at_once_or_not_at_all() -> None:
+    ids = [id_number(n) for n in range(INLINE_LIMIT + 1)]
+    assert INLINE_LIMIT == 25
+    assert len(parse({"ids": ids[:25], **FORCED}, KEY).ids) == 25
+    assert invalid({"ids": ids, **FORCED}, KEY) == ("too_many_ids", "ids")
+    assert invalid({"ids": ids[:3], **FORCED}, KEY, replace(CLIENT, max_ids=2)) == ("too_many_ids", "ids")
+    assert invalid({"ids": ids, **FORCED}, KEY, replace(CLIENT, max_ids=1000)) == ("too_many_ids", "ids")
+
+
+ASYNC: Headers = {"prefer": ("respond-async",)}
+
+
+@pytest.mark.parametrize(
+    ("count", "members", "headers", "is_inline"),
+    [
+        (1, {}, {}, True),
+        (25, {}, {}, True),
+        (26, {}, {}, False),
+        (1000, {}, {}, False),
+        (1, {}, ASYNC, False),
+        (26, {}, ASYNC, False),
+        (1, FORCED, KEY, True),
+        (25, FORCED, KEY | ASYNC, True),
+    ],
+)
+def test_few_ids_are_released_while_the_caller_waits_unless_he_would_rather_not(
+    count: int, members: dict[str, Any], headers: Headers, is_inline: bool
+) -> None:
+    wanted = parse({"ids": [id_number(n) for n in range(count)], **members}, headers)
+    assert wanted.is_inline is is_inline
+
+
+@pytest.mark.parametrize(
+    ("values", "prefers_async"),
+    [
+        ((), False),
+        (("respond-async",), True),
+        (("Respond-Async",), True),
+        ((" respond-async ",), True),
+        (("respond-async, wait=10",), True),
+        (("wait=10, respond-async",), True),
+        (("wait=10,respond-async;foo=bar",), True),
+        (("return=minimal", "respond-async"), True),
+        (("return=minimal", "handling=lenient"), False),
+        (("wait=10",), False),
+        (("respond-sync",), False),
+        (("respond-asynchronously",), False),
+        (("no-respond-async",), False),
+        (("return=respond-async",), False),
+        (("",), False),
+        ((",,;",), False),
+    ],
+)
+def test_the_caller_may_prefer_not_to_wait(values: tuple[str, ...], prefers_async: bool) -> None:
+    """The spellings: RFC 7240, sections 2 and 4.1."""
+    assert parse([BARE], {"prefer": values}).prefers_async is prefers_async
+
+
+def test_how_a_request_is_to_be_answered_makes_it_no_other_request() -> None:
+    rows = [accept(parse([BARE], headers), ACCOUNT, NOON, RANDOM) for headers in (KEY, KEY | ASYNC)]
+    assert rows[0] == rows[1]
 
 
 def test_a_client_may_be_held_to_fewer_ids_but_not_allowed_more() -> None:
@@ -358,8 +428,8 @@ bodies = (
     | st.dictionaries(members, values, max_size=4).map(lambda c: json.dumps({"ids": [BARE], **c}).encode())
 )
 headers_ = st.dictionaries(
-    st.sampled_from(["idempotency-key", "webhook-id", "traceparent", "x-amzn-trace-id"]),
-    st.lists(echo | st.text(max_size=8) | st.just("key-1"), max_size=2).map(tuple),
+    st.sampled_from(["idempotency-key", "webhook-id", "traceparent", "x-amzn-trace-id", "prefer"]),
+    st.lists(echo | st.text(max_size=8) | st.sampled_from(["key-1", "respond-async"]), max_size=2).map(tuple),
 )
 
 

@@ -156,7 +156,7 @@ def test_health_names_the_client_and_what_works(deployment: Deployment) -> None:
         "credential": "accepted",
     }
     assert "no permission" in answer.body["note"]
-    assert not deployment.rows()
+    assert {row["pk"]["S"] for row in deployment.rows()} == {f"A#{ACCOUNT}"}, "its call is counted and nothing else"
 
 
 def test_health_asks_cloudflare_at_most_once_in_60_seconds(
@@ -188,6 +188,34 @@ def test_health_says_that_the_ledger_does_not_work(deployment: Deployment) -> No
     deployment.delete_table()
     answer = deployment.get("/v1/health")
     assert (answer.status, answer.body["checks"]["ledger"]) == (503, "failed")
+
+
+def test_health_makes_no_call_while_none_is_left_and_says_so(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BUDGET_CALLS", "1")
+    deployment.post()
+    answer = deployment.get("/v1/health")
+    assert (answer.status, answer.body["checks"]["credential"]) == (503, "not_checked")
+    assert answer.body["checks"]["ledger"] == "ok"
+    assert answer.body["evidence"]["failure"] == "no_calls_left"
+    assert len(deployment.upstream.requests) == 1
+
+
+def test_health_asks_for_a_call_though_no_inline_one_is_left(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BUDGET_INLINE_CALLS", "0")
+    assert deployment.get("/v1/health").status == 200
+
+
+def test_each_of_its_calls_is_counted(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BUDGET_CALLS", "2")
+    deployment.upstream.answers.append(Reply(401))
+    assert deployment.get("/v1/health").status == 200
+    assert len(deployment.upstream.requests) == 2
+    assert deployment.post().status == 202
+    assert len(deployment.upstream.requests) == 2
 
 
 def test_a_client_of_one_account_can_check_that_account(deployment: Deployment) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from quarantine_release import wiring
 from tests.deployment import (
     ACCOUNT,
     API_TOKEN,
@@ -17,6 +18,7 @@ from tests.deployment import (
     path_of,
 )
 from tests.small_cloudflare import NO_REPLY, RECIPIENT, Reply, Sent, delivered
+from tests.stand_ins import Clock
 
 SECOND = "4WtWkr6nlBz9sNH"
 KEY = [("Idempotency-Key", "key-1")]
@@ -159,6 +161,19 @@ def test_a_new_credential_is_taken_up_when_cloudflare_refuses_the_old_one(deploy
     assert tokens == [API_TOKEN, API_TOKEN, "cloudflare-token-canary-2"]
 
 
+def test_a_call_that_is_made_again_with_a_new_credential_counts_twice(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BUDGET_CALLS", "2")
+    wiring.accounts().get()
+    deployment.put_secret("cloudflare", CLOUDFLARE_SECRET | {"api_token": "cloudflare-token-canary-2"})
+    deployment.upstream.answers.append(Reply(401))
+    assert deployment.post([MESSAGE]).status == 200
+    assert len(deployment.upstream.releases) == 2
+    assert deployment.post([SECOND]).status == 202
+    assert len(deployment.upstream.releases) == 2
+
+
 def test_a_rate_limit_leaves_the_request_open(deployment: Deployment) -> None:
     deployment.upstream.answers.append(Reply(429, headers={"Retry-After": "77"}))
     answer = deployment.post()
@@ -190,17 +205,21 @@ def test_force_releases_again_what_had_been_released(deployment: Deployment) -> 
     assert len(deployment.upstream.requests) == 2
 
 
-def test_a_release_takes_two_round_trips_to_the_ledger_and_a_replay_one(deployment: Deployment) -> None:
+def test_a_release_takes_two_round_trips_to_the_ledger_and_a_replay_one(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And one more where calls are bought of the account's budget, in blocks that hold for a second."""
+    monkeypatch.setattr(wiring, "clock", Clock(wiring.clock()))
     deployment.post([SECOND])  # the secrets are cached from here on
     for body, headers, calls in (
-        ([MESSAGE], KEY, 2),
-        ([MESSAGE], KEY, 1),
-        ([MESSAGE], [], 2),
-        ([INVESTIGATE_ID], [], 2),
+        ([MESSAGE], KEY, ["UpdateItem", *["TransactWriteItems"] * 2]),
+        ([MESSAGE], KEY, ["TransactWriteItems"]),
+        ([MESSAGE], [], ["TransactWriteItems"] * 2),
+        ([INVESTIGATE_ID], [], ["TransactWriteItems"] * 2),
     ):
         deployment.aws_calls.clear()
         assert deployment.post(body, headers=headers).status == 200
-        assert deployment.aws_calls == ["TransactWriteItems"] * calls
+        assert deployment.aws_calls == calls
 
 
 @pytest.mark.parametrize("second_key", ['"key-1"', "key-1"])
@@ -281,3 +300,244 @@ def test_an_account_that_is_newer_than_the_copy_of_the_secret_is_known_at_once(d
     answer = deployment.post({"ids": MESSAGE, "account_id": OTHER_ACCOUNT})
     assert (answer.status, answer.result["outcome"]) == (200, "released")
     assert OTHER_ACCOUNT in deployment.upstream.releases[1].path
+
+
+# --- What is not released while the caller waits ---------------------------------------------------------------------
+
+ASYNC = [("Prefer", "respond-async")]
+
+
+def many(number: int) -> list[str]:
+    return [f"4Njp3P0STMz{each:05}" for each in range(number)]
+
+
+@pytest.mark.parametrize(("number", "chunks"), [(26, 1), (98, 1), (99, 2), (1000, 11)])
+def test_more_than_25_ids_are_left_to_the_worker(deployment: Deployment, number: int, chunks: int) -> None:
+    answer = deployment.post(many(number))
+    assert (answer.status, answer.body["status"], answer.body["outcome"]) == (202, "in_progress", "pending")
+    assert answer.headers["Location"] == BASE_URL + path_of(answer)
+    assert answer.headers["Retry-After"] == "5"
+    assert "Preference-Applied" not in answer.headers
+    assert answer.body["counts"]["in_progress"] == number
+    assert not deployment.upstream.requests
+    request_id = answer.body["request_id"]
+    assert deployment.hints == [{"v": 1, "request_id": request_id, "chunk": n, "delay": 0} for n in range(chunks)]
+    assert {row["pk"]["S"] for row in deployment.rows()} == {f"R#{request_id}"}
+
+
+def test_the_worker_then_releases_them_and_the_trace_tells_for_whom(deployment: Deployment) -> None:
+    asked = deployment.post({"ids": many(30), "ticket": "INC-1"})
+    assert deployment.get(path_of(asked)) == asked
+    assert deployment.work() == {"batchItemFailures": []}
+    told = deployment.get(path_of(asked))
+    assert (told.status, told.body["status"], told.body["ok"]) == (200, "completed", True)
+    assert told.body["released_ids"] == many(30)
+    assert [sent.ids for sent in deployment.upstream.releases] == [many(30)]
+    trace = deployment.get(f"/v1/messages/{many(30)[7]}").body
+    assert [each["request_id"] for each in trace["requests"]] == [asked.body["request_id"]]
+    assert trace["released_by"]["request_id"] == asked.body["request_id"]
+    deployment.work()
+    assert len(deployment.upstream.releases) == 1
+
+
+def test_while_open_the_outcomes_so_far_are_told(deployment: Deployment) -> None:
+    ids = many(26)
+    deployment.post(ids[:2], client="other")
+    asked = deployment.post(ids)
+    told = deployment.get(path_of(asked))
+    assert (told.status, told.body["ok"]) == (202, None)
+    assert (told.body["counts"]["already_released"], told.body["counts"]["in_progress"]) == (2, 24)
+    assert told.body["released_ids"] == ids[:2]
+    deployment.work()
+    assert deployment.get(path_of(asked)).body["counts"]["released"] == 24
+    assert [len(sent.ids) for sent in deployment.upstream.releases] == [2, 24]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [("Prefer", "respond-async")],
+        [("prefer", "Respond-Async")],
+        [("PREFER", "respond-async, wait=10")],
+        [("Prefer", "wait=10, respond-async")],
+        [("Prefer", "return=minimal"), ("Prefer", "respond-async")],
+        [("Prefer", "respond-async"), ("prefer", "handling=lenient")],
+    ],
+)
+def test_who_prefers_not_to_wait_need_not(deployment: Deployment, headers: list[tuple[str, str]]) -> None:
+    asked = deployment.post([MESSAGE], headers=headers)
+    assert (asked.status, asked.result["outcome"]) == (202, "in_progress")
+    assert asked.headers["Preference-Applied"] == "respond-async"
+    assert asked.headers["Location"] == BASE_URL + path_of(asked)
+    assert not deployment.upstream.requests
+    deployment.work()
+    told = deployment.get(path_of(asked))
+    assert (told.status, told.result["outcome"]) == (200, "released")
+    assert "Preference-Applied" not in told.headers
+
+
+def test_another_preference_changes_nothing(deployment: Deployment) -> None:
+    answer = deployment.post([MESSAGE], headers=[("Prefer", "wait=10, return=minimal")])
+    assert answer.status == 200
+    assert "Preference-Applied" not in answer.headers
+    assert deployment.hints == []
+
+
+def test_a_forced_release_is_done_at_once_whatever_the_caller_prefers(deployment: Deployment) -> None:
+    deployment.post()
+    answer = deployment.post(FORCED, client="admin", headers=[*KEY, *ASYNC])
+    assert (answer.status, answer.result["outcome"]) == (200, "released")
+    assert "Preference-Applied" not in answer.headers
+    assert deployment.hints == []
+
+
+def test_the_same_key_again_is_the_same_request_however_it_is_to_be_answered(deployment: Deployment) -> None:
+    first = deployment.post(headers=[*KEY, *ASYNC])
+    again = deployment.post(headers=KEY)
+    assert (again.status, again.body["replayed"]) == (202, True)
+    assert again.headers["Location"] == first.headers["Location"]
+    assert not deployment.upstream.requests
+    deployment.work()
+    assert deployment.post(headers=KEY).result["outcome"] == "released"
+    assert len(deployment.upstream.releases) == 1
+
+
+def test_messages_that_many_want_are_released_in_one_call_for_who_asked_first(deployment: Deployment) -> None:
+    asked = [
+        deployment.post([*many(3), many(9)[number]], client=client, headers=ASYNC)
+        for number, client in ((5, "soar"), (6, "other"), (7, "admin"))
+    ]
+    deployment.work()
+    assert [sorted(sent.ids) for sent in deployment.upstream.releases] == [[*many(3), *many(9)[5:8]]]
+    clients = ("soar", "other", "admin")
+    told = [deployment.get(path_of(each), client=name) for each, name in zip(asked, clients, strict=True)]
+    assert [each.body["counts"]["released"] for each in told] == [4, 1, 1]
+    assert [each.body["counts"]["already_released"] for each in told] == [0, 3, 3]
+    first = asked[0].body["request_id"]
+    assert {each["released_by"]["request_id"] for each in told[2].body["results"][:3]} == {first}
+
+
+def test_while_the_inline_calls_are_used_up_requests_are_left_to_the_worker(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BUDGET_INLINE_CALLS", "1")
+    assert deployment.post([MESSAGE]).status == 200
+    asked = deployment.post([SECOND])
+    assert (asked.status, asked.result["outcome"]) == (202, "in_progress")
+    assert "Preference-Applied" not in asked.headers
+    assert len(deployment.upstream.releases) == 1
+    deployment.work()
+    assert deployment.get(path_of(asked)).result["outcome"] == "released"
+
+
+def test_what_was_released_already_is_found_by_who_looks_it_up_though_no_call_is_left(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BUDGET_INLINE_CALLS", "1")
+    deployment.post([MESSAGE])
+    answer = deployment.post([MESSAGE])
+    assert (answer.status, answer.body["counts"]["in_progress"]) == (202, 1)
+    assert deployment.get(path_of(answer)).result["outcome"] == "already_released"
+
+
+def test_while_all_calls_are_used_up_the_worker_waits_and_who_forces_is_told(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(wiring.clock())
+    monkeypatch.setattr(wiring, "clock", clock)
+    monkeypatch.setenv("BUDGET_CALLS", "1")
+    deployment.post([MESSAGE])
+    asked = deployment.post([SECOND])
+    assert asked.status == 202
+    forced = deployment.post(FORCED, client="admin", headers=KEY)
+    assert (forced.status, forced.code) == (503, "cloudflare_rate_limited")
+    assert 300 <= int(forced.headers["Retry-After"]) <= 360
+    assert deployment.work() == {"batchItemFailures": []}
+    assert 300 <= deployment.hints[-1]["delay"] <= 360
+    assert len(deployment.upstream.releases) == 1
+    clock.move(seconds=deployment.hints[-1]["delay"])
+    deployment.work()
+    assert deployment.get(path_of(asked)).result["outcome"] == "released"
+
+
+def test_after_a_429_nothing_is_called_until_the_time_is_over(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(wiring.clock())
+    monkeypatch.setattr(wiring, "clock", clock)
+    deployment.upstream.answers.append(Reply(429, headers={"Retry-After": "77"}))
+    asked = [deployment.post([MESSAGE]), deployment.post([SECOND]), deployment.post(many(30))]
+    assert [answer.status for answer in asked] == [202, 202, 202]
+    deployment.start_afresh()
+    assert deployment.post(FORCED, client="admin", headers=KEY).headers["Retry-After"] == "77"
+    assert deployment.work() == {"batchItemFailures": []}
+    assert len(deployment.upstream.releases) == 1
+    assert [hint["delay"] for hint in deployment.hints] == [0, 0, 0, 77, 77, 77]
+    clock.move(seconds=78)
+    deployment.work()
+    told = [deployment.get(path_of(answer)) for answer in asked]
+    assert [answer.status for answer in told] == [200, 200, 200]
+    assert sorted(each for sent in deployment.upstream.releases[1:] for each in sent.ids) == sorted(
+        [MESSAGE, SECOND, *many(30)]
+    )
+
+
+def test_calls_that_are_told_to_be_few_are_spared(deployment: Deployment) -> None:
+    headers = {"Ratelimit": '"default";r=3;t=60', "Ratelimit-Policy": '"default";q=1200;w=300'}
+    deployment.upstream.answers.append(lambda sent: Reply(result=delivered(sent).result, headers=headers))
+    assert deployment.post([MESSAGE]).status == 200
+    assert deployment.post([SECOND]).status == 202
+    assert len(deployment.upstream.releases) == 1
+
+
+def test_a_queue_that_fails_is_no_reason_to_say_no_and_the_sweep_finds_what_was_taken_on(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(wiring.clock())
+    monkeypatch.setattr(wiring, "clock", clock)
+    deployment.delete_queue()
+    asked = deployment.post(many(99))
+    assert (asked.status, asked.headers["Location"]) == (202, BASE_URL + path_of(asked))
+    assert [event["hints"] for event in deployment.events("hints_lost")] == [2]
+    deployment.create_queue()
+    deployment.hints.clear()
+    clock.move(seconds=60)
+    assert deployment.reconcile()["hints"] == 0
+    clock.move(seconds=61)
+    assert deployment.reconcile()["hints"] == 2
+    assert [hint["chunk"] for hint in deployment.hints] == [0, 1]
+
+
+def test_a_rejected_call_for_several_ids_proves_nothing_of_each(deployment: Deployment) -> None:
+    deployment.upstream.answers.append(Reply(400, error_code=7003))
+    answer = deployment.post([MESSAGE, SECOND])
+    assert (answer.status, answer.body["counts"]["unconfirmed"]) == (202, 2)
+    assert {result["code"] for result in answer.body["results"]} == {"call_rejected"}
+    deployment.work()
+    assert len(deployment.upstream.releases) == 1
+
+
+def test_a_rejected_call_is_made_again_in_smaller_ones_where_it_is_known_to_have_had_no_effect(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BULK_4XX_IS_ATOMIC", "true")
+    deployment.upstream.answers += [Reply(400, error_code=7003), Reply(404, error_code=7003)]
+    answer = deployment.post([MESSAGE, SECOND])
+    assert (answer.status, answer.body["counts"]["in_progress"]) == (202, 2)
+    deployment.work()
+    assert [sent.ids for sent in deployment.upstream.releases] == [[MESSAGE, SECOND], [MESSAGE], [SECOND]]
+    told = deployment.get(path_of(answer))
+    assert [(each["outcome"], each["code"]) for each in told.body["results"]] == [
+        ("failed", "cloudflare_rejected"),
+        ("released", None),
+    ]
+
+
+def test_who_forces_is_told_that_his_call_was_rejected(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BULK_4XX_IS_ATOMIC", "true")
+    deployment.post([MESSAGE, SECOND])
+    deployment.upstream.answers.append(Reply(400, error_code=7003))
+    answer = deployment.post({**FORCED, "ids": [MESSAGE, SECOND]}, client="admin", headers=KEY)
+    assert (answer.status, answer.code, answer.body["retryable"]) == (400, "cloudflare_call_rejected", False)
+    assert deployment.hints == []
+    assert deployment.post([MESSAGE]).result["outcome"] == "already_released"

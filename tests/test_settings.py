@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import pytest
 
+from quarantine_release.ports import Mark
 from quarantine_release.settings import Settings, SettingsInvalid
 from quarantine_release.trace import WireForm
 from quarantine_release.transitions import Terms
@@ -17,6 +18,10 @@ ENVIRONMENT = {
     "LEASE_SECONDS": "90",
     "SETTLE_SECONDS": "120",
     "RETENTION_DAYS": "400",
+    "QUEUE_URL": "https://sqs.eu-central-1.amazonaws.com/123456789012/hints",
+    "BUDGET_INLINE_CALLS": "300",
+    "BUDGET_CALLS": "900",
+    "BULK_4XX_IS_ATOMIC": "false",
 }
 
 
@@ -34,6 +39,9 @@ def test_every_variable_is_read() -> None:
         cloudflare_api_base_url="https://api.cloudflare.com/client/v4",
         wire_form=None,
         terms=Terms(timedelta(seconds=90), timedelta(seconds=120), timedelta(days=400)),
+        queue_url="https://sqs.eu-central-1.amazonaws.com/123456789012/hints",
+        marks={Mark.INLINE: 300, Mark.ALL: 900},
+        bulk_4xx_is_atomic=False,
     )
 
 
@@ -57,9 +65,22 @@ def test_everything_that_is_missing_is_told_at_once() -> None:
 @pytest.mark.parametrize(
     "value", ["0", "-1", "1.5", "ninety", "100000", "1" * 20, "000012345678", "\u0661", "90 ", "90\n"]
 )
-@pytest.mark.parametrize("name", ["LEASE_SECONDS", "SETTLE_SECONDS", "RETENTION_DAYS"])
+@pytest.mark.parametrize("name", ["LEASE_SECONDS", "SETTLE_SECONDS", "RETENTION_DAYS", "BUDGET_CALLS"])
 def test_a_number_must_be_a_whole_one_of_a_sensible_size(name: str, value: str) -> None:
     assert problems(**{name: value}) == f"{name} must be a whole number between 1 and 99999"
+
+
+@pytest.mark.parametrize("value", ["-1", "00", "0.0", "100000", "none", " 0"])
+def test_inline_calls_may_be_none_but_not_fewer(value: str) -> None:
+    said = problems(BUDGET_INLINE_CALLS=value)
+    assert said == "BUDGET_INLINE_CALLS must be a whole number between 0 and 99999"
+    assert Settings.from_env(ENVIRONMENT | {"BUDGET_INLINE_CALLS": "0"}).marks[Mark.INLINE] == 0
+
+
+def test_whether_a_rejected_call_had_no_effect_is_true_or_false() -> None:
+    assert Settings.from_env(ENVIRONMENT | {"BULK_4XX_IS_ATOMIC": "true"}).bulk_4xx_is_atomic
+    for value in ("True", "1", "yes", " true"):
+        assert problems(BULK_4XX_IS_ATOMIC=value) == "BULK_4XX_IS_ATOMIC must be true or false"
 
 
 def test_the_largest_number_is_accepted() -> None:

@@ -1,12 +1,13 @@
-"""The reconciler's use case on the real ledger code and a model of DynamoDB."""
+"""The reconciler's use case on the real ledger code and a model of DynamoDB; the worker does what it hints."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from quarantine_release.attempt import Answer
 from quarantine_release.outcome import (
     AccountId,
     Answered,
@@ -18,13 +19,15 @@ from quarantine_release.outcome import (
     Reading,
     RefusalReason,
     Refused,
+    RequestId,
     Seen,
     State,
     Verdict,
+    Wanted,
     postfix_part,
 )
-from quarantine_release.ports import LedgerUnavailable
-from quarantine_release.release import Answer, look_up, release
+from quarantine_release.ports import Hint, LedgerUnavailable, Mark
+from quarantine_release.release import look_up, release
 from quarantine_release.settle import Summary, reconcile
 from quarantine_release.trace import AttemptRow, AttemptState, MessageRow, RequestRow, RequestState
 from tests.model_dynamodb import Fault, ModelDynamoDB
@@ -33,6 +36,7 @@ from tests.stand_ins import ACCOUNT, BARE, DELIVERED, FULL, OK, OTHER, World, re
 PART = postfix_part(BARE)
 LOST = Evidence(failure="no_answer_in_time")
 RATE_LIMITED = Refused(RefusalReason.RATE_LIMITED, Evidence(429), 42)
+R = Outcome.RELEASED
 
 
 @pytest.fixture
@@ -49,9 +53,9 @@ def lost(ids: Sequence[MessageId]) -> Answered:
     return Answered(dict.fromkeys(ids, Verdict(State.UNKNOWN, Code.NO_ANSWER)), LOST)
 
 
-def ask(world: World, *ids: str, name: str = "one", **members: Any) -> RequestRow:
+def ask(world: World, *ids: str, name: str = "one", inline: bool = True, **members: Any) -> RequestRow:
     request = request_row(*ids, name=name, created_at=world.clock(), **members)
-    answer = release(request, world.ports())
+    answer = release(request, world.ports(), inline=inline)
     assert isinstance(answer, Answer)
     return request
 
@@ -62,8 +66,11 @@ def shows(world: World, seen: Seen, message_id: MessageId | None = None, given: 
 
 
 def tick(world: World, **ahead: float) -> Summary:
+    """Let time pass, then reconcile and have the worker take the hints that there are."""
     world.clock.move(**ahead)
-    return run_once(world)
+    summary = run_once(world)
+    world.work()
+    return summary
 
 
 def run_once(world: World, **ports: Any) -> Summary:
@@ -222,6 +229,21 @@ def test_an_outcome_in_the_attempt_is_brought_to_its_messages_without_asking_clo
     assert world.reader.wanted == []
 
 
+def test_a_rejection_that_stands_in_the_attempt_tells_its_messages_how_many_may_be_in_a_call(
+    world: World, faults: list[Fault | None]
+) -> None:
+    given = [MessageId(f"4Njp3P0STMz2c{number:04d}") for number in range(12)]
+    # Cancelled for another's sake; then the attempt is written, and the process ends.
+    faults += [None, Fault.CANCELLED, None, Fault.TIMEOUT_BEFORE]
+    rejected = Verdict(State.UNKNOWN, Code.CALL_REJECTED)
+    world.cloudflare.answers.append(lambda ids: Answered(dict.fromkeys(ids, rejected), Evidence(400, (7003,))))
+    ask(world, *given)
+    assert {message(world, each).state for each in given} == {State.RELEASING}
+    run_once(world)
+    rows = [message(world, each) for each in given]
+    assert {(row.state, row.code, row.largest_call) for row in rows} == {(State.UNKNOWN, Code.CALL_REJECTED, 10)}
+
+
 def test_an_id_that_was_not_in_the_call_gets_nothing_from_its_outcome(world: World) -> None:
     world.cloudflare.answers += [lost, lambda ids: Answered(dict.fromkeys(ids, DELIVERED), OK)]
     ask(world, BARE)
@@ -327,14 +349,14 @@ def test_one_run_is_bounded_by_its_time(world: World) -> None:
     ask(world, OTHER, name="two")
     shows(world, Seen.RELEASED)
     shows(world, Seen.RELEASED, given=OTHER)
-    world.clock.move(seconds=60)
+    world.clock.move(seconds=121)
     world.seconds_left = [30.0] * 4 + [3.0] * 2
     summary = run_once(world)
-    assert (summary.attempts, summary.requests) == (1, 0)
+    assert (summary.attempts, summary.swept.requests) == (1, 0)
     world.seconds_left = [3.0, 3.0, 3.0]
     assert run_once(world).settled == []
     world.seconds_left = []
-    assert run_once(world).requests == 2
+    assert run_once(world).swept.requests == 2
 
 
 def test_a_ledger_that_cannot_be_read_ends_the_run(world: World, faults: list[Fault | None]) -> None:
@@ -347,12 +369,13 @@ def test_the_oldest_that_is_open_is_told(world: World) -> None:
     world.cloudflare.answers.append(lost)
     request = ask(world, BARE)
     summary = tick(world, seconds=60)
-    assert summary.oldest_request == request.created_at
     assert summary.oldest_attempt is not None
+    assert tick(world, seconds=61).swept.oldest == request.created_at
     shows(world, Seen.RELEASED)
-    tick(world, seconds=60)
-    summary = tick(world, seconds=60)
-    assert (summary.oldest_attempt, summary.oldest_request) == (None, None)
+    tick(world, seconds=121)
+    assert state_of(world, request) is RequestState.CLOSED
+    summary = tick(world, seconds=121)
+    assert (summary.oldest_attempt, summary.swept.oldest) == (None, None)
 
 
 @pytest.mark.parametrize(("force", "state"), [(False, State.RELEASED), (True, State.NEEDS_REVIEW)])
@@ -390,12 +413,14 @@ def test_a_call_after_a_rejection_is_settled_like_a_first_one(world: World) -> N
     assert told(world, request) == [Outcome.RELEASED]
 
 
-def test_requests_that_cannot_go_on_hold_up_no_other(world: World) -> None:
+def test_requests_that_cannot_go_on_hold_up_no_other(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quarantine_release.sweep.REQUESTS_AT_ONCE", 20)
     world.cloudflare.answers += [lost] * 210
     for number in range(210):
         ask(world, f"4Njp3P0Sz{number:04d}", name=f"stuck-{number}")
     world.cloudflare.answers.append(RATE_LIMITED)
     young = ask(world, OTHER, name="young")
+    world.queue.taken()  # lost
     for _ in range(6):
         tick(world, seconds=60)
     assert told(world, young) == [Outcome.RELEASED]
@@ -466,3 +491,146 @@ def test_a_request_is_in_the_trace_of_messages_that_it_never_came_to_claim(world
     tick(world, seconds=60)
     assert told(world, request) == [Outcome.RELEASED, Outcome.ALREADY_RELEASED]
     assert message(world, OTHER).asks == {request.request_id, "rq_two"}
+
+
+def test_whoever_asked_for_a_message_that_is_free_again_is_hinted_at_once(world: World) -> None:
+    world.cloudflare.answers.append(lost)
+    for name in ("one", "two"):
+        ask(world, BARE, name=name)
+    ask(world, OTHER, name="somebody else")
+    shows(world, Seen.QUARANTINED)
+    world.clock.move(seconds=211)
+    world.budget.paused = 1.0  # so that the sweep adds none
+    run_once(world)
+    assert message(world).state is State.RETRYABLE
+    assert world.queue.sent == [(Hint(RequestId("rq_one")), 0.0), (Hint(RequestId("rq_two")), 0.0)]
+
+
+def test_whoever_asked_for_what_a_call_that_was_not_made_had_claimed_is_hinted_at_once(
+    world: World, faults: list[Fault | None]
+) -> None:
+    faults += [None, Fault.CANCELLED, None, Fault.TIMEOUT_BEFORE]  # the refusal reaches the attempt and no message
+    world.cloudflare.answers.append(RATE_LIMITED)
+    request = ask(world, BARE)
+    assert message(world).state is State.RELEASING
+    run_once(world)
+    assert message(world).state is State.RETRYABLE
+    assert world.queue.sent == [(Hint(request.request_id), 0.0)]
+
+
+def test_what_is_found_released_hints_at_nobody(world: World) -> None:
+    world.cloudflare.answers.append(lost)
+    ask(world, BARE)
+    shows(world, Seen.RELEASED)
+    world.clock.move(seconds=60)
+    assert len(run_once(world).settled) == 1
+    assert not world.queue.sent
+
+
+class CountingReader:
+    """Reads a message a call, while it may call."""
+
+    def __init__(self) -> None:
+        self.asked: list[bool] = []
+
+    def read(
+        self, _: object, wanted: Sequence[Wanted], __: float, may_call: Callable[[], bool]
+    ) -> Mapping[PostfixPart, Reading]:
+        readings = {}
+        for one in wanted:
+            self.asked.append(may_call())
+            if not self.asked[-1]:
+                break
+            readings[one.part] = Reading(Seen.RELEASED, Evidence(200))
+        return readings
+
+
+def test_reading_takes_its_calls_from_the_same_budget(world: World) -> None:
+    world.cloudflare.answers += [lost, lost]
+    ask(world, BARE)
+    ask(world, OTHER, name="two")
+    world.budget.taken.clear()
+    world.budget.waits += [0.0, 20.0]
+    world.clock.move(seconds=60)
+    reader = CountingReader()
+    run_once(world, reader=reader)
+    assert reader.asked == [True, False]
+    assert world.budget.taken == [Mark.ALL]
+    assert sorted(message(world, given).state for given in (BARE, OTHER)) == [State.RELEASED, State.UNKNOWN]
+
+
+def test_a_budget_that_cannot_be_read_leaves_out_its_account(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unavailable(*_: object) -> float:
+        raise LedgerUnavailable("broken")
+
+    world.cloudflare.answers.append(lost)
+    ask(world, BARE)
+    world.clock.move(seconds=60)
+    monkeypatch.setattr(world.budget, "take", unavailable)
+    assert run_once(world, reader=CountingReader()).failures == 1
+    assert message(world).state is State.UNKNOWN
+
+
+class Picky:
+    """A Cloudflare that rejects every call that holds a bad id, as a whole, though it has released some of it by then.
+
+    It knows of each message what it is, and tells the reader.
+    """
+
+    def __init__(self, bad: MessageId, released_in_spite: Sequence[MessageId] = ()) -> None:
+        self.bad = bad
+        self.released_in_spite = released_in_spite
+        self.released: set[PostfixPart] = set()
+        self.calls: list[list[MessageId]] = []
+
+    def release(self, _: object, __: object, ids: Sequence[MessageId], ___: float) -> Answered:
+        assert not self.released & set(map(postfix_part, ids)), "sent again"
+        self.calls.append(list(ids))
+        if self.bad not in ids:
+            self.released |= set(map(postfix_part, ids))
+            return Answered(dict.fromkeys(ids, DELIVERED), OK)
+        if len(ids) == 1:
+            return Answered({self.bad: Verdict(State.FAILED, Code.CLOUDFLARE_REJECTED)}, Evidence(400, (7003,)))
+        self.released |= {postfix_part(each) for each in ids if each in self.released_in_spite}
+        return Answered(dict.fromkeys(ids, Verdict(State.UNKNOWN, Code.CALL_REJECTED)), Evidence(400, (7003,)))
+
+    def read(self, _: object, wanted: Sequence[Wanted], *__: object) -> Mapping[PostfixPart, Reading]:
+        return {
+            one.part: Reading(Seen.RELEASED if one.part in self.released else Seen.QUARANTINED, Evidence(200))
+            for one in wanted
+        }
+
+
+def test_of_a_call_that_was_rejected_as_a_whole_nobody_is_blamed_but_the_one(world: World) -> None:
+    ids = [MessageId(f"4Njp3P0STMz2c{number:04d}") for number in range(99)]
+    picky = Picky(ids[42], released_in_spite=ids[:7])
+    request = ask(world, *ids, inline=False)
+    ports = {"cloudflare": picky, "reader": picky}
+    world.work(**ports)
+    assert [len(call) for call in picky.calls] == [98, 1]
+    row = message(world, ids[0])
+    assert (row.state, row.code, row.largest_call) == (State.UNKNOWN, Code.CALL_REJECTED, 10)
+    assert told(world, request) == [Outcome.UNCONFIRMED] * 98 + [Outcome.RELEASED]
+    for _ in range(3):
+        world.clock.move(seconds=60)
+        run_once(world, **ports)
+        world.work(**ports)
+        # What is still quarantined may yet be released by the first call.
+        assert told(world, request) == [Outcome.RELEASED] * 7 + [Outcome.UNCONFIRMED] * 91 + [Outcome.RELEASED]
+    world.clock.move(seconds=31)
+    run_once(world, **ports)
+    world.work(**ports)
+    assert [len(call) for call in picky.calls[2:]] == [10] * 9 + [1]
+    unclear = [each for each in ids if message(world, each).state is State.UNKNOWN]
+    assert ids[42] in unclear
+    assert len(unclear) == 10
+    assert {message(world, each).largest_call for each in unclear} == {1}
+    for _ in range(4):
+        world.clock.move(seconds=60)
+        run_once(world, **ports)
+        world.work(**ports)
+    assert sorted(picky.calls[12:]) == [[each] for each in unclear]
+    assert [each for each, outcome in zip(ids, told(world, request), strict=True) if outcome is not R] == [ids[42]]
+    row = message(world, ids[42])
+    assert (row.state, row.code, len(row.attempts)) == (State.FAILED, Code.CLOUDFLARE_REJECTED, 3)
+    assert state_of(world, request) is RequestState.CLOSED

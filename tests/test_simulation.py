@@ -4,7 +4,10 @@ from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 
-from tests.simulated_runs import SCENARIOS, failing_seeds, main, schedules, seeded
+from quarantine_release.attempt import Answer
+from tests.simulated_invariants import check_end
+from tests.simulated_runs import GRACE_SECONDS, IDS, SCENARIOS, failing_seeds, main, schedules, seeded
+from tests.simulation import Job, Simulation, Strike
 
 pytestmark = pytest.mark.simulation
 SEEDS, BLOCK = 20_000, 500
@@ -30,6 +33,27 @@ def test_no_crowd_of_actors_violates_anything() -> None:
     with ProcessPoolExecutor() as pool:
         failed = [failure for block in pool.map(failing_seeds, starts, [BLOCK] * len(starts)) for failure in block]
     assert failed == []
+
+
+@pytest.mark.parametrize("trouble", [Strike.RATE_LIMITED, Strike.UNREACHABLE, Strike.LOST, Strike.DENIED])
+def test_an_outage_of_half_an_hour_delays_and_loses_nothing(trouble: Strike) -> None:
+    """Cloudflare refuses everything, cannot be reached, or never answers: intake goes on, calls are few."""
+    outage = 1800.0
+    jobs = [
+        Job(f"{minute}", IDS[minute % 6 : minute % 6 + 1], at=minute * 60.0, inline=minute % 2 == 0)
+        for minute in range(30)
+    ]
+
+    def strike(boundary: str) -> Strike | None:
+        return trouble if boundary == "release" and simulation.now < outage else None
+
+    simulation = Simulation(jobs, strike, seed=1)
+    simulation.run(until=outage + GRACE_SECONDS)
+    assert check_end(simulation) == []
+    assert simulation.dead_letters == []
+    assert len([call for call in simulation.calls if call < outage]) < 4 * 30
+    if trouble is not Strike.DENIED:  # who waits for an answer is told no at once
+        assert all(isinstance(told.answer, Answer) for told in simulation.told)
 
 
 def test_the_same_seed_is_the_same_history() -> None:

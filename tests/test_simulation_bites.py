@@ -1,19 +1,22 @@
 """The simulation finds what it is there to find: each mutant of the code under simulation is caught."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
-from quarantine_release import release as release_module
+from quarantine_release import attempt as attempt_module
 from quarantine_release import settle as settle_module
+from quarantine_release import sweep as sweep_module
 from quarantine_release import trace as trace_module
+from quarantine_release.allowance import AccountRow, slot_of
+from quarantine_release.attempt import Claims, Run
+from quarantine_release.budget import AccountBudget, _Known
 from quarantine_release.ledger import DynamoLedger
 from quarantine_release.outcome import Answered, Reading, Seen, State, Verdict, may_claim
 from quarantine_release.ports import Conflict, Move
-from quarantine_release.release import _Run
 from quarantine_release.trace import (
     AttemptRow,
     MessageRow,
@@ -40,12 +43,14 @@ def freed(row: MessageRow, now: datetime) -> MessageRow:
 
 
 def ambiguous_means_retry(patch: Patch) -> None:
-    def mutant(row: MessageRow, verdict: Verdict, evidence: Any, now: datetime, terms: Terms) -> MessageRow:
+    def mutant(
+        row: MessageRow, verdict: Verdict, evidence: Any, now: datetime, terms: Terms, *, ids_in_call: int
+    ) -> MessageRow:
         if verdict.state is State.UNKNOWN:
             return freed(row, now)
-        return recorded(row, verdict, evidence, now, terms)
+        return recorded(row, verdict, evidence, now, terms, ids_in_call=ids_in_call)
 
-    patch.setattr(release_module, "recorded", mutant)
+    patch.setattr(attempt_module, "recorded", mutant)
 
 
 def retry_on_lease_expiry(patch: Patch) -> None:
@@ -74,22 +79,37 @@ def no_settle_time(patch: Patch) -> None:
 
 
 def outcome_projected_onto_all_requested_ids(patch: Patch) -> None:
-    original = _Run._record
+    original = Run._record
 
-    def mutant(self: _Run, attempt: AttemptRow, moves: Sequence[Move], answer: Answered, *, is_last: bool) -> None:
-        called = {move.after.part for move in moves}
+    def mutant(self: Run, claims: Claims, answer: Answered, *, is_last: bool) -> None:
+        called = {move.after.part for move in claims.moves}
         others = [Move(row, row) for part, row in self.rows.items() if part not in called]
-        every = targets_of(self.request.ids)
+        every = [target for request in self.requests.values() for target in targets_of(request.ids)]
         verdict = next(iter(answer.verdicts.values()))
         original(
             self,
-            replace(attempt, targets=every),
-            (*moves, *others),
+            Claims(replace(claims.attempt, targets=tuple(every)), (*claims.moves, *others)),
             replace(answer, verdicts=dict.fromkeys((target.message_id for target in every), verdict)),
             is_last=is_last,
         )
 
-    patch.setattr(_Run, "_record", mutant)
+    patch.setattr(Run, "_record", mutant)
+
+
+def outcome_projected_onto_ids_that_were_not_in_the_call(patch: Patch) -> None:
+    original = Run._record
+
+    def mutant(self: Run, claims: Claims, answer: Answered, *, is_last: bool) -> None:
+        """Take what was wanted for what was called: of the ids at hand some were not claimed."""
+        called = {target.part for target in claims.attempt.targets}
+        absent = [row for part, row in self.rows.items() if part not in called and row.state is State.RETRYABLE]
+        verdict = next(iter(answer.verdicts.values()))
+        original(self, claims, answer, is_last=is_last)
+        for row in absent:
+            after = recorded(row, verdict, answer.evidence, self.ports.clock(), self.ports.terms)
+            self.ports.ledger.project([Move(row, after)])
+
+    patch.setattr(Run, "_record", mutant)
 
 
 def condition_dropped_from_the_outcome_write(patch: Patch) -> None:
@@ -115,7 +135,7 @@ def a_row_whose_lease_ran_out_is_claimed_by_a_request(patch: Patch) -> None:
             return True
         return claimable(row, target, force=force, now=now)
 
-    patch.setattr(release_module, "claimable", mutant)
+    patch.setattr(attempt_module, "claimable", mutant)
 
 
 def needs_review_is_retried(patch: Patch) -> None:
@@ -131,7 +151,9 @@ def claim_is_read_then_written(patch: Patch) -> None:
 
     def unconditional(self: DynamoLedger, one: Move) -> dict[str, Any]:
         action = move(self, one)
-        if one.after.state is State.RELEASING:
+        if "Put" in action:
+            del action["Put"]["ConditionExpression"]
+        elif one.after.state is State.RELEASING:
             update = action["Update"]
             words = set(update["UpdateExpression"].replace(",", " ").split())
             del update["ConditionExpression"]
@@ -147,7 +169,7 @@ def claim_is_read_then_written(patch: Patch) -> None:
             for one in moves
             if (found.get(one.after.part) is None) != (one.before is None)
         }
-        return Conflict(None, changed) if changed else original(self, opened, accepted, attempt, moves, asks)
+        return Conflict({}, changed) if changed else original(self, opened, accepted, attempt, moves, asks)
 
     patch.setattr(DynamoLedger, "claim", mutant)
     patch.setattr(DynamoLedger, "_move", unconditional)
@@ -164,10 +186,10 @@ def giving_back_keeps_the_request_open(patch: Patch) -> None:
 
 
 def refusals_count_as_attempts(patch: Patch) -> None:
-    def mutant(before: MessageRow | None, row: MessageRow, now: datetime) -> MessageRow:
-        return replace(given_back(before, row, now), attempts=row.attempts)
+    def mutant(before: MessageRow | None, row: MessageRow, now: datetime, *, rejected_with: int | None) -> MessageRow:
+        return replace(given_back(before, row, now, rejected_with=rejected_with), attempts=row.attempts)
 
-    patch.setattr(release_module, "given_back", mutant)
+    patch.setattr(attempt_module, "given_back", mutant)
 
 
 def what_cannot_be_read_is_taken_for_released(patch: Patch) -> None:
@@ -176,6 +198,43 @@ def what_cannot_be_read_is_taken_for_released(patch: Patch) -> None:
         return settled(row, attempt, replace(reading, seen=seen), *others)
 
     patch.setattr(settle_module, "settled", mutant)
+
+
+def budget_counted_per_process(patch: Patch) -> None:
+    original = AccountBudget._see
+
+    def mutant(self: Any, known: _Known, row: AccountRow) -> None:
+        own, bought_at = self.__dict__.setdefault("own", {}), self.__dict__.get("bought_at")
+        if known.left and known.bought_at != bought_at:
+            slot, self.bought_at = slot_of(known.bought_at), known.bought_at
+            own[slot] = own.get(slot, 0) + known.left
+        original(self, known, replace(row, calls=dict(own)))
+
+    patch.setattr(AccountBudget, "_see", mutant)
+
+
+def a_pause_stays_with_the_process_that_saw_the_429(patch: Patch) -> None:
+    original = AccountBudget._see
+
+    def mutant(self: AccountBudget, known: _Known, row: AccountRow) -> None:
+        original(self, known, replace(row, paused_until=known.row.paused_until))
+
+    patch.setattr(AccountBudget, "_see", mutant)
+
+
+def a_lost_hint_is_a_lost_request(patch: Patch) -> None:
+    patch.setattr(sweep_module, "hints_of", lambda request, parts: [])  # noqa: ARG005
+
+
+def a_cancelled_request_is_claimed_for(patch: Patch) -> None:
+    original = DynamoLedger._check_open
+
+    def mutant(self: DynamoLedger, request_id: Any) -> dict[str, Any]:
+        check = original(self, request_id)
+        check["ConditionCheck"]["ConditionExpression"] = "#state = :open"
+        return check
+
+    patch.setattr(DynamoLedger, "_check_open", mutant)
 
 
 MUTANTS: tuple[Callable[[Patch], None], ...] = (
@@ -191,6 +250,11 @@ MUTANTS: tuple[Callable[[Patch], None], ...] = (
     giving_back_keeps_the_request_open,
     refusals_count_as_attempts,
     what_cannot_be_read_is_taken_for_released,
+    outcome_projected_onto_ids_that_were_not_in_the_call,
+    budget_counted_per_process,
+    a_pause_stays_with_the_process_that_saw_the_429,
+    a_lost_hint_is_a_lost_request,
+    a_cancelled_request_is_claimed_for,
 )
 
 

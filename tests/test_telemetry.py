@@ -81,6 +81,13 @@ def test_the_age_of_what_waits_longest_is_measured_in_seconds() -> None:
     assert counted() == {"OldestOpenAttemptAge": [90.5]}
 
 
+def test_hints_that_the_queue_did_not_take_are_told_and_counted(deployment: Deployment) -> None:
+    telemetry.hints_lost(7)
+    (logged,) = deployment.events("hints_lost")
+    assert (logged["level"], logged["hints"]) == ("ERROR", 7)
+    assert counted() == {"HintsLost": [7.0]}
+
+
 def test_an_error_nobody_foresaw_is_told_by_class_and_place(deployment: Deployment) -> None:
     try:
         raise ValueError("canary")

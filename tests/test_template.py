@@ -29,6 +29,7 @@ SWITCHES = {
     "AlarmTopicArn": "arn:aws:sns:eu-central-1:123456789012:alarms",
     "CreateApiGatewayLogRole": "true",
 }
+BUDGET = ("InlineCalls", "CallsPerWindow")
 PSEUDO_PARAMETERS = {
     "AWS::AccountId": "123456789012",
     "AWS::Partition": "aws",
@@ -36,29 +37,34 @@ PSEUDO_PARAMETERS = {
     "AWS::StackName": "quarantine-release",
     "AWS::URLSuffix": "amazonaws.com",
 }
-# What each function may do, and no more: test_permissions.py holds it against what they do. To this comes kms:Decrypt
-# where a key is given.
+# What each function may do, and no more: test_permissions.py holds it against what they do. To this comes what the key
+# is used for where one is given.
 COMMON_ACTIONS = {
     "dynamodb:BatchGetItem",
-    "dynamodb:ConditionCheckItem",
-    "dynamodb:PutItem",
     "dynamodb:UpdateItem",
     "logs:CreateLogStream",
     "logs:PutLogEvents",
     "secretsmanager:GetSecretValue",
+    "sqs:SendMessage",
     "xray:PutTelemetryRecords",
     "xray:PutTraceSegments",
 }
+CLAIMING = {"dynamodb:ConditionCheckItem", "dynamodb:PutItem"}
+RECEIVING = {"sqs:DeleteMessage", "sqs:GetQueueAttributes", "sqs:ReceiveMessage"}
 ALLOWED_ACTIONS = {
-    "WebhookFunction": COMMON_ACTIONS,
+    "WebhookFunction": COMMON_ACTIONS | CLAIMING,
+    "WorkerFunction": COMMON_ACTIONS | CLAIMING | RECEIVING,
     "ReconcilerFunction": COMMON_ACTIONS | {"dynamodb:Query"},
 }
 SECRETS = {
     "WebhookFunction": ["${CloudflareSecret}", "${ClientsSecret}"],
+    "WorkerFunction": ["${CloudflareSecret}"],
     "ReconcilerFunction": ["${CloudflareSecret}"],
 }
 XRAY = {"xray:PutTelemetryRecords", "xray:PutTraceSegments"}
 LONGEST_LATE_EFFECT_SECONDS = 60
+CLOUDFLARES_CALLS_IN_FIVE_MINUTES = 1200
+LONGEST_DELAY_SECONDS = 900  # of a message in SQS
 
 Properties = dict[str, Any]
 
@@ -252,10 +258,49 @@ def test_every_function_is_told_what_the_settings_ask_for(stack: Stack) -> None:
             "LEASE_SECONDS": "90",
             "SETTLE_SECONDS": "120",
             "RETENTION_DAYS": "400",
+            "QUEUE_URL": "${ReleaseQueue}",
+            "BUDGET_INLINE_CALLS": "300",
+            "BUDGET_CALLS": "900",
+            "BULK_4XX_IS_ATOMIC": "false",
             "POWERTOOLS_SERVICE_NAME": "quarantine-release",
             "POWERTOOLS_METRICS_NAMESPACE": "QuarantineRelease",
             "POWERTOOLS_LOG_LEVEL": "INFO",
         }
+
+
+def test_every_function_is_told_the_parameters() -> None:
+    given = {
+        "CloudflareWireForm": "object",
+        "TraceRetentionDays": "31",
+        "InlineCalls": "0",
+        "CallsPerWindow": "7",
+        "Bulk4xxIsAtomic": "true",
+    }
+    for function in Stack(**given).of_type("AWS::Lambda::Function").values():
+        variables = function["Environment"]["Variables"]
+        assert [
+            variables[name]
+            for name in (
+                "CLOUDFLARE_WIRE_FORM",
+                "RETENTION_DAYS",
+                "BUDGET_INLINE_CALLS",
+                "BUDGET_CALLS",
+                "BULK_4XX_IS_ATOMIC",
+            )
+        ] == list(given.values())
+
+
+def test_no_setting_of_the_budget_reaches_cloudflares_limit_or_stops_everything() -> None:
+    parameters = template()["Parameters"]
+    bounds = {name: (parameters[name]["MinValue"], parameters[name]["MaxValue"]) for name in BUDGET}
+    assert bounds == {"InlineCalls": (0, 1000), "CallsPerWindow": (1, 1150)}
+    assert all(highest < CLOUDFLARES_CALLS_IN_FIVE_MINUTES for _, highest in bounds.values())
+    assert parameters["InlineCalls"]["Default"] < parameters["CallsPerWindow"]["Default"]
+
+
+def test_that_a_refused_pack_did_nothing_is_believed_only_if_somebody_says_so() -> None:
+    parameter = template()["Parameters"]["Bulk4xxIsAtomic"]
+    assert (parameter["Default"], parameter["AllowedValues"]) == ("false", ["true", "false"])
 
 
 def test_a_negative_read_is_believed_only_after_the_longest_late_effect(stack: Stack) -> None:
@@ -268,7 +313,7 @@ def test_a_negative_read_is_believed_only_after_the_longest_late_effect(stack: S
 def test_every_function_may_do_what_it_needs_and_nothing_else(stack: Stack) -> None:
     assert stack.of_type("AWS::Lambda::Function").keys() == ALLOWED_ACTIONS.keys()
     for function, expected in ALLOWED_ACTIONS.items():
-        key = {"kms:Decrypt"} if "KmsKeyArn" in stack.given else set()
+        key = {"kms:Decrypt", "kms:GenerateDataKey"} if "KmsKeyArn" in stack.given else set()
         assert actions(allowed(role_of(stack, function))) == expected | key
 
 
@@ -310,10 +355,12 @@ def test_no_function_may_remove_from_the_ledger_or_read_all_of_it(stack: Stack) 
 
 def test_every_function_reaches_only_the_rows_that_the_ledger_documents(stack: Stack) -> None:
     keys = {"ForAllValues:StringLike": {"dynamodb:LeadingKeys": ["R#*", "M#*", "T#*", "A#*"]}}
-    for function in ALLOWED_ACTIONS:
+    for function, expected in ALLOWED_ACTIONS.items():
         role = role_of(stack, function)
-        for action in ("BatchGetItem", "ConditionCheckItem", "PutItem", "UpdateItem"):
-            statement = statement_allowing(role, f"dynamodb:{action}")
+        on_rows = {action for action in expected if action.startswith("dynamodb:")} - {"dynamodb:Query"}
+        assert on_rows
+        for action in on_rows:
+            statement = statement_allowing(role, action)
             assert (statement["Resource"], statement["Condition"]) == ("${Ledger.Arn}", keys)
 
 
@@ -331,14 +378,18 @@ def test_a_function_reads_the_secrets_that_it_uses_and_no_other(stack: Stack, fu
 
 
 @pytest.mark.parametrize("function", ALLOWED_ACTIONS)
-def test_a_key_of_the_owner_decrypts_only_our_table_and_secrets(stack: Stack, function: str) -> None:
-    decrypting = [one for one in statements(role_of(stack, function)) if "kms:Decrypt" in listed(one["Action"])]
+def test_a_key_of_the_owner_serves_only_our_table_secrets_and_queue(stack: Stack, function: str) -> None:
+    using = [
+        one for one in statements(role_of(stack, function)) if any(each.startswith("kms:") for each in actions([one]))
+    ]
     if "KmsKeyArn" not in stack.given:
-        assert decrypting == []
+        assert using == []
         return
-    assert {one["Resource"] for one in decrypting} == {SWITCHES["KmsKeyArn"]}
+    assert {one["Resource"] for one in using} == {SWITCHES["KmsKeyArn"]}
     secrets = SECRETS[function] if len(SECRETS[function]) > 1 else SECRETS[function][0]
-    assert [one["Condition"] for one in decrypting] == [
+    sending = {"kms:Decrypt", "kms:GenerateDataKey"}
+    assert [actions([one]) for one in using] == [{"kms:Decrypt"}, {"kms:Decrypt"}, sending]
+    assert [one["Condition"] for one in using] == [
         {
             "StringEquals": {
                 "kms:ViaService": "dynamodb.eu-central-1.amazonaws.com",
@@ -351,7 +402,111 @@ def test_a_key_of_the_owner_decrypts_only_our_table_and_secrets(stack: Stack, fu
                 "kms:EncryptionContext:SecretARN": secrets,
             }
         },
+        {
+            "StringEquals": {
+                "kms:ViaService": "sqs.eu-central-1.amazonaws.com",
+                "kms:EncryptionContext:aws:sqs:arn": "${ReleaseQueue.Arn}",
+            }
+        },
     ]
+
+
+# --- The queue --------------------------------------------------------------------------------------------------------
+
+
+def queue(stack: Stack) -> Properties:
+    return stack.of_type("AWS::SQS::Queue")["ReleaseQueue"]
+
+
+def dead_letter_queue(stack: Stack) -> Properties:
+    return stack.of_type("AWS::SQS::Queue")["ReleaseDeadLetterQueue"]
+
+
+def test_the_worker_takes_as_many_hints_as_there_are_and_gives_back_single_ones(stack: Stack) -> None:
+    assert stack.only("AWS::Lambda::EventSourceMapping") == {
+        "EventSourceArn": "${ReleaseQueue.Arn}",
+        "FunctionName": "${WorkerFunction}",
+        "BatchSize": 1000,
+        "MaximumBatchingWindowInSeconds": 1,
+        "FunctionResponseTypes": ["ReportBatchItemFailures"],
+        "ScalingConfig": {"MaximumConcurrency": 2},
+    }
+    function = stack.of_type("AWS::Lambda::Function")["WorkerFunction"]
+    assert (function["Handler"], function["Timeout"]) == ("quarantine_release.worker.lambda_handler", 60)
+
+
+def test_nobody_but_the_queue_starts_the_worker(stack: Stack) -> None:
+    assert permissions_of(stack, "WorkerFunction") == []
+
+
+def test_no_function_is_held_back_by_reserved_concurrency(stack: Stack) -> None:
+    """Hints that it turned away would count as received, and end as dead letters though nothing is wrong."""
+    for function in stack.of_type("AWS::Lambda::Function").values():
+        assert "ReservedConcurrentExecutions" not in function
+
+
+def test_a_hint_stays_hidden_until_the_worker_cannot_be_at_it_any_more(stack: Stack) -> None:
+    mapping = stack.only("AWS::Lambda::EventSourceMapping")
+    timeout = stack.of_type("AWS::Lambda::Function")["WorkerFunction"]["Timeout"]
+    assert queue(stack)["VisibilityTimeout"] >= 6 * timeout + mapping["MaximumBatchingWindowInSeconds"]
+
+
+def test_a_hint_that_fails_five_times_goes_where_only_this_queues_hints_go(stack: Stack) -> None:
+    assert queue(stack)["RedrivePolicy"] == {
+        "deadLetterTargetArn": "${ReleaseDeadLetterQueue.Arn}",
+        "maxReceiveCount": 5,
+    }
+    name = queue(stack)["QueueName"]
+    assert name == "quarantine-release-hints"
+    assert dead_letter_queue(stack)["RedriveAllowPolicy"] == {
+        "redrivePermission": "byQueue",
+        "sourceQueueArns": [f"arn:aws:sqs:eu-central-1:123456789012:{name}"],
+    }
+    assert "RedrivePolicy" not in dead_letter_queue(stack)
+
+
+def test_dead_letters_are_kept_for_longer_than_hints_since_they_keep_their_age(stack: Stack) -> None:
+    days = 24 * 60 * 60
+    assert queue(stack)["MessageRetentionPeriod"] == 4 * days
+    assert dead_letter_queue(stack)["MessageRetentionPeriod"] == 14 * days
+
+
+def test_a_queue_is_encrypted_and_answers_only_over_tls(stack: Stack) -> None:
+    key = stack.given.get("KmsKeyArn")
+    queues = stack.of_type("AWS::SQS::Queue")
+    assert queues.keys() == {"ReleaseQueue", "ReleaseDeadLetterQueue"}
+    for properties in queues.values():
+        found = {name: properties.get(name) for name in ("SqsManagedSseEnabled", "KmsMasterKeyId")}
+        assert found == {"SqsManagedSseEnabled": None if key else True, "KmsMasterKeyId": key}
+    policies = stack.of_type("AWS::SQS::QueuePolicy").values()
+    assert {one["Queues"][0]: one["PolicyDocument"]["Statement"] for one in policies} == {
+        f"${{{name}}}": [
+            {
+                "Sid": "OnlyEncrypted",
+                "Effect": "Deny",
+                "Principal": "*",
+                "Action": "sqs:*",
+                "Resource": f"${{{name}.Arn}}",
+                "Condition": {"Bool": {"aws:SecureTransport": "false"}},
+            }
+        ]
+        for name in queues
+    }
+
+
+def test_every_function_sends_hints_only_the_worker_receives_them_and_none_touches_dead_letters(stack: Stack) -> None:
+    for function, expected in ALLOWED_ACTIONS.items():
+        found = {
+            (action, resource)
+            for one in allowed(role_of(stack, function))
+            for action in listed(one["Action"])
+            for resource in listed(one["Resource"])
+            if action.startswith("sqs:")
+        }
+        assert found == {(action, "${ReleaseQueue.Arn}") for action in expected if action.startswith("sqs:")}
+    senders = {name for name, expected in ALLOWED_ACTIONS.items() if "sqs:SendMessage" in expected}
+    assert senders == ALLOWED_ACTIONS.keys()
+    assert [name for name, expected in ALLOWED_ACTIONS.items() if expected & RECEIVING] == ["WorkerFunction"]
 
 
 # --- The schedule -----------------------------------------------------------------------------------------------------
@@ -427,6 +582,8 @@ def test_table_and_secrets_outlive_the_stack(stack: Stack) -> None:
     for name in ("Ledger", "CloudflareSecret", "ClientsSecret"):
         assert stack.resources[name]["DeletionPolicy"] == "Retain"
         assert stack.resources[name]["UpdateReplacePolicy"] == "Retain"
+    for name in ("ReleaseQueue", "ReleaseDeadLetterQueue"):  # hold hints only
+        assert stack.resources[name].keys() & {"DeletionPolicy", "UpdateReplacePolicy"} == set()
 
 
 def test_a_new_secret_counts_as_not_configured(stack: Stack) -> None:
@@ -634,13 +791,20 @@ def test_the_accounts_log_role_is_touched_exactly_if_asked_for_and_stays(stack: 
 
 SERVICE = (("service", "quarantine-release"),)  # the dimension that Powertools adds to every metric
 WEBHOOK = (("FunctionName", "${WebhookFunction}"),)
+WORKER = (("FunctionName", "${WorkerFunction}"),)
 RECONCILER = (("FunctionName", "${ReconcilerFunction}"),)
+HINTS = (("QueueName", "${ReleaseQueue.QueueName}"),)
+DEAD_LETTERS = (("QueueName", "${ReleaseDeadLetterQueue.QueueName}"),)
 API = (("ApiName", "quarantine-release"), ("Stage", "${ApiliveStage}"))
 # What is watched, and in how many of how many periods of so many seconds what value is too much.
 ALARMS = {
     ("AWS/ApiGateway", "5XXError", API): (1, 1, 300, "Sum >= 5"),
     ("AWS/Lambda", "Errors", WEBHOOK): (1, 1, 300, "Sum >= 1"),
     ("AWS/Lambda", "Throttles", WEBHOOK): (1, 1, 300, "Sum >= 1"),
+    ("AWS/Lambda", "Errors", WORKER): (1, 1, 900, "Sum >= 2"),
+    ("AWS/Lambda", "Throttles", WORKER): (1, 1, 300, "Sum >= 1"),
+    ("AWS/SQS", "ApproximateAgeOfOldestMessage", HINTS): (1, 1, 300, "Maximum > 1800"),
+    ("AWS/SQS", "ApproximateNumberOfMessagesVisible", DEAD_LETTERS): (1, 1, 300, "Maximum >= 1"),
     ("AWS/Lambda", "Errors", RECONCILER): (3, 5, 60, "Sum >= 1"),
     ("AWS/Lambda", "Invocations", RECONCILER): (5, 5, 60, "Sum < 1"),
     ("QuarantineRelease", "CredentialsRefused", SERVICE): (1, 1, 300, "Sum >= 1"),
@@ -648,6 +812,7 @@ ALARMS = {
     ("QuarantineRelease", "OldestOpenAttemptAge", SERVICE): (1, 1, 900, "Maximum > 600"),
     ("QuarantineRelease", "OldestOpenRequestAge", SERVICE): (1, 1, 900, "Maximum > 3600"),
 }
+QUEUE_AND_WORKER = (WORKER, HINTS, DEAD_LETTERS)
 COMPARISONS = {
     "GreaterThanOrEqualToThreshold": ">=",
     "GreaterThanThreshold": ">",
@@ -686,6 +851,27 @@ def test_the_age_of_the_oldest_is_watched_for_longer_than_it_may_go_untold() -> 
     untold = settle._LATEST + timedelta(minutes=1)
     periods = [period for (_, metric, _), (_, _, period, _) in ALARMS.items() if metric.startswith("OldestOpen")]
     assert all(timedelta(seconds=period) > untold for period in periods)
+
+
+def test_a_worker_that_goes_on_failing_is_told_before_its_hints_are_given_up(stack: Stack) -> None:
+    """A hint that failed is hidden for the visibility timeout: then it fails again."""
+    alarm = stack.of_type("AWS::CloudWatch::Alarm")["WorkerErrorsAlarm"]
+    hidden = queue(stack)["VisibilityTimeout"]
+    assert alarm["Threshold"] * hidden <= alarm["Period"] < queue(stack)["RedrivePolicy"]["maxReceiveCount"] * hidden
+
+
+def test_a_hint_that_was_put_off_or_failed_once_is_no_alarm(stack: Stack) -> None:
+    threshold = stack.of_type("AWS::CloudWatch::Alarm")["WorkerStoppedAlarm"]["Threshold"]
+    assert threshold > LONGEST_DELAY_SECONDS + queue(stack)["VisibilityTimeout"]
+
+
+def test_what_an_alarm_of_queue_and_worker_says_names_the_section_that_says_what_to_do(stack: Stack) -> None:
+    operations = (TEMPLATE.parent / "docs" / "operations.md").read_text()
+    ours = [one for one in stack.of_type("AWS::CloudWatch::Alarm").values() if watched(one)[2] in QUEUE_AND_WORKER]
+    assert len(ours) == 4
+    for alarm in ours:
+        (section,) = re.findall(r'docs/operations\.md, "(.+)"\.', alarm["AlarmDescription"])
+        assert f"\n## {section}\n" in operations
 
 
 def test_there_is_time_to_do_something_for_a_request_that_stays_open(stack: Stack) -> None:

@@ -1,7 +1,7 @@
 """What the rows mean for each id of a request, and that a closed request never says anything else again."""
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from hypothesis import given
@@ -60,16 +60,16 @@ def message(state: State = State.RELEASED, **members: object) -> MessageRow:
 
 
 def test_ids_of_one_message_are_one_target_under_the_fullest() -> None:
-    assert targets_of([BARE, OTHER, FULL, ALERT]) == (Target(PART, FULL), Target(PostfixPart(OTHER), OTHER))
+    assert targets_of((BARE, OTHER, FULL, ALERT)) == (Target(PART, FULL), Target(PostfixPart(OTHER), OTHER))
 
 
 def test_ids_that_contradict_each_other_are_no_target_and_harm_no_other() -> None:
-    assert targets_of([BARE, FULL, CONTRARY, OTHER]) == (Target(PostfixPart(OTHER), OTHER),)
+    assert targets_of((BARE, FULL, CONTRARY, OTHER)) == (Target(PostfixPart(OTHER), OTHER),)
 
 
 @given(st.lists(message_ids | family, min_size=1, max_size=8))
 def test_every_target_is_a_message_asked_for_and_none_is_named_twice(ids: list[MessageId]) -> None:
-    targets = targets_of(ids)
+    targets = targets_of(tuple(ids))
     assert len({target.part for target in targets}) == len(targets)
     for target in targets:
         assert target.message_id in ids
@@ -135,6 +135,52 @@ def test_one_result_per_id_as_given_whatever_their_shapes() -> None:
 def test_ids_that_contradict_each_other_within_a_request_are_for_a_person_to_look_at() -> None:
     results = results_of(request_row(FULL, CONTRARY, BARE), {PART: message()}, NOON)
     assert {(result.outcome, result.code) for result in results} == {(Outcome.NEEDS_REVIEW, Code.ID_CONFLICT)}
+
+
+def test_only_an_open_request_that_is_not_cancelled_may_claim() -> None:
+    request = request_row(FULL)
+    assert request.may_claim
+    assert not replace(request, cancelled_at=NOON).may_claim
+    assert not replace(request, state=RequestState.CLOSED).may_claim
+    assert not replace(request, state=RequestState.REFUSED).may_claim
+
+
+@pytest.mark.parametrize(("row", "outcome", "code"), OUTCOMES)
+def test_cancelling_ends_what_is_not_claimed_and_leaves_the_rest_as_it_is(
+    row: MessageRow | None, outcome: Outcome, code: Code | None
+) -> None:
+    (result,) = results_of(replace(request_row(FULL), cancelled_at=NOON), {PART: row} if row else {}, NOON)
+    if row is None or row.state is State.RETRYABLE:
+        assert result == Result(FULL, Outcome.CANCELLED, None, None)
+        return
+    shown = None if code is Code.ID_CONFLICT else row
+    assert result == Result(FULL, outcome, code, shown)
+
+
+REJECTED = message(State.FAILED, code=Code.CLOUDFLARE_REJECTED)
+OLD = message(owner=FOREIGN, updated_at=NOON - TERMS.retention, expires_at=NOON)
+
+
+@pytest.mark.parametrize(
+    ("row", "asked_at", "outcome"),
+    [
+        (REJECTED, NOON, Outcome.FAILED),  # asked for before it was rejected, or with whoever was
+        (REJECTED, NOON + timedelta(seconds=1), Outcome.IN_PROGRESS),
+        (message(State.FAILED, code=Code.NOT_DELIVERED), NOON + timedelta(seconds=1), Outcome.FAILED),
+        (message(owner=FOREIGN), NOON + timedelta(seconds=1), Outcome.ALREADY_RELEASED),
+        (OLD, NOON, Outcome.IN_PROGRESS),
+        (replace(OLD, expires_at=NOON + timedelta(seconds=1)), NOON, Outcome.ALREADY_RELEASED),
+        (OLD, OLD.updated_at, Outcome.ALREADY_RELEASED),
+    ],
+)
+def test_what_was_over_before_it_was_asked_for_and_may_be_tried_again_has_not_ended(
+    row: MessageRow, asked_at: datetime, outcome: Outcome
+) -> None:
+    request = request_row(FULL, name="three", created_at=asked_at)
+    (result,) = results_of(request, {PART: row}, NOON)
+    assert (result.outcome, result.code) == (outcome, row.code if outcome is Outcome.FAILED else None)
+    if outcome is Outcome.IN_PROGRESS:
+        assert claimable(row, Target(PART, FULL), force=False, now=NOON)
 
 
 def stored(letters: str) -> RequestRow:

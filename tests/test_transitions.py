@@ -156,6 +156,25 @@ def test_a_contradicting_id_in_an_answer_is_not_believed() -> None:
     assert row.message_id == FULL
 
 
+@pytest.mark.parametrize(("ids_in_call", "largest"), [(98, 10), (11, 10), (10, 1), (2, 1)])
+def test_what_was_rejected_with_others_is_sent_with_fewer_and_then_alone(ids_in_call: int, largest: int) -> None:
+    rejected = Verdict(State.UNKNOWN, Code.CALL_REJECTED)
+    row = recorded(claim(), rejected, Evidence(400), LATER, TERMS, ids_in_call=ids_in_call)
+    assert (row.state, row.code, row.largest_call) == (State.UNKNOWN, Code.CALL_REJECTED, largest)
+    back = given_back(None, claim(), LATER, rejected_with=ids_in_call)
+    assert (back.state, back.largest_call, back.attempts) == (State.RETRYABLE, largest, frozenset())
+
+
+def test_how_many_may_be_in_a_call_is_kept_until_another_is_rejected() -> None:
+    row = recorded(claim(), Verdict(State.UNKNOWN, Code.CALL_REJECTED), OK, LATER, TERMS, ids_in_call=98)
+    free = settled(row, sent("a-one"), Reading(Seen.QUARANTINED, OK), WAITED, WAITED, TERMS)
+    assert free is not None
+    again = claim(free, "two")
+    lost = recorded(again, Verdict(State.UNKNOWN, Code.NO_ANSWER), OK, LATER, TERMS, ids_in_call=10)
+    assert [each.largest_call for each in (free, again, lost, given_back(None, again, LATER))] == [10] * 4
+    assert claim().largest_call is None
+
+
 def test_an_answered_attempt_expires_once_nothing_about_it_is_unknown() -> None:
     known = answered(sent(), {PART: DELIVERED}, OK, LATER, TERMS)
     assert (known.state, known.ended_at, known.expires_at) == (AttemptState.ANSWERED, LATER, TERMS.expiry(LATER))

@@ -35,7 +35,8 @@ def test_a_request_releases_the_message_and_leaves_a_trace(deployment: Deploymen
     assert answer.status == 200
     assert answer.body["ok"] is True
     assert [sent.ids for sent in deployment.upstream.releases] == [[MESSAGE]]
-    assert {row["pk"]["S"][0] for row in deployment.rows()} == {"R", "M", "T"}
+    assert {row["pk"]["S"][0] for row in deployment.rows()} == {"R", "M", "T", "A"}
+    assert deployment.hints == []
 
 
 def test_the_largest_body_is_read(deployment: Deployment) -> None:
@@ -44,11 +45,12 @@ def test_the_largest_body_is_read(deployment: Deployment) -> None:
 
 def test_a_key_reused_for_another_payload_writes_and_sends_nothing_more(deployment: Deployment) -> None:
     deployment.post([MESSAGE], headers=KEY)
-    rows = deployment.rows()
+    rows = [deployment.rows(kind) for kind in "RMT"]
     answer = deployment.post([INVESTIGATE_ID], headers=KEY)
     assert (answer.status, answer.code, answer.body["field"]) == (400, "idempotency_key_reused", "Idempotency-Key")
-    assert deployment.rows() == rows
+    assert [deployment.rows(kind) for kind in "RMT"] == rows
     assert len(deployment.upstream.requests) == 1
+    assert deployment.hints == []
 
 
 @pytest.mark.parametrize(
@@ -60,6 +62,7 @@ def test_a_key_reused_for_another_payload_writes_and_sends_nothing_more(deployme
         ("POST", "/v1/releases/rq_x", "GET"),
         ("PUT", f"/v1/messages/{MESSAGE}", "GET"),
         ("HEAD", "/v1/health", "GET"),
+        ("GET", "/v1/releases/rq_x/cancel", "POST"),
     ],
 )
 def test_a_wrong_method_is_told_the_right_ones(deployment: Deployment, method: str, path: str, allow: str) -> None:
@@ -79,6 +82,9 @@ def test_a_wrong_method_is_told_the_right_ones(deployment: Deployment, method: s
         "/v1/release",
         "/V1/releases",
         "/v1/releases/a/b",
+        "/v1/releases//cancel",
+        "/v1/releases/a/cancel/b",
+        "/v1/releases/a/Cancel",
         "/v1/messages/",
         "/v1//releases",
     ],

@@ -50,6 +50,9 @@ def test_what_is_built_is_built_once(deployment: Deployment) -> None:
     first, second = wiring.ports(lambda: 20.0), wiring.ports(lambda: 20.0)
     assert first.ledger is second.ledger
     assert first.cloudflare is second.cloudflare
+    assert first.reader is second.reader
+    assert first.budget is second.budget
+    assert first.queue is second.queue
     assert wiring.clients() is wiring.clients()
 
 
@@ -62,9 +65,20 @@ def test_nothing_is_primed_outside_lambda(deployment: Deployment) -> None:
 def test_priming_builds_without_a_call(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand")
     wiring.prime()
-    for builder in (wiring.settings, wiring.ledger, wiring.clients, wiring.accounts, wiring.cloudflare):
+    builders = (
+        wiring.settings,
+        wiring.ledger,
+        wiring.budget,
+        wiring.queue,
+        wiring.clients,
+        wiring.accounts,
+        wiring.cloudflare,
+        wiring.reader,
+    )
+    for builder in builders:
         assert builder.cache_info().currsize == 1
     assert deployment.is_untouched
+    assert deployment.aws_calls == []
     assert deployment.log == ""
 
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
+from quarantine_release.attempt import Answer
 from quarantine_release.outcome import Evidence, Outcome, RequestId, State, postfix_part
-from quarantine_release.release import Answer
 from quarantine_release.trace import (
     AttemptRow,
     FailOn,
@@ -129,6 +129,7 @@ def _request_body(request: RequestRow, row: MessageRow, own: set[RequestId], now
         "ticket": request.ticket,
         "force": request.force,
         "trace_id": request.trace_id,
+        "cancelled_at": _time(request.cancelled_at),
     }
 
 

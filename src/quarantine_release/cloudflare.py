@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 from urllib.parse import quote
@@ -57,8 +57,17 @@ _NEVER_CHECKED: Final = datetime.min.replace(tzinfo=UTC), None, CredentialCheck(
 class CloudflareClient:
     """Cloudflare's Email Security API, for the accounts of one secret."""
 
-    def __init__(self, base_url: str, secret: Secret, session: DeadlineSession, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        secret: Secret,
+        session: DeadlineSession,
+        clock: Callable[[], datetime],
+        *,
+        bulk_4xx_is_atomic: bool = False,
+    ) -> None:
         self._base_url = base_url.rstrip("/")
+        self._bulk_4xx_is_atomic = bulk_4xx_is_atomic
         self._secret = secret
         self._session = session
         self._clock = clock
@@ -79,14 +88,14 @@ class CloudflareClient:
             if _are_credentials_refused(called):
                 fresh = self._secret.refetch().credentials.get(account_id)
                 if fresh != credential and ends_at - time.monotonic() > _SECONDS_TO_ANSWER:
-                    called = self._release(account_id, fresh, wire_form, ids, ends_at)
+                    called = replace(self._release(account_id, fresh, wire_form, ids, ends_at), calls=2)
         except (SecretUnavailable, SecretMalformed) as error:
             called = Refused(RefusalReason.CREDENTIALS, Evidence(failure=type(error).__name__))
         if _are_credentials_refused(called):
             telemetry.count("CredentialsRefused")
         return called
 
-    def check(self, account_id: AccountId, seconds: float) -> CredentialCheck:
+    def check(self, account_id: AccountId, seconds: float, may_call: Callable[[], bool]) -> CredentialCheck:
         """Ask Cloudflare whether it knows the credential; at most once in 60 s. Raises as the secret does."""
         ends_at = time.monotonic() + seconds
         credential = self._secret.get().credentials.get(account_id)
@@ -94,11 +103,11 @@ class CloudflareClient:
         asked_at, of, checked = self._checks.get(account_id, _NEVER_CHECKED)
         if of == credential and (now - asked_at).total_seconds() < _HEALTH_EVERY_SECONDS:
             return checked
-        checked = self._check(credential, ends_at)
+        checked = self._check(credential, ends_at, may_call)
         if checked.is_accepted is False:
             fresh = self._secret.refetch().credentials.get(account_id)
             if fresh != credential:
-                credential, checked = fresh, self._check(fresh, ends_at)
+                credential, checked = fresh, self._check(fresh, ends_at, may_call)
         self._checks[account_id] = now, credential, checked
         return checked
 
@@ -123,20 +132,30 @@ class CloudflareClient:
             if was_sent or ends_at - time.monotonic() < _SECONDS_BETWEEN_TRIES + _SECONDS_TO_ANSWER:
                 break
             time.sleep(_SECONDS_BETWEEN_TRIES)
-        called = _judge(reply, ids, self._clock())
+        called = self._judge(reply, ids)
         milliseconds = round((time.monotonic() - began) * 1000)
         telemetry.cloudflare_call(account_id, wire_form, len(ids), called.evidence, milliseconds)
         if isinstance(called, Answered) and called.unasked:
             telemetry.count("UnaskedIds", called.unasked)
         return called
 
-    def _check(self, credential: Credential | None, ends_at: float) -> CredentialCheck:
+    def _judge(self, reply: Reply | NoReply, ids: Sequence[MessageId]) -> Answered | Refused:
+        if isinstance(reply, Reply):
+            return classify(reply, ids, self._clock(), bulk_4xx_is_atomic=self._bulk_4xx_is_atomic)
+        evidence = Evidence(failure=reply.failure)
+        if not reply.was_sent:
+            return Refused(RefusalReason.UNREACHABLE, evidence)
+        return Answered({asked: Verdict(State.UNKNOWN, Code.NO_ANSWER) for asked in ids}, evidence)
+
+    def _check(self, credential: Credential | None, ends_at: float, may_call: Callable[[], bool]) -> CredentialCheck:
         """Verify a token as a user's, then as an account's (which of the two it is cannot be told); a key as a user."""
         if credential is None:
             return CredentialCheck(False, Evidence(failure="account_not_configured"))
         account_token = f"/accounts/{credential.account_id}/tokens/verify"
         evidence = Evidence()
         for path in ("/user/tokens/verify", account_token) if credential.is_token else ("/user",):
+            if not may_call():
+                return CredentialCheck(None, Evidence(failure="no_calls_left"))
             headers = {**credential.headers, "User-Agent": USER_AGENT}
             reply = self._session.send("GET", self._base_url + path, headers, None, ends_at - time.monotonic())
             if isinstance(reply, NoReply):
@@ -149,12 +168,3 @@ class CloudflareClient:
 
 def _are_credentials_refused(called: Answered | Refused) -> bool:
     return isinstance(called, Refused) and called.reason is RefusalReason.CREDENTIALS
-
-
-def _judge(reply: Reply | NoReply, ids: Sequence[MessageId], now: datetime) -> Answered | Refused:
-    if isinstance(reply, Reply):
-        return classify(reply, ids, now)
-    evidence = Evidence(failure=reply.failure)
-    if not reply.was_sent:
-        return Refused(RefusalReason.UNREACHABLE, evidence)
-    return Answered({asked: Verdict(State.UNKNOWN, Code.NO_ANSWER) for asked in ids}, evidence)

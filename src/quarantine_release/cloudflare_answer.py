@@ -6,6 +6,7 @@ its own `delivered`, `undelivered` and `failed`, each of which may be null or ab
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -36,6 +37,10 @@ _AMBIGUOUS_4XX: Final = frozenset({408, 425, 499})
 # Cloudflare blocks every call for five minutes once the limit is passed (fundamentals/api/reference/limits).
 LOCKOUT_SECONDS: Final = 300
 _LONGEST_WAIT: Final = 3600
+# Of the quota, as far as it is told, so much is left to the dashboard and to others who call with the same credential.
+_SHARE_OF_OTHERS: Final = 4
+_LEFT: Final = re.compile(r"\A[^,]{0,64};\s*r=([0-9]{1,6});\s*t=([0-9]{1,4})(?:[;,]|\Z)")
+_QUOTA: Final = re.compile(r"\A[^,]{0,64};\s*q=([0-9]{1,6})(?:[;,]|\Z)")
 # Codes have four to six digits; JSON would let one have four thousand.
 _CODE_LIMIT: Final = 10**9
 
@@ -52,14 +57,17 @@ class Reply:
 Entry = dict[str, Any]
 
 
-def classify(reply: Reply, ids: Sequence[MessageId], now: datetime) -> Answered | Refused:
+def classify(
+    reply: Reply, ids: Sequence[MessageId], now: datetime, *, bulk_4xx_is_atomic: bool = False
+) -> Answered | Refused:
     """Say what the answer to a release call proves. What proves nothing is UNKNOWN, never a guess.
 
-    No two of the ids may name the same message.
+    No two of the ids may name the same message. `bulk_4xx_is_atomic`: a call with several ids that is rejected has
+    released none of them, which Cloudflare's documentation does not say.
     """
     envelope = _envelope(reply.body)
     codes = _error_codes(envelope)
-    evidence = Evidence(reply.status, codes, _cf_ray(reply))
+    evidence, rest = Evidence(reply.status, codes, _cf_ray(reply)), _rest(reply)
     if reply.status in (401, 403) or (reply.status == 400 and _INVALID_HEADERS in codes):
         return Refused(RefusalReason.CREDENTIALS, evidence)
     if reply.status == 429:
@@ -68,11 +76,18 @@ def classify(reply: Reply, ids: Sequence[MessageId], now: datetime) -> Answered 
         entries = _entries(envelope.get("result"))
         told = _told_of(ids, entries)
         unasked = len(entries) - sum(map(len, told.values()))
-        return Answered({asked: _verdict(asked, own) for asked, own in told.items()}, evidence, unasked)
+        return Answered({asked: _verdict(asked, own) for asked, own in told.items()}, evidence, unasked, rest)
     is_plain_refusal = 400 <= reply.status < 500 and reply.status not in _AMBIGUOUS_4XX
-    if is_plain_refusal and envelope is not None and envelope.get("success") is False and codes and len(ids) == 1:
-        return Answered({ids[0]: Verdict(State.FAILED, Code.CLOUDFLARE_REJECTED)}, evidence)
-    return Answered({asked: Verdict(State.UNKNOWN, Code.UNCLEAR_ANSWER) for asked in ids}, evidence)
+    verdict = Verdict(State.UNKNOWN, Code.UNCLEAR_ANSWER)
+    if is_plain_refusal and envelope is not None and envelope.get("success") is False and codes:
+        if len(ids) > 1 and bulk_4xx_is_atomic:
+            return Refused(RefusalReason.CALL_REJECTED, evidence)
+        # Of several ids nobody knows which was meant, and whether the others went through.
+        is_single = len(ids) == 1
+        verdict = (
+            Verdict(State.FAILED, Code.CLOUDFLARE_REJECTED) if is_single else Verdict(State.UNKNOWN, Code.CALL_REJECTED)
+        )
+    return Answered(dict.fromkeys(ids, verdict), evidence, rest=rest)
 
 
 def evidence_of(reply: Reply) -> Evidence:
@@ -120,6 +135,19 @@ def _retry_after(reply: Reply, now: datetime) -> int:
     except (ValueError, OverflowError):  # the parser of dates lets the latter through
         return LOCKOUT_SECONDS
     return min(max(seconds, 1), _LONGEST_WAIT)
+
+
+def _rest(reply: Reply) -> int | None:
+    """Return for how long to call no more, going by what Cloudflare says is left (fundamentals/api/reference/limits).
+
+    The headers `Ratelimit: "name";r=<left>;t=<seconds>` and `Ratelimit-Policy: "name";q=<quota>;w=<window>` may be
+    missing; they can only make the budget smaller.
+    """
+    left = _LEFT.match(reply.headers.get("ratelimit", ""))
+    quota = _QUOTA.match(reply.headers.get("ratelimit-policy", ""))
+    if left is None or int(left[1]) * _SHARE_OF_OTHERS >= (int(quota[1]) if quota else _SHARE_OF_OTHERS):
+        return None
+    return min(max(int(left[2]), 1), LOCKOUT_SECONDS)
 
 
 def _seconds_until(date: str, now: datetime) -> int:

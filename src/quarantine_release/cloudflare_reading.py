@@ -34,8 +34,10 @@ class CloudflareReader:
         self._session = session
         self._clock = clock
 
-    def read(self, account_id: AccountId, wanted: Sequence[Wanted], seconds: float) -> Mapping[PostfixPart, Reading]:
-        """Read messages within so many seconds; what is left out is UNREAD."""
+    def read(
+        self, account_id: AccountId, wanted: Sequence[Wanted], seconds: float, may_call: Callable[[], bool]
+    ) -> Mapping[PostfixPart, Reading]:
+        """Read messages within so many seconds, asking before each call; what is left out is UNREAD."""
         ends_at = time.monotonic() + seconds
         try:
             credential = self._secret.get().credentials.get(account_id)
@@ -44,7 +46,7 @@ class CloudflareReader:
         if credential is None:
             return {}
         url = f"{self._base_url}/accounts/{account_id}/email-security/investigate"
-        search = _Search(self._session, url, credential, ends_at)
+        search = _Search(self._session, url, credential, ends_at, may_call)
         now = self._clock()
         # A list shows that a message was released, not when: of one that was released before, it can tell only the id.
         listable = [one for one in wanted if one.since is None or is_partial(one.message_id)]
@@ -64,6 +66,7 @@ class _Search:
     url: str
     credential: Credential
     ends_at: float
+    may_call: Callable[[], bool]
     pages: int = 0
     is_incomplete: bool = False
     is_refused: bool = False
@@ -158,7 +161,9 @@ class _Search:
 
     def _get(self, path: str) -> tuple[dict[str, Any], Evidence]:
         """Get a page; its content is empty unless it is a good answer."""
-        seconds = min(_CALL_SECONDS, self.ends_at - time.monotonic()) if not self.is_refused else 0.0
+        seconds = min(_CALL_SECONDS, self.ends_at - time.monotonic())
+        if self.is_refused or seconds <= 0 or not self.may_call():
+            return {}, Evidence(failure="not_called")
         headers = {**self.credential.headers, "User-Agent": USER_AGENT}
         reply = self.session.send("GET", self.url + path, headers, None, seconds)
         if not isinstance(reply, Reply):

@@ -13,10 +13,10 @@ message is conditional on the state and the attempt that its writer saw, so that
 Limits: a transaction takes 100 actions and 4 MB, an item 400 KB (DynamoDB developer guide, "Quotas").
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from quarantine_release.ledger_items import (
     Attribute,
@@ -39,9 +39,6 @@ from quarantine_release.table import CONDITION_FAILED, Table
 from quarantine_release.trace import AttemptRow, AttemptState, MessageRow, RequestRow, RequestState
 from quarantine_release.update_expression import UpdateExpression
 
-if TYPE_CHECKING:
-    from mypy_boto3_dynamodb import DynamoDBClient
-
 # Actions in one transaction.
 _TRANSACTION_LIMIT: Final = 100
 # Sets and counters are changed by what is added or taken away, so that writers who saw another version lose nothing.
@@ -52,8 +49,8 @@ _COUNTERS: Final = ("refusals", "asks_uncounted")
 class DynamoLedger:
     """The ledger in one DynamoDB table."""
 
-    def __init__(self, client: "DynamoDBClient", table: str, pause: Callable[[int], None]) -> None:
-        self._table = Table(client, table, pause)
+    def __init__(self, table: Table) -> None:
+        self._table = table
 
     def claim(
         self,
@@ -82,15 +79,16 @@ class DynamoLedger:
         failed = [reason["Code"] == CONDITION_FAILED for reason in reasons]
         found: list[Item | None] = [reason.get("Item") for reason in reasons]
         messages = zip(updates, failed, found, strict=False)
-        earlier = [item for item in found[len(updates) : len(updates) + len(requests)] if item]
+        others = zip(requests, failed[len(updates) :], found[len(updates) :], strict=False)
         conflict = Conflict(
-            request_row(earlier[0]) if earlier else None,
+            {name: request_row(item) if item else None for name, item_failed, item in others if item_failed},
             {part: message_row(item) if item else None for part, item_failed, item in messages if item_failed},
         )
         if attempt is not None:
             was_lost = failed[-1]
         else:
-            was_lost = opened is not None and conflict.request is not None and conflict.request.nonce == opened.nonce
+            earlier = conflict.requests.get(opened.request_id) if opened is not None else None
+            was_lost = opened is not None and earlier is not None and earlier.nonce == opened.nonce
         return None if was_lost else conflict
 
     def record(
@@ -127,18 +125,23 @@ class DynamoLedger:
                 others |= self._write_each(some)
         return others
 
-    def close(self, request: RequestRow) -> None:
-        """Close an open request; without effect if somebody else did."""
-        self._table.write(self._end_request(request))
+    def close(self, requests: Sequence[RequestRow]) -> None:
+        """Close open requests; without effect on those that somebody else closed."""
+        self._write_all([self._end_request(request) for request in requests])
 
-    def look_again(self, row: AttemptRow | RequestRow, at: datetime) -> None:
-        """Put an open row off until then; without effect if it is open no more."""
-        item = attempt_item(row) if isinstance(row, AttemptRow) else request_item(row)
+    def cancel(self, request: RequestRow) -> RequestRow | None:
+        """Have nothing more claimed for an open request; return it as it is if it is open no more."""
+        item = request_item(request)
         update = UpdateExpression(self._table.name, item["pk"])
-        update.set("open_at", open_at(at))
+        update.set("cancelled_at", item["cancelled_at"])
         update.require("state", item["state"])
-        update.require("open_kind", open_kind(item["pk"]))
-        self._table.write({"Update": update.build()})
+        update.require("nonce", item["nonce"])
+        found = self._table.write({"Update": update.build()})
+        return request_row(found) if found else None
+
+    def look_again(self, rows: Sequence[AttemptRow | RequestRow], at: datetime) -> None:
+        """Put open rows off until then; without effect on those that are open no more."""
+        self._write_all([self._put_off(row, at) for row in rows])
 
     def messages(self, account_id: AccountId, parts: Sequence[PostfixPart]) -> dict[PostfixPart, MessageRow]:
         """Read messages by their postfix parts, 100 a round trip; absent ones are left out."""
@@ -165,6 +168,24 @@ class DynamoLedger:
         rows = map(request_row, self._table.read(self._table.due("R", until, limit)))
         return sorted((row for row in rows if row.state is RequestState.OPEN), key=lambda row: row.created_at)
 
+    def _write_all(self, updates: Sequence[dict[str, Any]]) -> None:
+        """Make updates that have nothing to do with one another, each if it may, in as few round trips as possible."""
+        for start in range(0, len(updates), _TRANSACTION_LIMIT):
+            some = updates[start : start + _TRANSACTION_LIMIT]
+            with suppress(LedgerContended):
+                if len(some) > 1 and self._table.transact(some) is None:
+                    continue
+            for update in some:
+                self._table.write(update)
+
+    def _put_off(self, row: AttemptRow | RequestRow, at: datetime) -> dict[str, Any]:
+        item = attempt_item(row) if isinstance(row, AttemptRow) else request_item(row)
+        update = UpdateExpression(self._table.name, item["pk"])
+        update.set("open_at", open_at(at))
+        update.require("state", item["state"])
+        update.require("open_kind", open_kind(item["pk"]))
+        return {"Update": update.build()}
+
     def _reopen(self, asks: Sequence[Move]) -> None:
         """Have a message under review looked at again when a fuller id of it has become known."""
         for ask in asks:
@@ -182,7 +203,7 @@ class DynamoLedger:
             "ConditionCheck": {
                 "TableName": self._table.name,
                 "Key": {"pk": {"S": request_key(request_id)}},
-                "ConditionExpression": "#state = :open",
+                "ConditionExpression": "#state = :open AND attribute_not_exists(cancelled_at)",
                 "ExpressionAttributeNames": {"#state": "state"},
                 "ExpressionAttributeValues": {":open": {"S": RequestState.OPEN}},
                 "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
@@ -190,9 +211,11 @@ class DynamoLedger:
         }
 
     def _move(self, move: Move) -> dict[str, Any]:
-        """Build the update from one version of a message to the next, refused unless it is as it was seen."""
+        """Build the write from one version of a message to the next, refused unless it is as it was seen."""
         after: Item = message_item(move.after)
-        before: Item = message_item(move.before) if move.before else {"pk": after["pk"]}
+        if move.before is None:
+            return {"Put": self._put(after, "attribute_not_exists(pk)")}
+        before: Item = message_item(move.before)
         update = UpdateExpression(self._table.name, after["pk"])
         for name in sorted(before.keys() | after.keys()):
             old, new = before.get(name), after.get(name)
@@ -206,11 +229,8 @@ class DynamoLedger:
                 update.remove(name)
             else:
                 update.set(name, new)
-        if move.before is None:
-            update.require_absent()
-        else:
-            update.require("state", before["state"])
-            update.require("attempt", before["attempt"])
+        update.require("state", before["state"])
+        update.require("attempt", before["attempt"])
         return {"Update": update.build()}
 
     def _write_each(self, moves: Sequence[Move]) -> dict[PostfixPart, MessageRow]:

@@ -11,6 +11,7 @@ from dataclasses import MISSING, dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from quarantine_release.allowance import AccountRow
 from quarantine_release.outcome import (
     AccountId,
     AttemptId,
@@ -40,6 +41,7 @@ Attribute = dict[str, Any]
 Item = Mapping[str, Attribute]
 
 OPEN_SHARDS: Final = 4
+_CALLS: Final = "calls_"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _PACKED_LIMIT: Final = 300_000  # of DynamoDB's 400 KB an item
 
@@ -57,6 +59,11 @@ def attempt_key(account_id: AccountId, attempt: AttemptId) -> str:
 def request_key(request_id: RequestId) -> str:
     """Return the partition key of a request."""
     return f"R#{request_id}"
+
+
+def account_key(account_id: AccountId) -> str:
+    """Return the partition key of an account."""
+    return f"A#{account_id}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +181,7 @@ _MESSAGE: Final = {
     "forced_after": _MILLISECONDS,
     "asks": _texts(RequestId),
     "asks_uncounted": _NUMBER,
+    "largest_call": _NUMBER,
 }
 _REQUEST: Final = {
     "client": _text(str),
@@ -190,6 +198,7 @@ _REQUEST: Final = {
     "force": _FLAG,
     "fail_on": _text(FailOn),
     "trace_id": _text(str),
+    "cancelled_at": _MILLISECONDS,
     "state": _text(RequestState),
     "letters": _text(str),
     "closed_at": _MILLISECONDS,
@@ -247,6 +256,21 @@ def request_item(row: RequestRow) -> Item:
 def request_row(item: Item) -> RequestRow:
     """Read a request back."""
     return RequestRow(request_id=RequestId(item["pk"]["S"].split("#")[1]), **_decode(item, _REQUEST))
+
+
+def calls_name(slot: int) -> str:
+    """Return the attribute of an account that counts the calls of a slot."""
+    return f"{_CALLS}{slot}"
+
+
+def account_row(item: Item) -> AccountRow:
+    """Read an account back; it is written by additions alone."""
+    return AccountRow(
+        calls={int(name.removeprefix(_CALLS)): int(item[name]["N"]) for name in item if name.startswith(_CALLS)},
+        paused_until=_MILLISECONDS.decode(item["paused_until"]) if "paused_until" in item else None,
+        resumed=int(item["resumed"]["N"]) if "resumed" in item else 0,
+        troubles=int(item["troubles"]["N"]) if "troubles" in item else 0,
+    )
 
 
 def open_kind(key: Attribute) -> Attribute:

@@ -91,6 +91,7 @@ class Code(StrEnum):
     NO_ANSWER = "no_answer"
     UNCLEAR_ANSWER = "unclear_answer"
     MISSING_IN_ANSWER = "missing_in_answer"
+    CALL_REJECTED = "call_rejected"
     NO_RECIPIENTS = "no_recipients_in_answer"
     UNSETTLED = "unsettled"
 
@@ -192,26 +193,33 @@ class RefusalReason(StrEnum):
 
     CREDENTIALS = "cloudflare_credentials_refused"
     RATE_LIMITED = "cloudflare_rate_limited"
+    CALL_REJECTED = "cloudflare_call_rejected"
     UNREACHABLE = "cloudflare_unreachable"
     NO_TIME = "not_enough_time"
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A call that went out. An id without a verdict has the verdict UNKNOWN; ids not asked for are only counted."""
+    """A call that went out. An id without a verdict has the verdict UNKNOWN; ids not asked for are only counted.
+
+    `rest` in seconds: for how long Cloudflare wants few calls or none. `calls` is how many it took.
+    """
 
     verdicts: Mapping[MessageId, Verdict]
     evidence: Evidence
     unasked: int = 0
+    rest: int | None = None
+    calls: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A call that provably had no effect: it may be made again. `retry_after` in seconds."""
+    """A call that provably had no effect: it may be made again. `retry_after` in seconds; `calls`: how many it was."""
 
     reason: RefusalReason
     evidence: Evidence
     retry_after: int | None = None
+    calls: int = 1
 
 
 class Outcome(StrEnum):

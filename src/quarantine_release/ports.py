@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Protocol
 
 from quarantine_release.outcome import (
@@ -38,9 +39,9 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """Why a claim was refused as a whole: the rows as they are. Nothing was written."""
+    """Why a claim was refused as a whole: the rows as they are, None for one that is gone. Nothing was written."""
 
-    request: RequestRow | None
+    requests: Mapping[RequestId, RequestRow | None]
     messages: Mapping[PostfixPart, MessageRow | None]
 
 
@@ -57,7 +58,7 @@ class Ledger(Protocol):
     ) -> Conflict | None:
         """Write request, attempt, claims and asks in one transaction, or nothing and tell why.
 
-        `opened` is accepted by it; those accepted before must still be open.
+        `opened` is accepted by it; those accepted before must still be open and not cancelled.
         """
 
     def record(
@@ -68,14 +69,20 @@ class Ledger(Protocol):
     def project(self, moves: Sequence[Move]) -> Mapping[PostfixPart, MessageRow]:
         """Move messages on; return those that were not as they were seen, as they are."""
 
-    def close(self, request: RequestRow) -> None:
-        """Close an open request; without effect if somebody else did."""
+    def close(self, requests: Sequence[RequestRow]) -> None:
+        """Close open requests; without effect on those that somebody else closed."""
 
-    def look_again(self, row: AttemptRow | RequestRow, at: datetime) -> None:
-        """Put an open row off until then; without effect if it is open no more."""
+    def cancel(self, request: RequestRow) -> RequestRow | None:
+        """Have nothing more claimed for an open request; return it as it is if it is open no more."""
+
+    def look_again(self, rows: Sequence[AttemptRow | RequestRow], at: datetime) -> None:
+        """Put open rows off until then; without effect on those that are open no more."""
 
     def messages(self, account_id: AccountId, parts: Sequence[PostfixPart]) -> dict[PostfixPart, MessageRow]:
         """Read messages by their postfix parts; absent ones are left out."""
+
+    def requests(self, request_ids: Sequence[RequestId]) -> dict[RequestId, RequestRow]:
+        """Read requests; absent ones are left out."""
 
     def open_attempts(self, until: datetime, limit: int) -> list[AttemptRow]:
         """Read the open attempts that are due by then, at most so many of each shard of the index."""
@@ -96,8 +103,48 @@ class Cloudflare(Protocol):
 class Reader(Protocol):
     """How to look up at Cloudflare what became of a message."""
 
-    def read(self, account_id: AccountId, wanted: Sequence[Wanted], seconds: float) -> Mapping[PostfixPart, Reading]:
-        """Read messages within so many seconds; what is left out is UNREAD."""
+    def read(
+        self, account_id: AccountId, wanted: Sequence[Wanted], seconds: float, may_call: Callable[[], bool]
+    ) -> Mapping[PostfixPart, Reading]:
+        """Read messages within so many seconds, asking before each call; what is left out is UNREAD."""
+
+
+class Mark(StrEnum):
+    """Up to which mark of its account's budget a call may be made."""
+
+    INLINE = "while plenty is left, since somebody waits for the answer"
+    ALL = "while any is left"
+
+
+class Budget(Protocol):
+    """How many calls an account may still make, and when: the same for all processes."""
+
+    def take(self, account_id: AccountId, mark: Mark) -> float:
+        """Take one call and return 0, or return for how many seconds none may be made. Raises LedgerUnavailable."""
+
+    def pause_left(self, account_id: AccountId) -> float:
+        """Return for how many seconds Cloudflare wants no call, as far as that can be found out."""
+
+    def put_back(self, account_id: AccountId) -> None:
+        """Put a call back that was taken and not made."""
+
+    def heard(self, account_id: AccountId, called: Answered | Refused) -> None:
+        """Take note of what a call came to: Cloudflare may want none for a while."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """That a request, or a chunk of it, may have something to be released. The rows are the truth."""
+
+    request_id: RequestId
+    chunk: int | None = None
+
+
+class Queue(Protocol):
+    """Where hints go. What is lost there is found again by the sweep."""
+
+    def send(self, hints: Sequence[Hint], delay: float = 0.0) -> None:
+        """Send hints that are to arrive after so many seconds; a failure is told in the log and nowhere else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +154,8 @@ class Ports:
     ledger: Ledger
     cloudflare: Cloudflare
     reader: Reader
+    budget: Budget
+    queue: Queue
     terms: Terms
     clock: Callable[[], datetime]
     time_left: Callable[[], float]

@@ -1,4 +1,4 @@
-"""Schedule in: settle what calls left unknown, and go on with what is still wanted. Every minute."""
+"""Schedule in: settle what calls left unknown, and see to it that what is wanted goes on. Every minute."""
 
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -23,13 +23,19 @@ def lambda_handler(event: dict[str, Any], context: "LambdaContext") -> dict[str,
             reconcile(wiring.ports(lambda: context.get_remaining_time_in_millis() / 1000), summary)
         finally:  # what was settled is told, whatever stopped the run
             _report(summary)
-        if summary.failures:
-            raise LedgerUnavailable(f"{summary.failures} left out")
+        failures = summary.failures + summary.swept.failures
+        if failures:
+            raise LedgerUnavailable(f"{failures} left out")
     except Exception as error:  # noqa: BLE001  the edge of the process: logged, raised again without its text
         if isinstance(error, LedgerUnavailable):
             telemetry.ledger_unavailable(str(error))
         raise telemetry.unhandled(error) from None
-    return {"attempts": summary.attempts, "requests": summary.requests, "settled": len(summary.settled)}
+    return {
+        "attempts": summary.attempts,
+        "settled": len(summary.settled),
+        "requests": summary.swept.requests,
+        "hints": summary.swept.hints,
+    }
 
 
 def _report(summary: Summary) -> None:
@@ -39,7 +45,7 @@ def _report(summary: Summary) -> None:
     for row in summary.settled:
         telemetry.release_outcome(row, owners.get(row.owner) if row.owner else None)
     now = wiring.clock()
-    for name, oldest in (("Attempt", summary.oldest_attempt), ("Request", summary.oldest_request)):
+    for name, oldest in (("Attempt", summary.oldest_attempt), ("Request", summary.swept.oldest)):
         telemetry.oldest_open(name, (now - oldest).total_seconds() if oldest else 0.0)
 
 

@@ -16,8 +16,9 @@ from quarantine_release.outcome import ALERT_ID, ANY_ID, AccountId, MessageId, R
 from quarantine_release.trace import FailOn, RequestRow, RequestState
 
 BODY_LIMIT: Final = 64 * 1024
-# Without the queue, which is yet to come, a request is done while its caller waits.
-IDS_LIMIT: Final = 25
+IDS_LIMIT: Final = 1000
+# More are released while nobody waits. A forced request is done at once or not at all.
+INLINE_LIMIT: Final = 25
 _ID_MEMBERS: Final = ("ids", "postfix_ids", "postfix_id", "id")
 _TEXT_LIMITS: Final = {"reason": 500, "ticket": 100, "requested_by": 200}
 _MEMBERS: Final = frozenset({*_ID_MEMBERS, *_TEXT_LIMITS, "account_id", "force", "fail_on"})
@@ -55,7 +56,13 @@ class ReleaseRequest:
     fail_on: FailOn
     idempotency_key: str | None
     trace_id: str | None
+    prefers_async: bool
     warnings: tuple[str, ...]
+
+    @property
+    def is_inline(self) -> bool:
+        """Say whether the caller waits for the release itself; it may still come to be left to the worker."""
+        return self.force or (len(self.ids) <= INLINE_LIMIT and not self.prefers_async)
 
 
 def parse_release_request(payload: AuthenticatedPayload) -> ReleaseRequest:
@@ -66,7 +73,7 @@ def parse_release_request(payload: AuthenticatedPayload) -> ReleaseRequest:
     key = _idempotency_key(payload)
     request = ReleaseRequest(
         client=payload.client,
-        ids=_ids(content, min(IDS_LIMIT, payload.client.max_ids or IDS_LIMIT)),
+        ids=_ids(content, min(INLINE_LIMIT if force else IDS_LIMIT, payload.client.max_ids or IDS_LIMIT)),
         account_id=parse_account_id(content.get("account_id")),
         reason=texts["reason"],
         ticket=texts["ticket"],
@@ -75,6 +82,7 @@ def parse_release_request(payload: AuthenticatedPayload) -> ReleaseRequest:
         fail_on=_fail_on(content),
         idempotency_key=key,
         trace_id=_trace_id(payload),
+        prefers_async=_prefers_async(payload),
         warnings=_warnings(content),
     )
     if force and request.reason is None:
@@ -162,7 +170,8 @@ def _ids(content: dict[str, Any], limit: int) -> tuple[MessageId, ...]:
         detail = "An alert id cannot be released yet: send the investigate id or the postfix id of the message."
         raise InvalidRequest("id_shape_unsupported", detail, given[0])
     if len(distinct) > limit:
-        raise InvalidRequest("too_many_ids", f"At most {limit} different ids may be given.", given[0])
+        detail = f"At most {limit} different ids may be given; with force at most {INLINE_LIMIT}."
+        raise InvalidRequest("too_many_ids", detail, given[0])
     return distinct
 
 
@@ -221,6 +230,12 @@ def _trace_id(payload: AuthenticatedPayload) -> str | None:
             return known.group(1)
     gateway = _GATEWAY_TRACE.match(next(iter(payload.headers.get("x-amzn-trace-id", ())), ""))
     return gateway.group(1) if gateway else None
+
+
+def _prefers_async(payload: AuthenticatedPayload) -> bool:
+    """Say whether the caller wants to be answered before the release (RFC 7240, section 4.1)."""
+    preferences = ",".join(payload.headers.get("prefer", ())).split(",")
+    return any(preference.partition(";")[0].strip().lower() == "respond-async" for preference in preferences)
 
 
 def _warnings(content: dict[str, Any]) -> tuple[str, ...]:

@@ -2,21 +2,22 @@
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from secrets import token_bytes
 from typing import Any, Final, TypeVar
 from urllib.parse import unquote
 
 from quarantine_release import telemetry, wiring
 from quarantine_release.answer import answer_body, evidence_body, is_failure, trace_body
+from quarantine_release.attempt import Answer
 from quarantine_release.authentication import AuthenticatedPayload
 from quarantine_release.clients import Client, Scope
 from quarantine_release.credentials import SecretMalformed
 from quarantine_release.http_event import HttpRequest
 from quarantine_release.outcome import AccountId, RequestId, postfix_part
-from quarantine_release.ports import LedgerUnavailable, Ports
+from quarantine_release.ports import LedgerUnavailable, Mark, Ports
 from quarantine_release.problem import Declined, problem_body
-from quarantine_release.release import Answer, KeyReused, Refusal, look_up, release
+from quarantine_release.release import KeyReused, Refusal, cancel, look_up, release
 from quarantine_release.release_request import (
     InvalidRequest,
     accept,
@@ -78,7 +79,7 @@ def _post_release(call: Call) -> Response:
         _require(client, Scope.FORCE)
     account_id = _account(client, wanted.account_id)
     row = accept(wanted, account_id, call.ports.clock(), token_bytes(20))
-    answer = release(row, call.ports)
+    answer = release(row, call.ports, inline=wanted.is_inline)
     if isinstance(answer, Refusal):
         detail = "Nothing was released, and nothing will be on behalf of this request."
         raise Declined(answer.reason, detail, retry_after=answer.retry_after)
@@ -87,7 +88,10 @@ def _post_release(call: Call) -> Response:
         raise Declined("idempotency_key_reused", detail, field="Idempotency-Key")
     for settled in answer.settled:
         telemetry.release_outcome(settled, answer.request)
-    return _respond_with(answer, call, wanted.warnings)
+    response = _respond_with(answer, call, wanted.warnings)
+    if wanted.prefers_async and not wanted.is_inline:
+        return replace(response, headers={**response.headers, "Preference-Applied": "respond-async"})
+    return response
 
 
 def _get_release(call: Call, given: str) -> Response:
@@ -95,6 +99,16 @@ def _get_release(call: Call, given: str) -> Response:
     request_id = parse_request_id(given)
     found = wiring.ledger().requests([request_id]) if request_id else {}
     return _respond_with(_look_up(found, request_id, call.client, call.ports), call)
+
+
+def _post_cancel(call: Call, given: str) -> Response:
+    """End what is not claimed yet; whoever asked for it may, and nobody else."""
+    _require(call.client, Scope.RELEASE)
+    request_id = parse_request_id(given)
+    row = _visible(wiring.ledger().requests([request_id]) if request_id else {}, request_id, call.client)
+    if row.client != call.client.name:
+        raise Declined("not_found", "There is no such request of this client.")
+    return _respond_with(cancel(row, call.ports), call)
 
 
 def _get_releases(call: Call) -> Response:
@@ -148,7 +162,14 @@ def _get_health(call: Call) -> Response:
     except LedgerUnavailable:
         checks["ledger"] = "failed"
     seconds = min(_HEALTH_SECONDS, call.ports.time_left() - 1)
-    checked = read_secret("cloudflare", lambda: wiring.cloudflare().check(account_id, seconds))
+
+    def may_call() -> bool:
+        try:
+            return not call.ports.budget.take(account_id, Mark.ALL)
+        except LedgerUnavailable:  # which the answer says too
+            return False
+
+    checked = read_secret("cloudflare", lambda: wiring.cloudflare().check(account_id, seconds, may_call))
     names = {True: "accepted", False: "refused", None: "not_checked"}
     checks["credential"] = names[checked.is_accepted]
     content: dict[str, Any] = {
@@ -169,12 +190,16 @@ def _get_health(call: Call) -> Response:
 def _look_up(
     found: Mapping[RequestId, RequestRow], request_id: RequestId | None, client: Client, ports: Ports
 ) -> Answer:
-    """Tell of a request what this client may see; what it may not see is not there."""
+    return look_up(_visible(found, request_id, client), ports)
+
+
+def _visible(found: Mapping[RequestId, RequestRow], request_id: RequestId | None, client: Client) -> RequestRow:
+    """Return a request that this client may see; what it may not see is not there."""
     row = found.get(request_id) if request_id else None
     is_visible = row is not None and (row.client == client.name or Scope.READ_ALL in client.scopes)
     if row is None or not is_visible or row.state is RequestState.REFUSED:
         raise Declined("not_found", "There is no such request.")
-    return look_up(row, ports)
+    return row
 
 
 def _require(client: Client, scope: Scope) -> None:
@@ -201,6 +226,7 @@ Handler = Callable[..., Response]
 _ROUTES: Final[tuple[tuple[re.Pattern[str], dict[str, Handler]], ...]] = (
     (re.compile(r"\A/v1/releases\Z"), {"POST": _post_release, "GET": _get_releases}),
     (re.compile(r"\A/v1/releases/([^/]+)\Z"), {"GET": _get_release}),
+    (re.compile(r"\A/v1/releases/([^/]+)/cancel\Z"), {"POST": _post_cancel}),
     (re.compile(r"\A/v1/messages/([^/]+)\Z"), {"GET": _get_message}),
     (re.compile(r"\A/v1/health\Z"), {"GET": _get_health}),
 )

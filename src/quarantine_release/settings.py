@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Final
 from urllib.parse import urlsplit
 
+from quarantine_release.ports import Mark
 from quarantine_release.trace import WireForm
 from quarantine_release.transitions import Terms
 
@@ -20,8 +21,14 @@ _NAMES: Final = (
     "LEASE_SECONDS",
     "SETTLE_SECONDS",
     "RETENTION_DAYS",
+    "QUEUE_URL",
+    "BUDGET_INLINE_CALLS",
+    "BUDGET_CALLS",
+    "BULK_4XX_IS_ATOMIC",
 )
-_WHOLE_NUMBER: Final = re.compile(r"\A[1-9][0-9]{0,4}\Z")
+_NUMBERS: Final = ("LEASE_SECONDS", "SETTLE_SECONDS", "RETENTION_DAYS", "BUDGET_INLINE_CALLS", "BUDGET_CALLS")
+_WHOLE_NUMBER: Final = re.compile(r"\A(?:0|[1-9][0-9]{0,4})\Z")
+_MAY_BE_0: Final = "BUDGET_INLINE_CALLS"
 
 
 class SettingsInvalid(Exception):
@@ -38,18 +45,23 @@ class Settings:
     cloudflare_api_base_url: str
     wire_form: WireForm | None
     terms: Terms
+    queue_url: str
+    marks: Mapping[Mark, int]
+    bulk_4xx_is_atomic: bool
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> "Settings":
         """Read the variables. Raises SettingsInvalid naming every one that is missing or wrong."""
         problems = [f"{name} is not set" for name in _NAMES if not env.get(name)]
         numbers: dict[str, int] = {}
-        for name in ("LEASE_SECONDS", "SETTLE_SECONDS", "RETENTION_DAYS"):
-            value = env.get(name, "")
-            if _WHOLE_NUMBER.match(value):
+        for name in _NUMBERS:
+            value, least = env.get(name, ""), 0 if name == _MAY_BE_0 else 1
+            if _WHOLE_NUMBER.match(value) and int(value) >= least:
                 numbers[name] = int(value)
             elif value:
-                problems.append(f"{name} must be a whole number between 1 and 99999")
+                problems.append(f"{name} must be a whole number between {least} and 99999")
+        if env.get("BULK_4XX_IS_ATOMIC", "") not in ("", "true", "false"):
+            problems.append("BULK_4XX_IS_ATOMIC must be true or false")
         form = env.get("CLOUDFLARE_WIRE_FORM", "")
         if form and form not in ("auto", *WireForm):
             problems.append("CLOUDFLARE_WIRE_FORM must be auto, array or object")
@@ -69,6 +81,9 @@ class Settings:
                 settle=timedelta(seconds=numbers["SETTLE_SECONDS"]),
                 retention=timedelta(days=numbers["RETENTION_DAYS"]),
             ),
+            queue_url=env["QUEUE_URL"],
+            marks={Mark.INLINE: numbers["BUDGET_INLINE_CALLS"], Mark.ALL: numbers["BUDGET_CALLS"]},
+            bulk_4xx_is_atomic=env["BULK_4XX_IS_ATOMIC"] == "true",
         )
 
 

@@ -1,4 +1,4 @@
-"""The use case of the reconciler: find out what calls left unknown, then go on with what is still wanted.
+"""The use case of the reconciler: find out what calls left unknown, then see to it that what is wanted goes on.
 
 Re-entrant: every write is conditional on what was read, so a crash, a second copy or a running request does no harm.
 """
@@ -21,16 +21,15 @@ from quarantine_release.outcome import (
     State,
     Wanted,
 )
-from quarantine_release.ports import LedgerUnavailable, Move, Ports
-from quarantine_release.release import CALL_SECONDS, RECORD_SECONDS, resume
-from quarantine_release.trace import AttemptRow, AttemptState, MessageRow, RequestRow, RequestState
+from quarantine_release.ports import Hint, LedgerUnavailable, Mark, Move, Ports
+from quarantine_release.sweep import Swept, sweep
+from quarantine_release.trace import AttemptRow, AttemptState, MessageRow
 from quarantine_release.transitions import found_out, given_back, recorded, settled
 
 # Of each shard of the open index, so that one run stays within its time; what is left is next in a minute.
 ATTEMPTS_AT_ONCE: Final = 50
-REQUESTS_AT_ONCE: Final = 50
-# No webhook is at work for a request any more that is older than this: its function ends after 20 s.
-WEBHOOK_DONE: Final = timedelta(seconds=30)
+# Seconds that must remain for one more transaction.
+_RECORD_SECONDS: Final = 4.0
 # A release that began earlier than this before a forced call is not its own; clocks may differ by so much.
 _CLOCK_SKEW: Final = timedelta(seconds=60)
 _SOONEST: Final = timedelta(seconds=50)
@@ -45,20 +44,19 @@ class Summary:
 
     settled: list[MessageRow] = field(default_factory=list)
     oldest_attempt: datetime | None = None
-    oldest_request: datetime | None = None
     attempts: int = 0
-    requests: int = 0
     failures: int = 0
+    swept: Swept = field(default_factory=Swept)
 
 
 def reconcile(ports: Ports, summary: Summary) -> None:
-    """Settle what is due, then resume open requests, while time remains.
+    """Settle what is due, then sweep open requests, while time remains.
 
     What the ledger does not take of one attempt or request is counted and holds up no other. Raises LedgerUnavailable
     if the ledger does not tell what is due.
     """
     _settle_attempts(ports, summary)
-    _resume_requests(ports, summary)
+    sweep(ports, summary.swept)
 
 
 def _settle_attempts(ports: Ports, summary: Summary) -> None:
@@ -84,16 +82,20 @@ def _settle_account(account_id: AccountId, attempts: Sequence[AttemptRow], ports
     parts = list(dict.fromkeys(target.part for attempt in attempts for target in attempt.targets))
     rows = ports.ledger.messages(account_id, parts)
     for attempt in attempts:
-        if ports.time_left() < RECORD_SECONDS:
+        if ports.time_left() < _RECORD_SECONDS:
             return
         with _counting(summary):
             rows |= _project(attempt, rows, ports, summary)
     wanted = [_wanted(rows[part], attempt) for attempt in attempts for part in _unsettled(attempt, rows)]
+
+    def may_call() -> bool:
+        return not ports.budget.take(account_id, Mark.ALL)
+
     read_at = ports.clock()
-    seconds = min(_READ_SECONDS, ports.time_left() - RECORD_SECONDS)
-    readings = ports.reader.read(account_id, wanted, seconds) if wanted and seconds > 0 else {}
+    seconds = min(_READ_SECONDS, ports.time_left() - _RECORD_SECONDS)
+    readings = ports.reader.read(account_id, wanted, seconds, may_call) if wanted and seconds > 0 else {}
     for attempt in attempts:
-        if ports.time_left() < RECORD_SECONDS:
+        if ports.time_left() < _RECORD_SECONDS:
             return
         summary.attempts += 1
         with _counting(summary):
@@ -108,19 +110,24 @@ def _project(
     for row in _claimed(attempt, rows):
         verdict = (attempt.verdicts or {}).get(row.part)
         if verdict is not None:
-            moves.append(Move(row, recorded(row, verdict, attempt.evidence or Evidence(), now, ports.terms)))
+            evidence, size = attempt.evidence or Evidence(), len(attempt.targets)
+            moves.append(Move(row, recorded(row, verdict, evidence, now, ports.terms, ids_in_call=size)))
         elif attempt.state is AttemptState.REFUSED and row.forced_over is None:
             moves.append(Move(row, given_back(None, row, now)))
     if not moves:
         return {}
     others = ports.ledger.project(moves)
-    _note(moves, others, summary)
+    _note(moves, others, ports, summary)
     return {move.after.part: others.get(move.after.part, move.after) for move in moves}
 
 
-def _note(moves: Sequence[Move], others: Mapping[PostfixPart, MessageRow], summary: Summary) -> None:
-    ended = [move.after for move in moves if move.after.part not in others]
-    summary.settled += [row for row in ended if row.state in FINAL]
+def _note(moves: Sequence[Move], others: Mapping[PostfixPart, MessageRow], ports: Ports, summary: Summary) -> None:
+    """Note what has ended, and have those who want what is free again go on at once."""
+    rows = [move.after for move in moves if move.after.part not in others]
+    summary.settled += [row for row in rows if row.state in FINAL]
+    asked = {name for row in rows if row.state is State.RETRYABLE for name in row.asks}
+    if asked:
+        ports.queue.send([Hint(name) for name in sorted(asked)])
 
 
 def _claimed(attempt: AttemptRow, rows: Mapping[PostfixPart, MessageRow]) -> list[MessageRow]:
@@ -161,32 +168,9 @@ def _settle_attempt(
         others = ports.ledger.project(moves) if moves else {}
         again = now + min(max((now - attempt.sent_at) / 4, _SOONEST), _LATEST)
         counts_at = attempt.deadline + terms.settle
-        ports.ledger.look_again(attempt, min(again, counts_at) if now < counts_at else again)
+        ports.ledger.look_again([attempt], min(again, counts_at) if now < counts_at else again)
     else:
         known = found_out(attempt, after_rows, now, terms)
         others = ports.ledger.record(known, attempt.state, moves, None)
     rows |= {**after_rows, **others}
-    _note(moves, others, summary)
-
-
-def _resume_requests(ports: Ports, summary: Summary) -> None:
-    due = ports.ledger.open_requests(ports.clock() - WEBHOOK_DONE, REQUESTS_AT_ONCE)
-    summary.oldest_request = min((request.created_at for request in due), default=None)
-    silent: set[AccountId] = set()
-    for request in due:
-        if ports.time_left() < CALL_SECONDS + 2 * RECORD_SECONDS:
-            return
-        with _counting(summary):
-            if request.account_id in silent or _resume(request, ports, summary, silent):
-                # Behind all others that wait, so that those who cannot go on hold up nobody.
-                ports.ledger.look_again(request, ports.clock() + _SOONEST - WEBHOOK_DONE)
-
-
-def _resume(request: RequestRow, ports: Ports, summary: Summary, silent: set[AccountId]) -> bool:
-    """Go on with a request; say whether it is open still."""
-    summary.requests += 1
-    answer, no = resume(request, ports)
-    summary.settled += answer.settled
-    if no is not None:  # what Cloudflare refuses one request it refuses the next
-        silent.add(request.account_id)
-    return answer.request.state is RequestState.OPEN
+    _note(moves, others, ports, summary)

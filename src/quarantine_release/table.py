@@ -76,6 +76,14 @@ class Table:
             self._pause(round_)
         raise LedgerUnavailable("TransactionConflict")
 
+    def change(self, update: dict[str, Any]) -> Item:
+        """Make one update that holds whatever the item is, and return what it is then. Repeated, it counts twice."""
+        try:
+            item: Item = cast("Any", self._client.update_item(**update, ReturnValues="ALL_NEW"))["Attributes"]
+        except (ClientError, BotoCoreError) as error:
+            raise LedgerUnavailable(type(error).__name__) from error
+        return item
+
     def read(self, keys: Sequence[str]) -> Iterator[Item]:
         pending = [{"pk": {"S": key}} for key in dict.fromkeys(keys)]
         for round_ in range(_TRIES + len(pending) // _BATCH_GET_LIMIT):

@@ -73,6 +73,12 @@ def client_disabled(client: str, problem: str) -> None:
     count("ClientDisabled")
 
 
+def hints_lost(number: int) -> None:
+    """Log and count hints that the queue did not take; the sweep sends them again."""
+    logger.error("hints_lost", hints=number)
+    count("HintsLost", number)
+
+
 def declined(code: str) -> None:
     """Count and log an answer that is an error, by its code."""
     logger.info("declined", code=code)

@@ -3,10 +3,11 @@
 How the rows lie in DynamoDB stands in `ledger.py`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from functools import lru_cache
 
 from quarantine_release.outcome import (
     LETTERS,
@@ -46,7 +47,10 @@ class Target:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessageRow:
-    """One message. `attempt` is the last claim's, `owner` the request on whose behalf it was claimed."""
+    """One message. `attempt` is the last claim's, `owner` the request on whose behalf it was claimed.
+
+    `largest_call` is how many ids a call with this one may hold, since a larger one was rejected as a whole.
+    """
 
     account_id: AccountId
     part: PostfixPart
@@ -67,6 +71,7 @@ class MessageRow:
     forced_after: datetime | None = None
     asks: frozenset[RequestId] = frozenset()
     asks_uncounted: int = 0
+    largest_call: int | None = None
 
 
 class RequestState(StrEnum):
@@ -87,7 +92,10 @@ class FailOn(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestRow:
-    """One accepted request. `nonce` tells this acceptance from any other under the same key."""
+    """One accepted request. `nonce` tells this acceptance from any other under the same key.
+
+    Once `cancelled_at` is set nothing is claimed for it any more; it is open until what was claimed has ended.
+    """
 
     request_id: RequestId
     client: str
@@ -103,9 +111,15 @@ class RequestRow:
     force: bool = False
     fail_on: FailOn = FailOn.NEVER
     trace_id: str | None = None
+    cancelled_at: datetime | None = None
     letters: str | None = None
     closed_at: datetime | None = None
     expires_at: datetime | None = None
+
+    @property
+    def may_claim(self) -> bool:
+        """Say whether a message may still be claimed on its behalf."""
+        return self.state is RequestState.OPEN and self.cancelled_at is None
 
 
 class AttemptState(StrEnum):
@@ -165,7 +179,8 @@ class Result:
         return self.code is Code.NOT_ATTEMPTED or self.outcome in (Outcome.CANCELLED, Outcome.EXPIRED)
 
 
-def targets_of(ids: Sequence[MessageId]) -> tuple[Target, ...]:
+@lru_cache(maxsize=1024)
+def targets_of(ids: tuple[MessageId, ...]) -> tuple[Target, ...]:
     """Group the ids given by message, each under its fullest id; ids that contradict one another give no target."""
     groups: dict[PostfixPart, list[MessageId]] = {}
     for given in ids:
@@ -198,9 +213,12 @@ def results_of(request: RequestRow, rows: Mapping[PostfixPart, MessageRow], now:
     for position, given in enumerate(request.ids):
         part = postfix_part(given)
         row = rows.get(part)
-        outcome, code = _of_row(request.request_id, given, row, now)
+        outcome, code = _of_row(request, given, row, now)
         if part not in parts:
             outcome, code = Outcome.NEEDS_REVIEW, Code.ID_CONFLICT
+        is_claimed = row is not None and row.state is State.RELEASING
+        if request.cancelled_at is not None and outcome is Outcome.IN_PROGRESS and not is_claimed:
+            outcome, code, row = Outcome.CANCELLED, None, None
         if request.letters is not None:
             stored = LETTERS[request.letters[position]]
             settled = stored == (Outcome.NEEDS_REVIEW, Code.UNSETTLED) and outcome.is_end
@@ -213,14 +231,16 @@ def results_of(request: RequestRow, rows: Mapping[PostfixPart, MessageRow], now:
 
 
 def _of_row(
-    request_id: RequestId, given: MessageId, row: MessageRow | None, now: datetime
+    request: RequestRow, given: MessageId, row: MessageRow | None, now: datetime
 ) -> tuple[Outcome, Code | None]:
     if row is None:
         return Outcome.IN_PROGRESS, None
     if contradict(row.message_id, given):
         return Outcome.NEEDS_REVIEW, Code.ID_CONFLICT
+    if _is_past(row, request, now):
+        return Outcome.IN_PROGRESS, None
     match row.state:
-        case State.RELEASED if row.owner == request_id:
+        case State.RELEASED if row.owner == request.request_id:
             return Outcome.RELEASED, None
         case State.RELEASED:
             return Outcome.ALREADY_RELEASED, None
@@ -235,3 +255,9 @@ def _of_row(
         case State.RELEASING if row.deadline is not None and row.deadline <= now:
             return Outcome.UNCONFIRMED, Code.NO_ANSWER
     return Outcome.IN_PROGRESS, None
+
+
+def _is_past(row: MessageRow, request: RequestRow, now: datetime) -> bool:
+    """Say whether the message had ended before it was asked for, in a way that lets the request try again."""
+    is_rejected = row.state is State.FAILED and row.code is Code.CLOUDFLARE_REJECTED
+    return row.updated_at < request.created_at and (is_rejected or is_forgotten(row, now))

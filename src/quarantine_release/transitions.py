@@ -30,6 +30,8 @@ ASKS_KEPT: Final = 100
 CALLS_LIMIT: Final = 5
 # For so long a message that cannot be read for the moment is tried again.
 GIVE_UP_READING: Final = timedelta(hours=24)
+# In calls of so many a message is sent again after a larger call was rejected as a whole, and then alone.
+SMALLER_CALL: Final = 10
 _LETTER_OF: Final = {meaning: letter for letter, meaning in LETTERS.items()}
 
 
@@ -87,7 +89,9 @@ def asked(row: MessageRow, target: Target, request: RequestRow) -> MessageRow:
     return replace(row, message_id=known, asks=row.asks | {request.request_id})
 
 
-def recorded(row: MessageRow, verdict: Verdict, evidence: Evidence, now: datetime, terms: Terms) -> MessageRow:
+def recorded(
+    row: MessageRow, verdict: Verdict, evidence: Evidence, now: datetime, terms: Terms, *, ids_in_call: int = 1
+) -> MessageRow:
     """Return the message after a call: the verdict, how it is known, and until when an ended row is kept."""
     return replace(
         row,
@@ -99,6 +103,7 @@ def recorded(row: MessageRow, verdict: Verdict, evidence: Evidence, now: datetim
         updated_at=now,
         deadline=row.deadline if verdict.state is State.UNKNOWN else None,
         expires_at=terms.expiry(now) if verdict.state in EXPIRING else None,
+        largest_call=_smaller(ids_in_call) if verdict.code is Code.CALL_REJECTED else row.largest_call,
     )
 
 
@@ -115,8 +120,13 @@ def not_made(attempt: AttemptRow, evidence: Evidence, now: datetime, terms: Term
     return replace(attempt, state=AttemptState.REFUSED, ended_at=now, evidence=evidence, expires_at=terms.expiry(now))
 
 
-def given_back(before: MessageRow | None, row: MessageRow, now: datetime) -> MessageRow:
-    """Return the message after a call that provably was not made: as before, or free for whoever asks next."""
+def given_back(
+    before: MessageRow | None, row: MessageRow, now: datetime, *, rejected_with: int | None = None
+) -> MessageRow:
+    """Return the message after a call that provably had no effect: as before, or free for whoever asks next.
+
+    `rejected_with`: the number of ids in a call that Cloudflare rejected as a whole.
+    """
     if before is not None and row.forced_over is not None:
         restored = replace(before, asks=row.asks, asks_uncounted=row.asks_uncounted, message_id=row.message_id)
     else:
@@ -128,6 +138,7 @@ def given_back(before: MessageRow | None, row: MessageRow, now: datetime) -> Mes
             deadline=None,
             code=None,
             attempts=row.attempts - {row.attempt},
+            largest_call=_smaller(rejected_with) if rejected_with else row.largest_call,
         )
     return replace(restored, refusals=row.refusals + 1, last_refused=row.attempt)
 
@@ -194,6 +205,10 @@ def closed(request: RequestRow, results: Sequence[Result], now: datetime, terms:
 def refused(request: RequestRow, now: datetime, terms: Terms) -> RequestRow:
     """Return the request as one whose caller was told no."""
     return replace(request, state=RequestState.REFUSED, closed_at=now, expires_at=terms.expiry(now))
+
+
+def _smaller(ids_in_call: int) -> int:
+    return SMALLER_CALL if ids_in_call > SMALLER_CALL else 1
 
 
 def _fuller(known: MessageId, learned: MessageId | None) -> MessageId:

@@ -36,10 +36,6 @@ class UpdateExpression:
         """Delete from a set."""
         self._clauses["DELETE"].append(f"{self._name(name)} {self._value(value)}")
 
-    def require_absent(self) -> None:
-        """Let the update pass only if there is no such item."""
-        self._conditions.append("attribute_not_exists(pk)")
-
     def require_present(self) -> None:
         """Let the update pass only if there is such an item: without it an absent one would be made."""
         self._conditions.append("attribute_exists(pk)")
@@ -48,18 +44,27 @@ class UpdateExpression:
         """Let the update pass only if the attribute has this value; an update of an absent item would create it."""
         self._conditions.append(f"{self._name(name)} = {self._value(value)}")
 
+    def require_absent_or_below(self, name: str, value: Attribute) -> None:
+        """Let the update pass only if the attribute is not there or not above this value."""
+        self._conditions.append(
+            f"(attribute_not_exists({self._name(name)}) OR {self._name(name)} <= {self._value(value)})"
+        )
+
     def build(self) -> dict[str, Any]:
         """Return the parameters of UpdateItem, which are also those of an Update within a transaction."""
         clauses = (f"{verb} {', '.join(parts)}" for verb, parts in self._clauses.items() if parts)
-        return {
+        update: dict[str, Any] = {
             "TableName": self._table,
             "Key": {"pk": self._key},
             "UpdateExpression": " ".join(clauses),
-            "ConditionExpression": " AND ".join(self._conditions),
             "ExpressionAttributeNames": self._names,
-            "ExpressionAttributeValues": self._values,
-            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
         }
+        if self._values:
+            update["ExpressionAttributeValues"] = self._values
+        if self._conditions:
+            update["ConditionExpression"] = " AND ".join(self._conditions)
+            update["ReturnValuesOnConditionCheckFailure"] = "ALL_OLD"
+        return update
 
     def _name(self, name: str) -> str:
         self._names[f"#{name}"] = name

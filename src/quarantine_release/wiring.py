@@ -14,6 +14,7 @@ from botocore.config import Config
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
 from quarantine_release import telemetry
+from quarantine_release.budget import AccountBudget
 from quarantine_release.clients import Clients, parse_clients
 from quarantine_release.cloudflare import CloudflareClient
 from quarantine_release.cloudflare_reading import CloudflareReader
@@ -22,8 +23,10 @@ from quarantine_release.deadline import DeadlineSession
 from quarantine_release.ledger import DynamoLedger
 from quarantine_release.outcome import AttemptId
 from quarantine_release.ports import Ports
+from quarantine_release.release_queue import ReleaseQueue
 from quarantine_release.secret_store import CachedSecret
 from quarantine_release.settings import Settings, is_in_lambda
+from quarantine_release.table import Table
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
@@ -59,7 +62,19 @@ def settings() -> Settings:
 @cache
 def ledger() -> DynamoLedger:
     """Build the ledger."""
-    return DynamoLedger(boto3.client("dynamodb", config=_AWS), settings().table, pause)
+    return DynamoLedger(_table())
+
+
+@cache
+def budget() -> AccountBudget:
+    """Build the budgets of the accounts."""
+    return AccountBudget(_table(), settings().marks, clock)
+
+
+@cache
+def queue() -> ReleaseQueue:
+    """Build the queue of hints."""
+    return ReleaseQueue(boto3.client("sqs", config=_AWS), settings().queue_url)
 
 
 @cache
@@ -77,7 +92,10 @@ def accounts() -> CachedSecret[Accounts]:
 @cache
 def cloudflare() -> CloudflareClient:
     """Build what makes release calls."""
-    return CloudflareClient(settings().cloudflare_api_base_url, accounts(), _session(), clock)
+    known = settings()
+    return CloudflareClient(
+        known.cloudflare_api_base_url, accounts(), _session(), clock, bulk_4xx_is_atomic=known.bulk_4xx_is_atomic
+    )
 
 
 @cache
@@ -92,6 +110,8 @@ def ports(time_left: Callable[[], float]) -> Ports:
         ledger=ledger(),
         cloudflare=cloudflare(),
         reader=reader(),
+        budget=budget(),
+        queue=queue(),
         terms=settings().terms,
         clock=clock,
         time_left=time_left,
@@ -105,9 +125,15 @@ def prime() -> None:
     if not is_in_lambda():
         return
     try:
-        ledger(), clients(), cloudflare(), reader()
+        ledger(), budget(), queue(), clients(), cloudflare(), reader()
     except Exception as error:  # noqa: BLE001  whatever it is, the first request meets it where it can be answered
         telemetry.logger.warning("priming_failed", error_type=type(error).__name__)
+
+
+@cache
+def _table() -> Table:
+    """Build the one client of the table, which ledger and budget share."""
+    return Table(boto3.client("dynamodb", config=_AWS), settings().table, pause)
 
 
 @cache

@@ -1,0 +1,1 @@
+"""What is measured rather than tested; docs/performance.md says how, and what came of it."""

@@ -1,0 +1,150 @@
+"""The use case of the worker: many hints at once, merged per account into as few calls as may be.
+
+Pure but for its ports. A hint only says where to look: what arrives twice, late, or for a request that is gone finds
+nothing to do.
+"""
+
+from collections import defaultdict, deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Final
+
+from quarantine_release.attempt import CALL_SECONDS, RECORD_SECONDS, Claims, Run, Want, calls_of
+from quarantine_release.outcome import AccountId, PostfixPart, RefusalReason, RequestId, contradict, fullest
+from quarantine_release.ports import Hint, LedgerUnavailable, Mark, Ports
+from quarantine_release.release import EXPIRY, free_of, hinted
+from quarantine_release.trace import MessageRow, RequestRow, Target, targets_of
+
+# What Cloudflare refuses without saying for how long waits for the full minute after the next half: all of it comes
+# back at once, so that it costs one call.
+_REFUSED_SECONDS: Final = 60
+# From so long a delay on the sweep is told, lest it sends the same hint again and again.
+_LONG_SECONDS: Final = 30.0
+
+
+@dataclass(slots=True)
+class Batch:
+    """What became of a batch of hints. `failed` are those to be delivered again: the ledger did not do its part."""
+
+    settled: list[MessageRow] = field(default_factory=list)
+    requests: dict[RequestId, RequestRow] = field(default_factory=dict)
+    failed: set[Hint] = field(default_factory=set)
+    hints: int = 0
+    stale: int = 0
+    calls: int = 0
+
+
+def release_hinted(hints: Sequence[Hint], ports: Ports) -> Batch:
+    """Release what the hints lead to, account by account in turns; what must wait goes out as new hints."""
+    batch = Batch(hints=len(hints))
+    with _keeping(hints, batch):
+        batch.requests = ports.ledger.requests(sorted({hint.request_id for hint in hints}))
+    by_account: dict[AccountId, list[Hint]] = defaultdict(list)
+    for hint in dict.fromkeys(hints):
+        request = batch.requests.get(hint.request_id)
+        is_gone = request is None or not request.may_claim or ports.clock() - request.created_at >= EXPIRY
+        if request is None or is_gone or request.force:
+            batch.stale += hint not in batch.failed
+        else:
+            by_account[request.account_id].append(hint)
+    lines: deque[_Line] = deque()
+    for own in by_account.values():
+        with _keeping(own, batch):
+            lines.append(_Line(own, batch, ports))
+    while lines:  # an account whose calls are slow holds up the others by one call at most
+        line = lines.popleft()
+        with _keeping(line.hints, batch):
+            if line.step():
+                lines.append(line)
+    return batch
+
+
+@contextmanager
+def _keeping(hints: Sequence[Hint], batch: Batch) -> Iterator[None]:
+    try:
+        yield
+    except LedgerUnavailable:
+        batch.failed.update(hints)
+
+
+class _Line:
+    """The calls of one account that a batch of hints leads to, one after the other."""
+
+    def __init__(self, hints: Sequence[Hint], batch: Batch, ports: Ports) -> None:
+        self.hints = hints
+        self._batch = batch
+        self._ports = ports
+        own = [batch.requests[name] for name in {hint.request_id: None for hint in hints}]
+        self._run = Run(own, ports, is_accepted=True)
+        self._run.settled = batch.settled  # is told whatever fails after it
+        wants = _merged(hints, batch.requests)
+        self._run.rows = ports.ledger.messages(own[0].account_id, [want.target.part for want in wants])
+        self._run.ask_for(wants)
+        free = {request.request_id: free_of(request, self._run) for request in own}
+        still_wanted = []
+        for want in wants:
+            names = tuple(name for name in want.requests if want.target.part in free[name])
+            still_wanted += [replace(want, requests=names)] if names else []
+        self._calls = deque(calls_of(still_wanted, self._run.rows, ports.wire_form))
+
+    def step(self) -> bool:
+        """Make the next call; say whether there may be more."""
+        ports = self._ports
+        if not self._calls:
+            return self._end(0.0)
+        if ports.time_left() < CALL_SECONDS + 2 * RECORD_SECONDS:
+            return self._end(0.0)
+        wait = ports.budget.take(self._run.account_id, Mark.ALL)
+        if wait:
+            return self._end(wait)
+        claims = self._run.claim(self._calls.popleft())
+        if not isinstance(claims, Claims):
+            ports.budget.put_back(self._run.account_id)
+            return True
+        self._batch.calls += 1
+        no = self._run.call(claims)
+        if no is None or no.reason is RefusalReason.CALL_REJECTED:  # smaller calls may pass
+            return True
+        if no.reason is RefusalReason.NO_TIME:
+            return self._end(0.0)
+        return self._end(no.retry_after or _until_full_minute(ports.clock()))
+
+    def _end(self, delay: float) -> bool:
+        """Close what has ended; have what is left tried again after so many seconds."""
+        run = self._run
+        # Of a request with several chunks others may have ended the rest: who sees all of it closes it.
+        parts = {target.part for request in run.requests.values() for target in targets_of(request.ids)}
+        run.rows |= self._ports.ledger.messages(run.account_id, sorted(parts - run.rows.keys()))
+        run.finish()
+        self._batch.requests |= run.requests
+        free = {name: free_of(request, run) for name, request in run.requests.items()}
+        left = []
+        for hint in self.hints:
+            request = run.requests.get(hint.request_id)
+            targets = hinted(request, hint.chunk) if request is not None else ()
+            left += [hint] if any(target.part in free[hint.request_id] for target in targets) else []
+        if delay >= _LONG_SECONDS:
+            waiting = [run.requests[name] for name in {hint.request_id: None for hint in left}]
+            self._ports.ledger.look_again(waiting, self._ports.clock() + timedelta(seconds=delay))
+        if left:
+            self._ports.queue.send(left, delay)
+        return False
+
+
+def _until_full_minute(now: datetime) -> float:
+    return _LONG_SECONDS + (_REFUSED_SECONDS - (now.timestamp() + _LONG_SECONDS) % _REFUSED_SECONDS)
+
+
+def _merged(hints: Sequence[Hint], requests: Mapping[RequestId, RequestRow]) -> list[Want]:
+    """Merge what the hints stand for, message by message; an id that contradicts an earlier one of the same is left."""
+    targets: dict[PostfixPart, Target] = {}
+    wanted_by: dict[PostfixPart, dict[RequestId, None]] = defaultdict(dict)
+    for hint in hints:
+        for target in hinted(requests[hint.request_id], hint.chunk):
+            known = targets.setdefault(target.part, target)
+            if not contradict(known.message_id, target.message_id):
+                targets[target.part] = Target(target.part, fullest((known.message_id, target.message_id)))
+                wanted_by[target.part][hint.request_id] = None
+    return [Want(target, tuple(wanted_by[part])) for part, target in targets.items()]

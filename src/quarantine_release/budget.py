@@ -1,0 +1,186 @@
+"""The account row of the ledger: counts every call of an account across all processes, and tells all of a pause.
+
+========  ==============  =====================================================================================
+item      `pk`            holds
+========  ==============  =====================================================================================
+account   `A#<account>`   `calls_<slot>`: calls taken in 30 s; `paused_until`; `resumed`: calls since then; `troubles`
+========  ==============  =====================================================================================
+
+Calls are taken in blocks by one atomic addition, whose answer tells what all others have taken: no two processes are
+told that the same call is theirs.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from quarantine_release.allowance import AccountRow, allowed, is_past, pause_after, pause_left, slot_of, wait_of
+from quarantine_release.ledger_items import account_key, account_row, calls_name
+from quarantine_release.outcome import AccountId, Answered, RefusalReason, Refused
+from quarantine_release.ports import LedgerUnavailable, Mark
+from quarantine_release.table import Table
+from quarantine_release.update_expression import UpdateExpression
+
+# So long a block holds, and so long what others wrote may be unknown here: within a second a pause reaches everybody.
+_HOLDS: Final = timedelta(seconds=0.9)
+# A block grows while it is used up, so that a lone call costs a lone call.
+_LARGEST_BLOCK: Final = 8
+
+
+@dataclass(slots=True)
+class _Known:
+    """What this process knows of an account: the row without the calls it has bought and not made, and these."""
+
+    row: AccountRow
+    seen_at: datetime
+    bought_at: datetime
+    block: int = 1
+    left: int = 0
+
+    def move(self, calls: int) -> None:
+        """Count so many of the calls that were bought as made."""
+        slot = slot_of(self.bought_at)
+        counted = {**self.row.calls, slot: self.row.calls.get(slot, 0) + calls}
+        self.row = replace(self.row, calls=counted, resumed=self.row.resumed + calls)
+        self.left -= calls
+
+
+_LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
+
+
+class AccountBudget:
+    """The budgets of all accounts, as this process knows them. `marks`: calls allowed in five minutes."""
+
+    def __init__(self, table: Table, marks: Mapping[Mark, int], clock: Callable[[], datetime]) -> None:
+        self._table = table
+        self._marks = marks
+        self._clock = clock
+        self._accounts: dict[AccountId, _Known] = {}
+
+    def take(self, account_id: AccountId, mark: Mark) -> float:
+        """Take one call and return 0, or return for how many seconds none may be made. Raises LedgerUnavailable.
+
+        One round trip at most where calls are allowed, none while a block lasts; two where they were not.
+        """
+        now, known = self._clock(), self._of(account_id)
+        limit = min(self._marks[mark], self._marks[Mark.ALL])
+        if wait_of(known.row, limit, now) and not self._is_fresh(known.seen_at, now):
+            self._look(account_id, known)  # costs nothing of the budget
+        wait = wait_of(known.row, limit, now)
+        if wait:
+            return wait
+        if not known.left or not self._is_fresh(known.bought_at, now):
+            self._buy(account_id, known, now)
+            wait = wait_of(known.row, limit, now)
+            if wait:
+                return wait
+        known.move(1)
+        return 0.0
+
+    def pause_left(self, account_id: AccountId) -> float:
+        """Return for how many seconds Cloudflare wants no call, as far as that can be found out.
+
+        No round trip within a second of the last.
+        """
+        known = self._of(account_id)
+        if not self._is_fresh(known.seen_at, self._clock()):
+            with suppress(LedgerUnavailable):
+                self._look(account_id, known)
+        return pause_left(known.row, self._clock())
+
+    def put_back(self, account_id: AccountId) -> None:
+        """Put a call back that was taken and not made."""
+        self._of(account_id).move(-1)
+
+    def heard(self, account_id: AccountId, called: Answered | Refused) -> None:
+        """Take note of what a call came to: Cloudflare may want none for a while."""
+        known = self._of(account_id)
+        rest: float | None = called.retry_after if isinstance(called, Refused) else called.rest
+        try:
+            if called.calls > 1:
+                self._count(account_id, known, called.calls - 1)
+            if _is_trouble(called):
+                rest = max(pause_after(self._count_trouble(account_id, known)), rest or 0.0)
+            elif known.row.troubles and isinstance(called, Answered):
+                self._forget_troubles(account_id, known)
+            if rest:
+                self._pause(account_id, known, self._clock() + timedelta(seconds=rest))
+        except LedgerUnavailable:
+            if rest:  # what cannot be told to all holds here all the same
+                until = self._clock() + timedelta(seconds=rest)
+                known.row = replace(known.row, paused_until=max(until, known.row.paused_until or until))
+
+    def _of(self, account_id: AccountId) -> _Known:
+        return self._accounts.setdefault(account_id, _Known(AccountRow(), _LONG_AGO, _LONG_AGO))
+
+    def _is_fresh(self, at: datetime, now: datetime) -> bool:
+        return now - at < _HOLDS
+
+    def _look(self, account_id: AccountId, known: _Known) -> None:
+        item = next(self._table.read([account_key(account_id)]), None)
+        self._see(known, account_row(item) if item else AccountRow())
+
+    def _buy(self, account_id: AccountId, known: _Known, now: datetime) -> None:
+        """Buy a block, and give what is left of the one before back where it was counted."""
+        is_used_up = not known.left and self._is_fresh(known.bought_at, now)
+        known.block = min(known.block * 2, _LARGEST_BLOCK) if is_used_up else 1
+        calls = max(1, min(known.block, allowed(known.row, self._marks[Mark.ALL], now)))
+        counts = {slot_of(now): calls}
+        left, known.left = known.left, 0  # once: of a write that fails nobody knows whether it has landed
+        if left:
+            old = slot_of(known.bought_at)
+            counts[old] = counts.get(old, 0) - left
+        update = UpdateExpression(self._table.name, {"S": account_key(account_id)})
+        for slot, number in counts.items():
+            update.add(calls_name(slot), {"N": str(number)})
+        update.add("resumed", {"N": str(calls)})  # a pause may have begun since the block before
+        for slot in known.row.calls.keys() - counts.keys():
+            if is_past(slot, now):
+                update.remove(calls_name(slot))
+        row = account_row(self._table.change(update.build()))
+        known.left, known.bought_at = calls, now
+        self._see(known, row)
+
+    def _pause(self, account_id: AccountId, known: _Known, until: datetime) -> None:
+        known.row = replace(known.row, paused_until=max(until, known.row.paused_until or until))
+        update = UpdateExpression(self._table.name, {"S": account_key(account_id)})
+        update.set("paused_until", {"N": str(int(until.timestamp() * 1000))})
+        update.set("resumed", {"N": "0"})
+        update.require_absent_or_below("paused_until", {"N": str(int(until.timestamp() * 1000))})
+        self._table.write({"Update": update.build()})
+        known.row = replace(known.row, resumed=0)
+        known.left = 0
+
+    def _count(self, account_id: AccountId, known: _Known, calls: int) -> None:
+        """Count calls that were made without being taken before."""
+        update = UpdateExpression(self._table.name, {"S": account_key(account_id)})
+        update.add(calls_name(slot_of(self._clock())), {"N": str(calls)})
+        self._see(known, account_row(self._table.change(update.build())))
+
+    def _count_trouble(self, account_id: AccountId, known: _Known) -> int:
+        known.row = replace(known.row, troubles=known.row.troubles + 1)
+        update = UpdateExpression(self._table.name, {"S": account_key(account_id)})
+        update.add("troubles", {"N": "1"})
+        self._see(known, account_row(self._table.change(update.build())))
+        return known.row.troubles
+
+    def _forget_troubles(self, account_id: AccountId, known: _Known) -> None:
+        update = UpdateExpression(self._table.name, {"S": account_key(account_id)})
+        update.remove("troubles")
+        self._see(known, account_row(self._table.change(update.build())))
+
+    def _see(self, known: _Known, row: AccountRow) -> None:
+        """Take over the row as it is, less what is bought and not made."""
+        known.row, known.seen_at = row, self._clock()
+        bought = known.left
+        if bought:
+            known.move(-bought)
+            known.left = bought
+
+
+def _is_trouble(called: Answered | Refused) -> bool:
+    if isinstance(called, Refused):
+        return called.reason is RefusalReason.UNREACHABLE
+    return called.evidence.status is None or called.evidence.status >= 500

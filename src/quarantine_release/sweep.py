@@ -1,0 +1,76 @@
+"""The sweep: what was accepted and does not move gets new hints, so that losing every hint loses nothing.
+
+It also ends what nothing will be sent for any more, and closes what has ended while nobody looked. It calls nobody.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from quarantine_release.attempt import RECORD_SECONDS, Run
+from quarantine_release.outcome import AccountId
+from quarantine_release.ports import Hint, LedgerUnavailable, Ports
+from quarantine_release.release import EXPIRY, free_of, hints_of
+from quarantine_release.trace import RequestRow, RequestState, targets_of
+
+# Of each shard of the open index, so that one run stays within its time; what is left is next in a minute.
+REQUESTS_AT_ONCE: Final = 1000
+# Requests whose messages are read at once.
+_GROUP: Final = 100
+# By then whoever took the request in has done with it, and a hint that was not lost has arrived.
+QUIET: Final = timedelta(seconds=120)
+
+
+@dataclass(slots=True)
+class Swept:
+    """What one sweep came to. `failures` is what the ledger did not take."""
+
+    oldest: datetime | None = None
+    requests: int = 0
+    hints: int = 0
+    failures: int = 0
+
+
+def sweep(ports: Ports, swept: Swept) -> None:
+    """Look at open requests that were quiet for two minutes, while time remains.
+
+    Raises LedgerUnavailable if the ledger does not tell which these are.
+    """
+    due = ports.ledger.open_requests(ports.clock() - QUIET, REQUESTS_AT_ONCE)
+    swept.oldest = min((request.created_at for request in due), default=None)
+    by_account: dict[AccountId, list[RequestRow]] = defaultdict(list)
+    for request in due:
+        by_account[request.account_id].append(request)
+    for requests in by_account.values():
+        for start in range(0, len(requests), _GROUP):
+            if ports.time_left() < 2 * RECORD_SECONDS:
+                return
+            try:
+                _look_at(requests[start : start + _GROUP], ports, swept)
+            except LedgerUnavailable:
+                swept.failures += 1
+
+
+def _look_at(requests: Sequence[RequestRow], ports: Ports, swept: Swept) -> None:
+    run = Run(requests, ports, is_accepted=True)
+    swept.requests += len(requests)
+    parts = {target.part for request in requests for target in targets_of(request.ids)}
+    run.rows = ports.ledger.messages(run.account_id, sorted(parts))
+    now = ports.clock()
+    for request in requests:
+        if request.force or now - request.created_at >= EXPIRY:
+            free = free_of(request, run)
+            run.end_without_call(request, [target for target in targets_of(request.ids) if target.part in free])
+    hints: list[Hint] = []
+    still_open: list[RequestRow] = []
+    for answer in run.finish():
+        if answer.request.state is RequestState.OPEN:
+            still_open.append(answer.request)
+            hints += hints_of(answer.request, free_of(answer.request, run))
+    if hints and not ports.budget.pause_left(run.account_id):
+        ports.queue.send(hints)
+        swept.hints += len(hints)
+    # Behind all others that wait, so that those who cannot go on hold up nobody.
+    ports.ledger.look_again(still_open, ports.clock())

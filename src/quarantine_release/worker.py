@@ -1,0 +1,40 @@
+"""SQS in: many hints at once, released in as few calls as may be. What cannot be done now comes back by itself."""
+
+from typing import TYPE_CHECKING, Any
+
+from quarantine_release import telemetry, wiring
+from quarantine_release.batch import Batch, release_hinted
+from quarantine_release.release_queue import decode
+
+if TYPE_CHECKING:
+    from aws_lambda_powertools.utilities.typing import LambdaContext
+
+
+@telemetry.logger.inject_lambda_context(clear_state=True)
+@telemetry.metrics.log_metrics
+def lambda_handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
+    """Take a batch of hints; those that the ledger did not let be done are delivered again."""
+    try:
+        hints = {record["messageId"]: decode(record) for record in event["Records"]}
+        ports = wiring.ports(lambda: context.get_remaining_time_in_millis() / 1000)
+        batch = release_hinted([hint for hint in hints.values() if hint is not None], ports)
+        _report(batch, malformed=sum(hint is None for hint in hints.values()))
+    except Exception as error:  # noqa: BLE001  the edge of the process: logged, raised again without its text
+        raise telemetry.unhandled(error) from None
+    again = [name for name, hint in hints.items() if hint in batch.failed]
+    return {"batchItemFailures": [{"itemIdentifier": name} for name in again]}
+
+
+def _report(batch: Batch, malformed: int) -> None:
+    for row in batch.settled:
+        telemetry.release_outcome(row, batch.requests.get(row.owner) if row.owner else None)
+    telemetry.count("Hints", batch.hints)
+    counts = {"HintsStale": batch.stale, "HintsMalformed": malformed, "HintsFailed": len(batch.failed)}
+    for name, number in counts.items():
+        if number:
+            telemetry.count(name, number)
+    if batch.failed:
+        telemetry.ledger_unavailable("the hints are delivered again")
+
+
+wiring.prime()
