@@ -237,6 +237,16 @@ def test_a_claim_of_nothing_writes_nothing(world: World) -> None:
     assert world.dynamodb.items == before
 
 
+def test_a_claim_of_what_is_under_way_for_another_is_an_ask_and_no_attempt(world: World) -> None:
+    first, second = accept(world, "one", "two")
+    begin(world, [first]).claim(Call(WireForm.ARRAY, (want(BARE), want(OTHER))))
+    rows = world.dynamodb.items.keys()
+    before = set(rows)
+    assert begin(world, [second]).claim(CALL) is None
+    assert set(rows) == before
+    assert world.ledger.messages(ACCOUNT, [PART])[PART].asks == {"rq_one", "rq_two"}
+
+
 def test_only_who_forces_claims_what_has_ended(world: World) -> None:
     (first,) = accept(world, "one")
     run = begin(world, [first])
@@ -353,12 +363,20 @@ def test_asks_that_are_overtaken_are_not_taken_for_made(world: World) -> None:
     assert run.rows[PART] in (before[PART], world.ledger.messages(ACCOUNT, [PART])[PART])
 
 
-@pytest.mark.xfail(reason="one message that has moved loses the asks for all others of its group")
 def test_asks_that_are_overtaken_for_one_message_reach_all(world: World) -> None:
     run, _ = overtaken(world)
     run.ask_for([want(BARE, "two"), want(OTHER, "two")])
     kept = world.ledger.messages(ACCOUNT, [PART, postfix_part(OTHER)])
     assert {each.asks for each in kept.values()} == {frozenset({"rq_one", "rq_two"})}
+
+
+def test_asks_that_are_ever_overtaken_are_given_up(world: World, faults: list[Fault | None]) -> None:
+    run, before = overtaken(world)
+    faults += [Fault.CANCELLED] * 9
+    run.ask_for([want(BARE, "two"), want(OTHER, "two")])
+    assert len(faults) == 1
+    assert run.rows.keys() == before.keys()
+    assert all("rq_two" not in row.asks for row in run.rows.values())
 
 
 def overtaken(world: World) -> tuple[Run, dict[PostfixPart, MessageRow]]:

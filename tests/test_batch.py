@@ -525,7 +525,6 @@ def test_what_another_worker_claims_between_read_and_claim_is_left_to_it(world: 
     assert not world.queue.sent
 
 
-@pytest.mark.xfail(reason="the rows are older than the cancel")
 def test_an_id_that_another_worker_had_claimed_before_the_cancel_comes_to_what_its_call_comes_to(world: World) -> None:
     world.cloudflare.answers.append(RATE_LIMITED)
     release(request_row(FULL_OTHER, name="before"), world.ports())
@@ -547,7 +546,6 @@ def test_an_id_that_another_worker_had_claimed_before_the_cancel_comes_to_what_i
     assert told(world, request) == [Outcome.CANCELLED, R]
 
 
-@pytest.mark.xfail(reason="the claim becomes larger than a transaction")
 def test_if_the_first_who_wants_many_messages_cancels_the_others_get_theirs(world: World) -> None:
     first = accept(world, *ids(98))
     others = [accept(world, each, name=f"{number:02d}") for number, each in enumerate(ids(98))]

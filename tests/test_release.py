@@ -679,7 +679,6 @@ def test_a_second_call_whose_claim_fails_is_put_back(world: World, faults: list[
     assert (len(world.budget.taken), world.budget.put_back_calls) == (2, 1)
 
 
-@pytest.mark.xfail(raises=LedgerUnavailable, reason="the budget is asked outside of what may fail")
 def test_a_second_call_for_which_the_budget_cannot_be_read_keeps_the_first_outcome(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -255,7 +255,6 @@ def test_what_another_closes_meanwhile_stays_as_it_was_closed(world: World, monk
     assert kept(world, request).letters == "C"
 
 
-@pytest.mark.xfail(reason="the worker stops when the sweep begins to end, not before")
 def test_what_a_worker_claims_as_the_day_ends_does_not_expire(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     request = lose(world, BARE)
     # It has looked at the request when there was still time, and claims between the sweep's read and its close.

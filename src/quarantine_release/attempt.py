@@ -138,7 +138,7 @@ class Run:
         attempt_id = self.ports.new_attempt_id(self.ports.clock())
         for _ in range(_CLAIM_ROUNDS):
             now = self.ports.clock()
-            owners = {want.target.part: self._owner(want, seen[want.target.part]) for want in call.wants}
+            owners = self._owners(call, seen)
             moves, asks = [], []
             attempt = AttemptRow(
                 account_id=self.account_id,
@@ -198,12 +198,16 @@ class Run:
 
     def ask_for(self, wants: Sequence[Want]) -> None:
         """Have the trace of each message know who wants it, of whom it may not have heard before."""
-        known = [(row, self._asked(row, want)) for want in wants if (row := self.rows.get(want.target.part))]
-        asks = [Move(row, after) for row, after in known if after != row]
-        for start in range(0, len(asks), _CLAIM_LIMIT):
-            some = asks[start : start + _CLAIM_LIMIT]
-            if self.ports.ledger.claim(None, [], None, (), some) is None:
-                self.rows |= {move.after.part: move.after for move in some}
+        for start in range(0, len(wants), _CLAIM_LIMIT):
+            for _ in range(_CLAIM_ROUNDS):
+                some = wants[start : start + _CLAIM_LIMIT]
+                known = [(row, self._asked(row, want)) for want in some if (row := self.rows.get(want.target.part))]
+                asks = [Move(row, after) for row, after in known if after != row]
+                conflict = self.ports.ledger.claim(None, [], None, (), asks) if asks else None
+                if conflict is None:
+                    self.rows |= {move.after.part: move.after for move in asks}
+                    break
+                self.rows |= {part: row for part, row in conflict.messages.items() if row is not None}
 
     def end_without_call(self, request: RequestRow, targets: Iterable[Target]) -> None:
         """Take messages for ended that nothing will be sent for any more: for want of time, or of somebody waiting."""
@@ -236,6 +240,20 @@ class Run:
         if seconds < LEAST_CALL_SECONDS:
             return Refused(RefusalReason.NO_TIME, Evidence(failure="not_enough_time"))
         return None
+
+    def _owners(
+        self, call: Call, seen: Mapping[PostfixPart, MessageRow | None]
+    ) -> dict[PostfixPart, RequestRow | None]:
+        """Say for whom each message is claimed; for nobody where the claim would be too large for a transaction."""
+        owners: dict[PostfixPart, RequestRow | None] = {}
+        names: set[RequestId] = set()
+        for number, want in enumerate(call.wants, start=1):
+            owner = self._owner(want, seen[want.target.part])
+            if owner is not None and number + len(names | {owner.request_id}) > _CLAIM_LIMIT:
+                owner = None
+            owners[want.target.part] = owner
+            names |= {owner.request_id} if owner is not None else set()
+        return owners
 
     def _owner(self, want: Want, row: MessageRow | None) -> RequestRow | None:
         """Return the request that a message is claimed for, if one may."""

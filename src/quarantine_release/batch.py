@@ -116,7 +116,10 @@ class _Line:
         run = self._run
         # Of a request with several chunks others may have ended the rest: who sees all of it closes it.
         parts = {target.part for request in run.requests.values() for target in targets_of(request.ids)}
-        run.rows |= self._ports.ledger.messages(run.account_id, sorted(parts - run.rows.keys()))
+        # Of one that was cancelled meanwhile they may have claimed something before that, which is no longer as it was.
+        cancelled = [request for request in run.requests.values() if request.cancelled_at is not None]
+        known = run.rows.keys() - {target.part for request in cancelled for target in targets_of(request.ids)}
+        run.rows |= self._ports.ledger.messages(run.account_id, sorted(parts - known))
         run.finish()
         self._batch.requests |= run.requests
         free = {name: free_of(request, run) for name, request in run.requests.items()}

@@ -51,7 +51,12 @@ def release(request: RequestRow, ports: Ports, *, inline: bool = True) -> Answer
         has_time = ports.time_left() >= CALL_SECONDS + RECORD_SECONDS
         wait = 0.0
         if has_time and call.wants:
-            wait = ports.budget.take(request.account_id, Mark.ALL if request.force else Mark.INLINE)
+            try:
+                wait = ports.budget.take(request.account_id, Mark.ALL if request.force else Mark.INLINE)
+            except LedgerUnavailable:
+                if not run.is_accepted:
+                    raise
+                break  # the earlier call's outcome must still reach the caller
         may_call = has_time and call.wants and not wait
         if request.force and not run.is_accepted and (wait or not has_time):
             reason = RefusalReason.RATE_LIMITED if has_time else RefusalReason.NO_TIME

@@ -60,7 +60,8 @@ def _look_at(requests: Sequence[RequestRow], ports: Ports, swept: Swept) -> None
     run.rows = ports.ledger.messages(run.account_id, sorted(parts))
     now = ports.clock()
     for request in requests:
-        if request.force or now - request.created_at >= EXPIRY:
+        # A worker that has looked at it in time may claim until its own time is over, and is not to be overtaken.
+        if request.force or now - request.created_at >= EXPIRY + QUIET:
             free = free_of(request, run)
             run.end_without_call(request, [target for target in targets_of(request.ids) if target.part in free])
     hints: list[Hint] = []
