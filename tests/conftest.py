@@ -1,4 +1,7 @@
-"""What holds for every test: nothing left of another test, no way off this machine, no stop-watch on property tests."""
+"""What holds for every test: nothing left of another test, no way off this machine, no stop-watch on property tests.
+
+And which tests are measured without a look at their lines, and how `pytest --numprocesses` spreads them.
+"""
 
 import os
 import socket
@@ -10,6 +13,7 @@ import boto3
 import hypothesis
 import pytest
 from moto import mock_aws
+from xdist.scheduler import LoadScopeScheduling
 
 # Powertools reads these when telemetry.py is imported.
 os.environ |= {
@@ -29,6 +33,41 @@ TEMPLATE = Path(__file__).parent.parent / "template.yaml"
 # The first example pays for imports: a time limit would measure the machine.
 hypothesis.settings.register_profile("project", deadline=None)
 hypothesis.settings.load_profile("project")
+
+
+class _ByModule(LoadScopeScheduling):
+    """Keeps a module or a class in one process, for what it starts once; only simulations start nothing."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return nodeid if nodeid.startswith("tests/test_simulation") else super()._split_scope(nodeid.partition("[")[0])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config) -> LoadScopeScheduling:
+    """Spread the tests over several processes, in their order."""
+    config.option.loadscopereorder = False
+    return _ByModule(config)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Trace no test whose lines others go through too; among several processes begin with what mostly waits."""
+    for item in items:
+        # Being traced doubles the time of a test, also where it is not in src/.
+        if _names(item) & {"slow", "simulation"} or _is_on_moto(item):
+            item.add_marker("no_cover")
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        # The many short runs come last, so that all processes end together.
+        items.sort(key=lambda item: 0 if "slow" in _names(item) else 2 if item.path.stem == "test_simulation" else 1)
+
+
+def _names(item: pytest.Item) -> set[str]:
+    return {mark.name for mark in item.iter_markers()}
+
+
+def _is_on_moto(item: pytest.Item) -> bool:
+    """Say whether the same test also runs on the model."""
+    return isinstance(item, pytest.Function) and "[moto" in item.name
+
 
 _connect = socket.socket.connect
 
