@@ -1,6 +1,6 @@
 """The system as deployed, in simulated time: the real use cases, ledger, budget and queue, set up by template.yaml."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,7 @@ from quarantine_release.outcome import (
     Verdict,
     Wanted,
 )
-from quarantine_release.ports import Ports
+from quarantine_release.ports import Budget, Ports
 from quarantine_release.release import release
 from quarantine_release.release_queue import ReleaseQueue, decode
 from quarantine_release.settings import Settings
@@ -174,8 +174,6 @@ class _Cloudflare:
             return Refused(RefusalReason.RATE_LIMITED, Evidence(429), retry_after)
         return Answered(dict.fromkeys(ids, _DELIVERED), Evidence(200))
 
-    def read(
-        self, _: AccountId, __: Sequence[Wanted], ___: float, ____: Callable[[], bool]
-    ) -> Mapping[PostfixPart, Reading]:
+    def read(self, _: AccountId, __: Sequence[Wanted], ___: float, ____: Budget) -> Mapping[PostfixPart, Reading]:
         """Raise RuntimeError: every call is answered here, so there is nothing to find out."""
         raise RuntimeError("a read of what no call left unknown")

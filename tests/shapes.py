@@ -75,6 +75,7 @@ verdicts = st.builds(
             (State.UNKNOWN, Code.MISSING_IN_ANSWER),
             (State.UNKNOWN, Code.UNCLEAR_ANSWER),
             (State.UNKNOWN, Code.NO_RECIPIENTS),
+            (State.UNKNOWN, Code.CALL_REJECTED),
         ]
     ),
     recipients,
@@ -97,6 +98,7 @@ def message_rows(draw: st.DrawFn, message_id: st.SearchStrategy[MessageId] = fam
                 (State.FAILED, Code.CLOUDFLARE_REJECTED),
                 (State.UNKNOWN, Code.NO_ANSWER),
                 (State.UNKNOWN, Code.MISSING_IN_ANSWER),
+                (State.UNKNOWN, Code.CALL_REJECTED),
                 (State.NEEDS_REVIEW, Code.UNSETTLED),
             ]
         )
@@ -117,6 +119,7 @@ def message_rows(draw: st.DrawFn, message_id: st.SearchStrategy[MessageId] = fam
         evidence=draw(st.none() | evidence),
         attempts=attempts,
         asks=draw(st.frozensets(request_ids, min_size=1)),
+        largest_call=draw(st.none() | st.integers(1, 49)),
     )
 
 

@@ -40,7 +40,7 @@ from quarantine_release.outcome import (
     Wanted,
     postfix_part,
 )
-from quarantine_release.ports import Hint, LedgerUnavailable, Mark, Ports
+from quarantine_release.ports import Budget, Hint, LedgerUnavailable, Mark, Ports
 from quarantine_release.release import KeyReused, Refusal, cancel, release
 from quarantine_release.settle import Summary, reconcile
 from quarantine_release.table import Table
@@ -407,10 +407,10 @@ class Simulation:
         ]
 
     def read(
-        self, _: AccountId, wanted: Sequence[Wanted], __: float, may_call: Callable[[], bool]
+        self, account_id: AccountId, wanted: Sequence[Wanted], _: float, budget: Budget
     ) -> Mapping[PostfixPart, Reading]:
         """Play Cloudflare's search: what is true at the moment of the read, or nothing."""
-        if not may_call():
+        if budget.take(account_id, Mark.ALL):
             return {}
         self._call()
         strike = self._boundary("read")

@@ -23,7 +23,7 @@ from quarantine_release.outcome import (
     Verdict,
     Wanted,
 )
-from quarantine_release.ports import Hint, Mark, Ports
+from quarantine_release.ports import Budget, Hint, LedgerUnavailable, Mark, Ports
 from quarantine_release.table import Table
 from quarantine_release.trace import RequestRow, RequestState, WireForm
 from quarantine_release.transitions import Terms
@@ -100,7 +100,7 @@ class RememberingReader:
         account_id: AccountId,  # noqa: ARG002
         wanted: Sequence[Wanted],
         seconds: float,  # noqa: ARG002
-        may_call: Callable[[], bool],  # noqa: ARG002
+        budget: Budget,  # noqa: ARG002
     ) -> Mapping[PostfixPart, Reading]:
         self.wanted += wanted
         return {one.part: self.readings[one.part] for one in wanted if one.part in self.readings}
@@ -130,6 +130,13 @@ class RememberingBudget:
 
     def heard(self, account_id: AccountId, called: Answered | Refused) -> None:  # noqa: ARG002
         self.heard_of.append(called)
+
+
+class UnreadableBudget(RememberingBudget):
+    """The ledger does not tell how many calls are left."""
+
+    def take(self, account_id: AccountId, mark: Mark) -> float:  # noqa: ARG002
+        raise LedgerUnavailable("ThrottlingException")
 
 
 @dataclass

@@ -44,9 +44,9 @@ OURS = {
     "release_queue": "ports release_request telemetry",
     "cloudflare_answer": "outcome",
     "deadline": "cloudflare_answer",
-    "cloudflare": "cloudflare_answer credentials deadline outcome secret_store telemetry trace",
+    "cloudflare": "cloudflare_answer credentials deadline outcome ports secret_store telemetry trace",
     "reading": "outcome",
-    "cloudflare_reading": "cloudflare cloudflare_answer credentials deadline outcome reading secret_store",
+    "cloudflare_reading": "cloudflare cloudflare_answer credentials deadline outcome ports reading secret_store",
     "telemetry": "ledger_items outcome settings trace",
     # What puts it together, and the entry points.
     "wiring": (

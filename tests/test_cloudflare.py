@@ -6,6 +6,7 @@ import logging
 import socket
 import ssl
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -57,7 +58,7 @@ from tests.fault_server import (
     trickles,
     trickles_its_handshake,
 )
-from tests.stand_ins import ACCOUNT, FULL, OTHER, Clock
+from tests.stand_ins import ACCOUNT, FULL, OTHER, Clock, RememberingBudget, UnreadableBudget
 
 TOKEN, NEW_TOKEN, KEY, EMAIL = "token-canary", "new-token-canary", "key-canary", "analyst.canary@example.com"
 BY_TOKEN = {"account_id": ACCOUNT, "api_token": TOKEN}
@@ -117,8 +118,8 @@ class Caller:
         wanted = [MessageId(each) for each in ids or (FULL,)]
         return self.client.release(AccountId(account_id), wire_form, wanted, seconds)
 
-    def check(self, seconds: float = 5.0, may_call: Callable[[], bool] = lambda: True) -> CredentialCheck:
-        return self.client.check(ACCOUNT, seconds, may_call)
+    def check(self, seconds: float = 5.0, budget: RememberingBudget | None = None) -> CredentialCheck:
+        return self.client.check(ACCOUNT, seconds, budget or RememberingBudget())
 
     def close(self) -> None:
         self.session.close()
@@ -643,7 +644,7 @@ def test_no_release_fails_because_the_token_was_rotated_at_any_one_point(point: 
         called = client.release(ACCOUNT, WireForm.OBJECT, [FULL], 10)
         assert_came_to(called, RELEASED, [FULL], status(200))
         assert rotating.fetches == (1 if point == "first fetch" else 2)
-        assert client.check(ACCOUNT, 5, lambda: True).is_accepted is not False
+        assert client.check(ACCOUNT, 5, RememberingBudget()).is_accepted is not False
 
 
 def test_while_the_credential_is_wrong_the_secret_is_fetched_once_in_thirty_seconds(secrets_manager: Any) -> None:
@@ -736,19 +737,39 @@ def test_a_credential_that_is_refused_is_checked_again_if_the_newer_secret_holds
 def test_each_call_of_a_check_is_asked_for_before(
     allowed: list[bool], plays: list[Play], is_accepted: bool | None, evidence: Evidence
 ) -> None:
-    asked = iter(allowed)
+    budget = RememberingBudget(waits=deque(0.0 if each else 5.0 for each in allowed))
     with FaultServer(plays or [VERIFIED]) as server, closing(Caller(server.url)) as caller:
-        assert caller.check(may_call=lambda: next(asked)) == CredentialCheck(is_accepted, evidence)
-    assert list(asked) == []
+        assert caller.check(budget=budget) == CredentialCheck(is_accepted, evidence)
+    assert not budget.waits
     assert len(server.requests) == len(plays)
 
 
 def test_a_newer_credential_is_not_checked_without_a_call_to_spare() -> None:
     secret = Secret(accounts(BY_TOKEN), accounts(ROTATED))
-    asked = iter([True, True, False])
+    budget = RememberingBudget(waits=deque([0.0, 0.0, 5.0]))
     with FaultServer([refuses(401, 1000)]) as server, closing(Caller(server.url, secret=secret)) as caller:
-        assert caller.check(may_call=lambda: next(asked)) == CredentialCheck(None, no_reply("no_calls_left"))
+        assert caller.check(budget=budget) == CredentialCheck(None, no_reply("no_calls_left"))
     assert len(server.requests) == 2
+
+
+def test_a_check_that_was_not_made_is_made_as_soon_as_there_are_calls() -> None:
+    budget = RememberingBudget(waits=deque([5.0]))
+    with FaultServer([VERIFIED]) as server, closing(Caller(server.url)) as caller:
+        assert caller.check(budget=budget).is_accepted is None
+        assert caller.check(budget=budget).is_accepted is True
+
+
+def test_a_check_is_not_made_while_the_ledger_does_not_count() -> None:
+    with FaultServer([VERIFIED]) as server, closing(Caller(server.url)) as caller:
+        assert caller.check(budget=UnreadableBudget()) == CredentialCheck(None, no_reply("no_calls_left"))
+    assert not server.requests
+
+
+def test_a_check_that_is_told_to_wait_has_all_calls_wait() -> None:
+    budget = RememberingBudget()
+    with FaultServer([answers(429, b"", "Retry-After: 17")]) as server, closing(Caller(server.url)) as caller:
+        assert caller.check(budget=budget).is_accepted is None
+    assert budget.heard_of == [Refused(RefusalReason.RATE_LIMITED, Evidence(429), 17)]
 
 
 def test_another_credential_is_checked_at_once() -> None:

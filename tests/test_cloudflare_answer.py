@@ -355,6 +355,8 @@ POLICY = {"ratelimit-policy": '"default";q=1200;w=300'}
         ('"default"; r=0;t=120;pk=:c29hcg==:', POLICY, 120),
         ("default;r=0;t=7", POLICY, 7),
         ('"burst";r=0;t=7, "daily";r=9999;t=86400', POLICY, 7),
+        ('"daily";r=9999;t=99, "burst";r=0;t=7, "other";r=0;t=9', POLICY, 9),
+        ('"a";r=30;t=7, "b";r=30;t=9', {"ratelimit-policy": '"a";q=121;w=60, "b";q=120;w=60'}, 7),
         ('"default";r=10;t=60', {"ratelimit-policy": '"burst";q=100;w=60'}, 60),
         ('"default";r=25;t=60', {"ratelimit-policy": '"burst";q=100;w=60, "other";q=9;w=1'}, None),
         ('"default";r=10;t=60', {"ratelimit-policy": '"burst"; q=100'}, 60),

@@ -3,7 +3,7 @@
 import json
 import ssl
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -21,8 +21,19 @@ from quarantine_release.cloudflare_answer import Reply
 from quarantine_release.cloudflare_reading import CloudflareReader
 from quarantine_release.credentials import Accounts, SecretMalformed, parse_accounts
 from quarantine_release.deadline import DeadlineSession, NoReply
-from quarantine_release.outcome import AccountId, Evidence, MessageId, PostfixPart, Reading, Seen, Wanted, postfix_part
-from quarantine_release.ports import LedgerUnavailable
+from quarantine_release.outcome import (
+    AccountId,
+    Evidence,
+    MessageId,
+    PostfixPart,
+    Reading,
+    RefusalReason,
+    Refused,
+    Seen,
+    Wanted,
+    postfix_part,
+)
+from quarantine_release.ports import LedgerUnavailable, Mark
 from quarantine_release.reading import RELEASE
 from quarantine_release.secret_store import SecretUnavailable
 from tests.fault_server import (
@@ -37,7 +48,7 @@ from tests.fault_server import (
     says_and_hangs,
     trickles,
 )
-from tests.stand_ins import ACCOUNT, NOON
+from tests.stand_ins import ACCOUNT, NOON, RememberingBudget, UnreadableBudget
 from tests.test_reading import DAY, FREED, HELD, HOUR, MINUTE, action, anything, full_id, likely, queue_id, want
 
 Readings = Mapping[PostfixPart, Reading]
@@ -98,22 +109,17 @@ def refusal(status: int, code: int = 7003) -> Play:
     return answers(status, json.dumps(content).encode(), "cf-ray: ray-1")
 
 
-def always() -> bool:
-    """Let every call be made."""
-    return True
-
-
 def read(
     plays: Sequence[Play],
     *wanted: str | Wanted,
     seconds: float = 10.0,
     secret: Held | None = None,
-    may_call: Callable[[], bool] = always,
+    budget: RememberingBudget | None = None,
 ) -> tuple[Readings, list[str]]:
     """Read from a server that plays these, one per call; return the readings and the calls, without their base."""
     with FaultServer(plays) as server, reader_at(server.url, secret) as reader:
         some = [each if isinstance(each, Wanted) else want(each) for each in wanted]
-        readings = reader.read(ACCOUNT, some, seconds, may_call)
+        readings = reader.read(ACCOUNT, some, seconds, budget or RememberingBudget())
     assert all(request.method == "GET" and request.path.startswith(INVESTIGATE) for request in server.requests)
     return readings, [request.path.removeprefix(INVESTIGATE) for request in server.requests]
 
@@ -156,7 +162,7 @@ def test_each_call_carries_the_one_credential_and_the_name_of_the_product(
 ) -> None:
     held = Held(parse_accounts(json.dumps(secret)))
     with FaultServer([page(), refusal(404)]) as server, reader_at(server.url, held) as reader:
-        reader.read(ACCOUNT, [want(each) for each in FULLS[:3]], 10, always)
+        reader.read(ACCOUNT, [want(each) for each in FULLS[:3]], 10, RememberingBudget())
     assert len(server.requests) == 4
     for request in server.requests:
         common = {"host", "accept", "accept-encoding", "user-agent"}
@@ -478,8 +484,8 @@ def test_a_refusal_ends_all_calls_of_the_run_and_keeps_what_was_read(
 def test_each_call_is_asked_for_before_and_without_leave_there_is_none(
     plays: list[Play], wanted: list[str], expected: Mapping[str, Seen]
 ) -> None:
-    leave = iter([True] * len(plays))
-    readings, calls = read([*plays, ok([])], *wanted, may_call=lambda: next(leave, False))
+    budget = RememberingBudget(waits=deque([0.0] * len(plays)), paused=1.0)
+    readings, calls = read([*plays, ok([])], *wanted, budget=budget)
     assert len(calls) == len(plays)
     assert shown(readings) == expected
 
@@ -497,23 +503,25 @@ def test_each_call_is_asked_for_before_and_without_leave_there_is_none(
 def test_leave_is_asked_for_once_for_each_call_and_for_no_other(
     plays: list[Play], seconds: float, expected: int
 ) -> None:
-    asked: list[bool] = []
+    budget = RememberingBudget()
+    _, calls = read(plays, *FULLS[:3], seconds=seconds, budget=budget)
+    assert len(budget.taken) == len(calls) == expected
+    assert set(budget.taken) <= {Mark.ALL}
 
-    def may_call() -> bool:
-        asked.append(True)
-        return True
 
-    _, calls = read(plays, *FULLS[:3], seconds=seconds, may_call=may_call)
-    assert len(asked) == len(calls) == expected
+def test_a_reading_that_is_told_to_wait_has_all_calls_wait() -> None:
+    budget = RememberingBudget()
+    read([answers(429, b"", "Retry-After: 17")], FULLS[0], budget=budget)
+    assert budget.heard_of == [Refused(RefusalReason.RATE_LIMITED, Evidence(429), 17)]
+    budget.heard_of.clear()
+    read([refusal(403)], FULLS[0], budget=budget)
+    assert budget.heard_of == []
 
 
 def test_a_budget_that_cannot_be_asked_ends_the_reading() -> None:
-    def may_call() -> bool:
-        raise LedgerUnavailable("ThrottlingException")
-
     with FaultServer([page()]) as server, reader_at(server.url) as reader:
         with pytest.raises(LedgerUnavailable):
-            reader.read(ACCOUNT, [want(FULLS[0])], 5, may_call)
+            reader.read(ACCOUNT, [want(FULLS[0])], 5, UnreadableBudget())
         assert server.requests == []
 
 
@@ -591,7 +599,7 @@ class Canned(DeadlineSession):
 
     def read(self, *wanted: Wanted, seconds: float = 20.0, secret: Held | None = None) -> Readings:
         reader = CloudflareReader("https://api.example", secret or Held(), self, lambda: NOON)
-        return reader.read(ACCOUNT, wanted, seconds, always)
+        return reader.read(ACCOUNT, wanted, seconds, RememberingBudget())
 
 
 def test_no_call_may_take_longer_than_5_seconds_or_than_is_left() -> None:
@@ -615,7 +623,7 @@ def test_without_a_credential_nothing_is_read_and_nothing_raised(content: Except
 
 def test_an_account_that_has_left_the_secret_is_not_read() -> None:
     with FaultServer([page()]) as server, reader_at(server.url) as reader:
-        assert reader.read(AccountId("b" * 32), [want(FULLS[0])], 5, always) == {}
+        assert reader.read(AccountId("b" * 32), [want(FULLS[0])], 5, RememberingBudget()) == {}
     assert server.requests == []
 
 
@@ -711,7 +719,7 @@ class Simulated:
         before = len(self.control("/calls"))
         with reader_at(self.url, clock=lambda: datetime.now(UTC)) as reader:
             some = [each if isinstance(each, Wanted) else want(each) for each in wanted]
-            readings = reader.read(ACCOUNT, some, 25, always)
+            readings = reader.read(ACCOUNT, some, 25, RememberingBudget())
         return readings, [call["endpoint"] for call in self.control("/calls")[before:]]
 
 

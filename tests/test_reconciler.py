@@ -121,7 +121,7 @@ def test_what_has_waited_for_a_day_ends_as_expired_and_is_never_sent(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = deployment.post(headers=[("Prefer", "respond-async")])
-    later(deployment, monkeypatch, hours=24)
+    later(deployment, monkeypatch, hours=24, minutes=2)
     assert run() == came_to(requests=1)
     told = deployment.get(path_of(asked))
     assert (told.status, told.result["outcome"], told.result["retryable"]) == (200, "expired", True)

@@ -381,8 +381,8 @@ def test_a_forced_request_is_never_gone_on_with(world: World) -> None:
     world.cloudflare.answers += [all_unknown]
     world.seconds_left = [20.0, 20.0, 9.0]
     request = request_row(BARE, FULL_OTHER, force=True)
-    assert outcomes(run(world, request))[1] == (Outcome.IN_PROGRESS, None)
-    assert world.work().stale == 1
+    assert outcomes(run(world, request))[1] == (Outcome.FAILED, Code.NOT_ATTEMPTED)
+    assert not world.queue.sent
     world.dynamodb.items[f"M#{ACCOUNT}#{PART}"]["state"] = {"S": State.RELEASED}  # settled meanwhile
     world.seconds_left = []
     world.clock.move(seconds=121)
@@ -647,6 +647,33 @@ def test_a_second_form_over_the_budget_waits_for_its_turn(world: World) -> None:
     assert [hint for hint, _ in world.queue.sent] == [Hint(answer.request.request_id, 0)]
     world.work()
     assert told(world, answer.request) == [(Outcome.RELEASED, None)] * 2
+
+
+def test_a_second_form_of_a_forced_request_over_the_budget_ends_without_being_attempted(world: World) -> None:
+    world.budget.waits += [0.0, 20.0]
+    answer = run(world, request_row(BARE, FULL_OTHER, force=True))
+    assert outcomes(answer) == [(Outcome.RELEASED, None), (Outcome.FAILED, Code.NOT_ATTEMPTED)]
+    assert kept_request(world, answer.request).letters == "RN"
+    assert not world.queue.sent
+
+
+@pytest.mark.parametrize("pause", [{"paused": 30.0}, {"seconds_left": 9.0}], ids=["over the budget", "without time"])
+def test_a_replay_of_a_forced_request_needs_no_call_to_be_told(world: World, pause: dict[str, float]) -> None:
+    run(world, request_row(BARE, force=True))
+    world.budget.paused = pause.get("paused", 0.0)
+    world.seconds_left = [pause["seconds_left"]] if "seconds_left" in pause else []
+    replay = run(world, request_row(BARE, force=True, nonce="second time"))
+    assert (replay.replayed, outcomes(replay)) == (True, [(Outcome.RELEASED, None)])
+    other = request_row(OTHER, force=True, fingerprint="other")
+    assert isinstance(release(other, world.ports()), KeyReused)
+
+
+def test_a_force_that_was_refused_is_refused_again_while_calls_pause(world: World) -> None:
+    world.cloudflare.answers.append(RATE_LIMITED)
+    for paused in (0.0, 30.0):
+        world.budget.paused = paused
+        assert isinstance(release(request_row(BARE, force=True), world.ports()), Refusal)
+    assert len(world.cloudflare.calls) == 1
 
 
 def test_a_force_of_several_ids_that_is_rejected_as_a_whole_is_told_no(world: World) -> None:

@@ -1,7 +1,7 @@
 """The reconciler's use case on the real ledger code and a model of DynamoDB; the worker does what it hints."""
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,7 +26,7 @@ from quarantine_release.outcome import (
     Wanted,
     postfix_part,
 )
-from quarantine_release.ports import Hint, LedgerUnavailable, Mark
+from quarantine_release.ports import Budget, Hint, LedgerUnavailable, Mark
 from quarantine_release.release import look_up, release
 from quarantine_release.settle import Summary, reconcile
 from quarantine_release.trace import AttemptRow, AttemptState, MessageRow, RequestRow, RequestState
@@ -534,11 +534,11 @@ class CountingReader:
         self.asked: list[bool] = []
 
     def read(
-        self, _: object, wanted: Sequence[Wanted], __: float, may_call: Callable[[], bool]
+        self, account_id: AccountId, wanted: Sequence[Wanted], _: float, budget: Budget
     ) -> Mapping[PostfixPart, Reading]:
         readings = {}
         for one in wanted:
-            self.asked.append(may_call())
+            self.asked.append(not budget.take(account_id, Mark.ALL))
             if not self.asked[-1]:
                 break
             readings[one.part] = Reading(Seen.RELEASED, Evidence(200))

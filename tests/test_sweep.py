@@ -306,9 +306,12 @@ def test_a_group_that_fails_is_counted_and_stops_no_other(
     assert good.request_id in {hint.request_id for hint, _ in world.queue.sent}
 
 
-def test_of_many_requests_a_hundred_fail_together_at_most(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    for number, given in enumerate(ids(250)):
-        lose(world, given, name=f"{number:03d}")
+def test_of_many_requests_those_of_a_thousand_messages_fail_together_at_most(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = ids(1400)
+    for number, start in enumerate(range(0, 1400, 400)):
+        lose(world, *many[start : start + 400], name=f"{number:03d}")
     messages, reads = world.ledger.messages, []
 
     def fails_first(account_id: AccountId, parts: list[PostfixPart]) -> dict[PostfixPart, MessageRow]:
@@ -319,8 +322,8 @@ def test_of_many_requests_a_hundred_fail_together_at_most(world: World, monkeypa
 
     monkeypatch.setattr(world.ledger, "messages", fails_first)
     swept = run(world, seconds=121)
-    assert reads == [100, 100, 50]
-    assert (swept.failures, swept.hints) == (1, 150)
+    assert reads == [800, 600]
+    assert (swept.failures, swept.requests, swept.hints) == (1, 4, 5 + 3)
 
 
 def test_a_sweep_ends_where_its_time_does(world: World) -> None:

@@ -90,14 +90,12 @@ class Answer:
     settled: tuple[MessageRow, ...] = ()
 
 
-def calls_of(
-    wants: Iterable[Want], rows: Mapping[PostfixPart, MessageRow], forced: WireForm | None, *, limit: int = _CLAIM_LIMIT
-) -> list[Call]:
+def calls_of(wants: Iterable[Want], rows: Mapping[PostfixPart, MessageRow], forced: WireForm | None) -> list[Call]:
     """Pack what is wanted into as few calls as one claim each allows: each wire form apart, and who may not be many."""
     groups: dict[tuple[WireForm, int], list[list[Want]]] = {}
     for want in wants:
         row = rows.get(want.target.part)
-        largest = min(limit, row.largest_call or limit) if row is not None else limit
+        largest = (row.largest_call if row is not None else None) or _CLAIM_LIMIT
         form = forced or (WireForm.ARRAY if is_bare(want.target.message_id) else WireForm.OBJECT)
         packs = groups.setdefault((form, largest), [[]])
         owners = {other.requests[0] for other in packs[-1]} | {want.requests[0]}
@@ -131,9 +129,18 @@ class Run:
     def claim(self, call: Call) -> Claims | Conflict | None:
         """Claim what may be claimed; None if nothing was. A Conflict tells of an earlier request under the same key.
 
-        Messages that are not known are taken to be new, which most are: a refusal brings the rows as they are. Raises
-        LedgerUnavailable.
+        Messages that are not known are taken to be new, which most are: a refusal brings the rows as they are. The call
+        taken for what is wanted is put back if nothing was claimed. Raises LedgerUnavailable.
         """
+        claims: Claims | Conflict | None = None
+        try:
+            claims = self._claim(call)
+        finally:
+            if call.wants and not isinstance(claims, Claims):
+                self.ports.budget.put_back(self.account_id)
+        return claims
+
+    def _claim(self, call: Call) -> Claims | Conflict | None:
         seen = {want.target.part: self.rows.get(want.target.part) for want in call.wants}
         attempt_id = self.ports.new_attempt_id(self.ports.clock())
         for _ in range(_CLAIM_ROUNDS):

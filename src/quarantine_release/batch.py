@@ -42,6 +42,7 @@ def release_hinted(hints: Sequence[Hint], ports: Ports) -> Batch:
     with _keeping(hints, batch):
         batch.requests = ports.ledger.requests(sorted({hint.request_id for hint in hints}))
     by_account: dict[AccountId, list[Hint]] = defaultdict(list)
+    batch.stale += len(hints) - len(set(hints))
     for hint in dict.fromkeys(hints):
         request = batch.requests.get(hint.request_id)
         is_gone = request is None or not request.may_claim or ports.clock() - request.created_at >= EXPIRY
@@ -101,7 +102,6 @@ class _Line:
             return self._end(wait)
         claims = self._run.claim(self._calls.popleft())
         if not isinstance(claims, Claims):
-            ports.budget.put_back(self._run.account_id)
             return True
         self._batch.calls += 1
         no = self._run.call(claims)

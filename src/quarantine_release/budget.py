@@ -62,7 +62,7 @@ class AccountBudget:
     def take(self, account_id: AccountId, mark: Mark) -> float:
         """Take one call and return 0, or return for how many seconds none may be made. Raises LedgerUnavailable.
 
-        One round trip at most where calls are allowed, none while a block lasts; two where they were not.
+        One round trip where calls are allowed, two where some of the last block are left, none while a block lasts.
         """
         now, known = self._clock(), self._of(account_id)
         limit = min(self._marks[mark], self._marks[Mark.ALL])
@@ -74,7 +74,8 @@ class AccountBudget:
         if not known.left or not self._is_fresh(known.bought_at, now):
             self._buy(account_id, known, now)
             wait = wait_of(known.row, limit, now)
-            if wait:
+            if wait:  # others have taken what there was
+                self._give_back(account_id, known, now)
                 return wait
         known.move(1)
         return 0.0
@@ -123,32 +124,48 @@ class AccountBudget:
         self._see(known, account_row(item) if item else AccountRow())
 
     def _buy(self, account_id: AccountId, known: _Known, now: datetime) -> None:
-        """Buy a block, and give what is left of the one before back where it was counted."""
+        """Buy a block: a larger one if the last was used up in time."""
         is_used_up = not known.left and self._is_fresh(known.bought_at, now)
         known.block = min(known.block * 2, _LARGEST_BLOCK) if is_used_up else 1
+        self._give_back(account_id, known, now)
         calls = max(1, min(known.block, allowed(known.row, self._marks[Mark.ALL], now)))
-        counts = {slot_of(now): calls}
-        left, known.left = known.left, 0  # once: of a write that fails nobody knows whether it has landed
-        if left:
-            old = slot_of(known.bought_at)
-            counts[old] = counts.get(old, 0) - left
         update = UpdateExpression(self._table.name, {"S": account_key(account_id)})
-        for slot, number in counts.items():
-            update.add(calls_name(slot), {"N": str(number)})
-        update.add("resumed", {"N": str(calls)})  # a pause may have begun since the block before
-        for slot in known.row.calls.keys() - counts.keys():
+        update.add(calls_name(slot_of(now)), {"N": str(calls)})
+        update.add("resumed", {"N": str(calls)})
+        for slot in known.row.calls:
             if is_past(slot, now):
                 update.remove(calls_name(slot))
-        row = account_row(self._table.change(update.build()))
-        known.left, known.bought_at = calls, now
-        self._see(known, row)
+        self._see(known, account_row(self._table.change(update.build())))
+        known.bought_at = now
+        known.move(-calls)
+
+    def _give_back(self, account_id: AccountId, known: _Known, now: datetime) -> None:
+        """Give back what was bought and not made, unless calls have paused since: then it counts for nothing.
+
+        In a transaction, which has its effect once however often it is sent: a call given back twice is one too many.
+        What cannot be given back stays counted.
+        """
+        left, known.left = known.left, 0
+        slot = slot_of(known.bought_at)
+        if not left or is_past(slot, now):
+            return
+        update = UpdateExpression(self._table.name, {"S": account_key(account_id)})
+        update.add(calls_name(slot), {"N": str(-left)})
+        update.add("resumed", {"N": str(-left)})
+        paused_until = known.row.paused_until
+        if paused_until is None:
+            update.require_absent("paused_until")
+        else:
+            update.require("paused_until", {"N": _milliseconds(paused_until)})
+        with suppress(LedgerUnavailable):
+            self._table.transact([{"Update": update.build()}])
 
     def _pause(self, account_id: AccountId, known: _Known, until: datetime) -> None:
         known.row = replace(known.row, paused_until=max(until, known.row.paused_until or until))
         update = UpdateExpression(self._table.name, {"S": account_key(account_id)})
-        update.set("paused_until", {"N": str(int(until.timestamp() * 1000))})
+        update.set("paused_until", {"N": _milliseconds(until)})
         update.set("resumed", {"N": "0"})
-        update.require_absent_or_below("paused_until", {"N": str(int(until.timestamp() * 1000))})
+        update.require_absent_or_below("paused_until", {"N": _milliseconds(until)})
         self._table.write({"Update": update.build()})
         known.row = replace(known.row, resumed=0)
         known.left = 0
@@ -172,12 +189,21 @@ class AccountBudget:
         self._see(known, account_row(self._table.change(update.build())))
 
     def _see(self, known: _Known, row: AccountRow) -> None:
-        """Take over the row as it is, less what is bought and not made."""
+        """Take over the row as it is, less what is bought and not made. What was bought before a pause is gone."""
+        mine, theirs = known.row.paused_until, row.paused_until
+        if mine is not None and (theirs is None or theirs < mine):  # a pause that could not be told to all
+            row = replace(row, paused_until=mine)
+        if row.paused_until != mine:
+            known.left = 0
         known.row, known.seen_at = row, self._clock()
         bought = known.left
         if bought:
             known.move(-bought)
             known.left = bought
+
+
+def _milliseconds(at: datetime) -> str:
+    return str(int(at.timestamp() * 1000))
 
 
 def _is_trouble(called: Answered | Refused) -> bool:

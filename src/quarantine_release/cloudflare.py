@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 from urllib.parse import quote
 
 from quarantine_release import telemetry
-from quarantine_release.cloudflare_answer import Reply, classify, evidence_of, is_verified
+from quarantine_release.cloudflare_answer import Reply, classify, evidence_of, is_verified, limited
 from quarantine_release.credentials import Accounts, Credential, SecretMalformed
 from quarantine_release.deadline import DeadlineSession, NoReply
 from quarantine_release.outcome import (
@@ -23,6 +23,7 @@ from quarantine_release.outcome import (
     State,
     Verdict,
 )
+from quarantine_release.ports import Budget, LedgerUnavailable, Mark
 from quarantine_release.secret_store import SecretUnavailable
 from quarantine_release.trace import WireForm
 
@@ -51,6 +52,7 @@ class CredentialCheck:
     evidence: Evidence
 
 
+_NO_CALLS_LEFT: Final = CredentialCheck(None, Evidence(failure="no_calls_left"))
 _NEVER_CHECKED: Final = datetime.min.replace(tzinfo=UTC), None, CredentialCheck(None, Evidence())
 
 
@@ -95,7 +97,7 @@ class CloudflareClient:
             telemetry.count("CredentialsRefused")
         return called
 
-    def check(self, account_id: AccountId, seconds: float, may_call: Callable[[], bool]) -> CredentialCheck:
+    def check(self, account_id: AccountId, seconds: float, budget: Budget) -> CredentialCheck:
         """Ask Cloudflare whether it knows the credential; at most once in 60 s. Raises as the secret does."""
         ends_at = time.monotonic() + seconds
         credential = self._secret.get().credentials.get(account_id)
@@ -103,12 +105,13 @@ class CloudflareClient:
         asked_at, of, checked = self._checks.get(account_id, _NEVER_CHECKED)
         if of == credential and (now - asked_at).total_seconds() < _HEALTH_EVERY_SECONDS:
             return checked
-        checked = self._check(credential, ends_at, may_call)
+        checked = self._check(credential, ends_at, budget)
         if checked.is_accepted is False:
             fresh = self._secret.refetch().credentials.get(account_id)
             if fresh != credential:
-                credential, checked = fresh, self._check(fresh, ends_at, may_call)
-        self._checks[account_id] = now, credential, checked
+                credential, checked = fresh, self._check(fresh, ends_at, budget)
+        if checked != _NO_CALLS_LEFT:
+            self._checks[account_id] = now, credential, checked
         return checked
 
     def _release(
@@ -147,19 +150,25 @@ class CloudflareClient:
             return Refused(RefusalReason.UNREACHABLE, evidence)
         return Answered({asked: Verdict(State.UNKNOWN, Code.NO_ANSWER) for asked in ids}, evidence)
 
-    def _check(self, credential: Credential | None, ends_at: float, may_call: Callable[[], bool]) -> CredentialCheck:
+    def _check(self, credential: Credential | None, ends_at: float, budget: Budget) -> CredentialCheck:
         """Verify a token as a user's, then as an account's (which of the two it is cannot be told); a key as a user."""
         if credential is None:
             return CredentialCheck(False, Evidence(failure="account_not_configured"))
         account_token = f"/accounts/{credential.account_id}/tokens/verify"
         evidence = Evidence()
         for path in ("/user/tokens/verify", account_token) if credential.is_token else ("/user",):
-            if not may_call():
-                return CredentialCheck(None, Evidence(failure="no_calls_left"))
+            try:
+                wait = budget.take(credential.account_id, Mark.ALL)
+            except LedgerUnavailable:  # which the ledger's own check says too
+                return _NO_CALLS_LEFT
+            if wait:
+                return _NO_CALLS_LEFT
             headers = {**credential.headers, "User-Agent": USER_AGENT}
             reply = self._session.send("GET", self._base_url + path, headers, None, ends_at - time.monotonic())
             if isinstance(reply, NoReply):
                 return CredentialCheck(None, Evidence(failure=reply.failure))
+            if reply.status == 429:
+                budget.heard(credential.account_id, limited(reply, self._clock()))
             evidence, is_accepted = evidence_of(reply), is_verified(reply)
             if is_accepted is not False:
                 return CredentialCheck(is_accepted, evidence)

@@ -39,8 +39,8 @@ LOCKOUT_SECONDS: Final = 300
 _LONGEST_WAIT: Final = 3600
 # Of the quota, as far as it is told, so much is left to the dashboard and to others who call with the same credential.
 _SHARE_OF_OTHERS: Final = 4
-_LEFT: Final = re.compile(r"\A[^,]{0,64};\s*r=([0-9]{1,6});\s*t=([0-9]{1,4})(?:[;,]|\Z)")
-_QUOTA: Final = re.compile(r"\A[^,]{0,64};\s*q=([0-9]{1,6})(?:[;,]|\Z)")
+_LEFT: Final = re.compile(r"(?:\A|,)([^,;]{1,64});\s*r=([0-9]{1,6});\s*t=([0-9]{1,4})(?=[;,\s]|\Z)")
+_QUOTA: Final = re.compile(r"(?:\A|,)([^,;]{1,64});\s*q=([0-9]{1,6})(?=[;,\s]|\Z)")
 # Codes have four to six digits; JSON would let one have four thousand.
 _CODE_LIMIT: Final = 10**9
 
@@ -71,7 +71,7 @@ def classify(
     if reply.status in (401, 403) or (reply.status == 400 and _INVALID_HEADERS in codes):
         return Refused(RefusalReason.CREDENTIALS, evidence)
     if reply.status == 429:
-        return Refused(RefusalReason.RATE_LIMITED, evidence, _retry_after(reply, now))
+        return limited(reply, now)
     if reply.status == 200 and envelope is not None and envelope.get("success") is True:
         entries = _entries(envelope.get("result"))
         told = _told_of(ids, entries)
@@ -88,6 +88,11 @@ def classify(
             Verdict(State.FAILED, Code.CLOUDFLARE_REJECTED) if is_single else Verdict(State.UNKNOWN, Code.CALL_REJECTED)
         )
     return Answered(dict.fromkeys(ids, verdict), evidence, rest=rest)
+
+
+def limited(reply: Reply, now: datetime) -> Refused:
+    """Return what a 429 says, to whatever call."""
+    return Refused(RefusalReason.RATE_LIMITED, evidence_of(reply), _retry_after(reply, now))
 
 
 def evidence_of(reply: Reply) -> Evidence:
@@ -141,13 +146,16 @@ def _rest(reply: Reply) -> int | None:
     """Return for how long to call no more, going by what Cloudflare says is left (fundamentals/api/reference/limits).
 
     The headers `Ratelimit: "name";r=<left>;t=<seconds>` and `Ratelimit-Policy: "name";q=<quota>;w=<window>` may be
-    missing; they can only make the budget smaller.
+    missing or tell of several limits; they can only make the budget smaller.
     """
-    left = _LEFT.match(reply.headers.get("ratelimit", ""))
-    quota = _QUOTA.match(reply.headers.get("ratelimit-policy", ""))
-    if left is None or int(left[1]) * _SHARE_OF_OTHERS >= (int(quota[1]) if quota else _SHARE_OF_OTHERS):
-        return None
-    return min(max(int(left[2]), 1), LOCKOUT_SECONDS)
+    quotas = {name.strip(): int(quota) for name, quota in _QUOTA.findall(reply.headers.get("ratelimit-policy", ""))}
+    largest = max(quotas.values(), default=_SHARE_OF_OTHERS)  # of how much, if it is not told
+    rests = [
+        min(max(int(seconds), 1), LOCKOUT_SECONDS)
+        for name, left, seconds in _LEFT.findall(reply.headers.get("ratelimit", ""))
+        if int(left) * _SHARE_OF_OTHERS < quotas.get(name.strip(), largest)
+    ]
+    return max(rests, default=None)
 
 
 def _seconds_until(date: str, now: datetime) -> int:

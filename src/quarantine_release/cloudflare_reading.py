@@ -9,10 +9,11 @@ from typing import Any, Final
 from urllib.parse import quote, urlencode
 
 from quarantine_release.cloudflare import USER_AGENT, Secret
-from quarantine_release.cloudflare_answer import Reply, evidence_of
+from quarantine_release.cloudflare_answer import Reply, evidence_of, limited
 from quarantine_release.credentials import Credential, SecretMalformed
 from quarantine_release.deadline import DeadlineSession
 from quarantine_release.outcome import AccountId, Evidence, MessageId, PostfixPart, Reading, Seen, Wanted, fullest
+from quarantine_release.ports import Budget, Mark
 from quarantine_release.reading import agree, clarify, dicts, is_partial, match, windows_of
 from quarantine_release.secret_store import SecretUnavailable
 
@@ -35,9 +36,9 @@ class CloudflareReader:
         self._clock = clock
 
     def read(
-        self, account_id: AccountId, wanted: Sequence[Wanted], seconds: float, may_call: Callable[[], bool]
+        self, account_id: AccountId, wanted: Sequence[Wanted], seconds: float, budget: Budget
     ) -> Mapping[PostfixPart, Reading]:
-        """Read messages within so many seconds, asking before each call; what is left out is UNREAD."""
+        """Read messages within so many seconds and the budget; what is left out is UNREAD. Raises LedgerUnavailable."""
         ends_at = time.monotonic() + seconds
         try:
             credential = self._secret.get().credentials.get(account_id)
@@ -46,15 +47,15 @@ class CloudflareReader:
         if credential is None:
             return {}
         url = f"{self._base_url}/accounts/{account_id}/email-security/investigate"
-        search = _Search(self._session, url, credential, ends_at, may_call)
         now = self._clock()
+        search = _Search(self._session, url, credential, ends_at, budget, now)
         # A list shows that a message was released, not when: of one that was released before, it can tell only the id.
         listable = [one for one in wanted if one.since is None or is_partial(one.message_id)]
         if len(listable) > _FEW:
-            search.list_around(listable, now)
+            search.list_around(listable)
             search.believe_lists(listable)
         for one in [one for one in wanted if one.part not in search.readings][:_SINGLES_AT_ONCE]:
-            search.read_one(one, now)
+            search.read_one(one)
         return search.readings
 
 
@@ -66,7 +67,8 @@ class _Search:
     url: str
     credential: Credential
     ends_at: float
-    may_call: Callable[[], bool]
+    budget: Budget
+    now: datetime
     pages: int = 0
     is_incomplete: bool = False
     is_refused: bool = False
@@ -74,10 +76,10 @@ class _Search:
     listed: dict[PostfixPart, Reading] = field(default_factory=dict)
     readings: dict[PostfixPart, Reading] = field(default_factory=dict)
 
-    def list_around(self, wanted: Sequence[Wanted], now: datetime) -> None:
+    def list_around(self, wanted: Sequence[Wanted]) -> None:
         """List page by page until everything is found or the pages of one run are used up."""
         self.sought.update(one.part for one in wanted)
-        for window in windows_of(wanted, now):
+        for window in windows_of(wanted, self.now):
             cursor: str | None = ""
             while cursor is not None and not all(self._is_found(one) for one in window.wanted):
                 if self.pages >= _PAGES_AT_ONCE:
@@ -125,12 +127,12 @@ class _Search:
         if reading.seen is not Seen.QUARANTINED or not (is_partial(one.message_id) and self.is_incomplete):
             self.readings[one.part] = reading
 
-    def read_one(self, one: Wanted, now: datetime) -> None:
+    def read_one(self, one: Wanted) -> None:
         """Read one message by its fullest id, and its action log unless the message itself shows its release."""
         path = f"/{quote(self._fullest_id(one), safe='')}"
         content, evidence = self._get(path)
         if evidence.status == 404:
-            self._read_missing(one, evidence, now)
+            self._read_missing(one, evidence)
             return
         reading = match(dicts(content.get("result")), [one], evidence).get(one.part)
         if reading is None:
@@ -142,12 +144,12 @@ class _Search:
             reading = clarify(reading, dicts(log.get("result")), one.since, evidence)
         self._believe(one, reading)
 
-    def _read_missing(self, one: Wanted, evidence: Evidence, now: datetime) -> None:
+    def _read_missing(self, one: Wanted, evidence: Evidence) -> None:
         """Look in the lists for what cannot be read by its partial id; absent is what they do not show either."""
         if is_partial(one.message_id) and one.part not in self.sought:
-            self.list_around([one], now)
+            self.list_around([one])
             if one.part in self.listed:
-                self.read_one(one, now)
+                self.read_one(one)
                 return
         if one.part in self.listed:
             self.readings[one.part] = Reading(Seen.UNCLEAR, evidence)
@@ -162,7 +164,8 @@ class _Search:
     def _get(self, path: str) -> tuple[dict[str, Any], Evidence]:
         """Get a page; its content is empty unless it is a good answer."""
         seconds = min(_CALL_SECONDS, self.ends_at - time.monotonic())
-        if self.is_refused or seconds <= 0 or not self.may_call():
+        account_id = self.credential.account_id
+        if self.is_refused or seconds <= 0 or self.budget.take(account_id, Mark.ALL):
             return {}, Evidence(failure="not_called")
         headers = {**self.credential.headers, "User-Agent": USER_AGENT}
         reply = self.session.send("GET", self.url + path, headers, None, seconds)
@@ -174,6 +177,8 @@ class _Search:
             content = None
         # Who goes on calling now only prolongs it, or is locked out for it.
         self.is_refused = reply.status in (401, 403, 429)
+        if reply.status == 429:
+            self.budget.heard(account_id, limited(reply, self.now))
         is_good = reply.status == 200 and isinstance(content, dict) and content.get("success") is True
         return content if is_good else {}, evidence_of(reply)
 

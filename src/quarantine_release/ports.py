@@ -104,9 +104,9 @@ class Reader(Protocol):
     """How to look up at Cloudflare what became of a message."""
 
     def read(
-        self, account_id: AccountId, wanted: Sequence[Wanted], seconds: float, may_call: Callable[[], bool]
+        self, account_id: AccountId, wanted: Sequence[Wanted], seconds: float, budget: "Budget"
     ) -> Mapping[PostfixPart, Reading]:
-        """Read messages within so many seconds, asking before each call; what is left out is UNREAD."""
+        """Read messages within so many seconds and the budget; what is left out is UNREAD."""
 
 
 class Mark(StrEnum):

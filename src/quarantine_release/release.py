@@ -4,13 +4,14 @@ Pure but for its ports. What is not released inline goes on in the worker (`batc
 and record.
 """
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from math import ceil
 from typing import Final
 
-from quarantine_release.attempt import CALL_SECONDS, RECORD_SECONDS, Answer, Call, Claims, Run, Want, calls_of
+from quarantine_release.attempt import CALL_SECONDS, RECORD_SECONDS, Answer, Call, Run, Want, calls_of
 from quarantine_release.outcome import PostfixPart, RefusalReason, postfix_part
 from quarantine_release.ports import Conflict, Hint, LedgerUnavailable, Mark, Ports
 from quarantine_release.trace import RequestRow, RequestState, Target, WireForm, claimable, targets_of
@@ -47,7 +48,9 @@ def release(request: RequestRow, ports: Ports, *, inline: bool = True) -> Answer
     wants = [Want(target, (request.request_id,)) for target in targets_of(request.ids)]
     # No target is still one (empty) claim, which accepts the request.
     calls = calls_of(wants, {}, ports.wire_form) if inline else []
-    for position, call in enumerate(calls or [Call(WireForm.OBJECT, ())]):
+    waiting = deque(calls or [Call(WireForm.OBJECT, ())])
+    while waiting:
+        call = waiting[0]
         has_time = ports.time_left() >= CALL_SECONDS + RECORD_SECONDS
         wait = 0.0
         if has_time and call.wants:
@@ -58,26 +61,32 @@ def release(request: RequestRow, ports: Ports, *, inline: bool = True) -> Answer
                     raise
                 break  # the earlier call's outcome must still reach the caller
         may_call = has_time and call.wants and not wait
-        if request.force and not run.is_accepted and (wait or not has_time):
+        if request.force and call.wants and not may_call:
+            if run.is_accepted:
+                break
+            earlier = ports.ledger.requests([request.request_id]).get(request.request_id)
+            if earlier is not None and earlier.state is not RequestState.REFUSED:
+                return _replay(request, Conflict({request.request_id: earlier}, {}), ports)
             reason = RefusalReason.RATE_LIMITED if has_time else RefusalReason.NO_TIME
             return Refusal(reason, ceil(wait) or None, request)
+        waiting.popleft()
         try:
             claims = run.claim(call if may_call else replace(call, wants=()))
         except LedgerUnavailable:
             if not run.is_accepted:
                 raise
             claims = None  # the earlier call's outcome must still reach the caller
-        if may_call and not isinstance(claims, Claims):
-            ports.budget.put_back(request.account_id)
         if isinstance(claims, Conflict):
             return _replay(request, claims, ports)
         if claims is None:
             continue
-        no = run.call(claims, is_last=position == len(calls) - 1)
+        no = run.call(claims, is_last=not waiting)
         if no is not None:
             if run.request.state is RequestState.REFUSED:
                 return Refusal(no.reason, no.retry_after, run.request)
             break
+    if request.force:
+        run.end_without_call(request, [want.target for call in waiting for want in call.wants])
     (answer,) = run.finish()
     hints = hints_of(answer.request, free_of(answer.request, run))
     if hints:

@@ -61,9 +61,10 @@ def decode(record: Mapping[str, Any]) -> Hint | None:
         content = json.loads(record["body"])
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    if not isinstance(content, dict) or content.get("v") != 1:
+    if not isinstance(content, dict):
         return None
-    name, chunk = content.get("request_id"), content.get("chunk")
+    version, name, chunk = content.get("v"), content.get("request_id"), content.get("chunk")
     request_id = parse_request_id(name) if isinstance(name, str) else None
     is_chunk = chunk is None or (type(chunk) is int and 0 <= chunk < _LARGEST_CHUNK)
-    return Hint(request_id, chunk) if request_id is not None and is_chunk else None
+    is_ours = type(version) is int and version == 1
+    return Hint(request_id, chunk) if is_ours and request_id is not None and is_chunk else None

@@ -15,7 +15,7 @@ from quarantine_release.clients import Client, Scope
 from quarantine_release.credentials import SecretMalformed
 from quarantine_release.http_event import HttpRequest
 from quarantine_release.outcome import AccountId, RequestId, postfix_part
-from quarantine_release.ports import LedgerUnavailable, Mark, Ports
+from quarantine_release.ports import LedgerUnavailable, Ports
 from quarantine_release.problem import Declined, problem_body
 from quarantine_release.release import KeyReused, Refusal, cancel, look_up, release
 from quarantine_release.release_request import (
@@ -162,14 +162,7 @@ def _get_health(call: Call) -> Response:
     except LedgerUnavailable:
         checks["ledger"] = "failed"
     seconds = min(_HEALTH_SECONDS, call.ports.time_left() - 1)
-
-    def may_call() -> bool:
-        try:
-            return not call.ports.budget.take(account_id, Mark.ALL)
-        except LedgerUnavailable:  # which the answer says too
-            return False
-
-    checked = read_secret("cloudflare", lambda: wiring.cloudflare().check(account_id, seconds, may_call))
+    checked = read_secret("cloudflare", lambda: wiring.cloudflare().check(account_id, seconds, call.ports.budget))
     names = {True: "accepted", False: "refused", None: "not_checked"}
     checks["credential"] = names[checked.is_accepted]
     content: dict[str, Any] = {

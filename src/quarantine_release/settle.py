@@ -21,7 +21,7 @@ from quarantine_release.outcome import (
     State,
     Wanted,
 )
-from quarantine_release.ports import Hint, LedgerUnavailable, Mark, Move, Ports
+from quarantine_release.ports import Hint, LedgerUnavailable, Move, Ports
 from quarantine_release.sweep import Swept, sweep
 from quarantine_release.trace import AttemptRow, AttemptState, MessageRow
 from quarantine_release.transitions import found_out, given_back, recorded, settled
@@ -88,12 +88,9 @@ def _settle_account(account_id: AccountId, attempts: Sequence[AttemptRow], ports
             rows |= _project(attempt, rows, ports, summary)
     wanted = [_wanted(rows[part], attempt) for attempt in attempts for part in _unsettled(attempt, rows)]
 
-    def may_call() -> bool:
-        return not ports.budget.take(account_id, Mark.ALL)
-
     read_at = ports.clock()
     seconds = min(_READ_SECONDS, ports.time_left() - _RECORD_SECONDS)
-    readings = ports.reader.read(account_id, wanted, seconds, may_call) if wanted and seconds > 0 else {}
+    readings = ports.reader.read(account_id, wanted, seconds, ports.budget) if wanted and seconds > 0 else {}
     for attempt in attempts:
         if ports.time_left() < _RECORD_SECONDS:
             return

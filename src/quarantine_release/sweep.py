@@ -4,7 +4,7 @@ It also ends what nothing will be sent for any more, and closes what has ended w
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -17,8 +17,8 @@ from quarantine_release.trace import RequestRow, RequestState, targets_of
 
 # Of each shard of the open index, so that one run stays within its time; what is left is next in a minute.
 REQUESTS_AT_ONCE: Final = 1000
-# Requests whose messages are read at once.
-_GROUP: Final = 100
+# So many messages are read at once, or those of one request.
+_GROUP: Final = 1000
 # By then whoever took the request in has done with it, and a hint that was not lost has arrived.
 QUIET: Final = timedelta(seconds=120)
 
@@ -44,13 +44,23 @@ def sweep(ports: Ports, swept: Swept) -> None:
     for request in due:
         by_account[request.account_id].append(request)
     for requests in by_account.values():
-        for start in range(0, len(requests), _GROUP):
+        for group in _groups(requests):
             if ports.time_left() < 2 * RECORD_SECONDS:
                 return
             try:
-                _look_at(requests[start : start + _GROUP], ports, swept)
+                _look_at(group, ports, swept)
             except LedgerUnavailable:
                 swept.failures += 1
+
+
+def _groups(requests: Sequence[RequestRow]) -> Iterator[list[RequestRow]]:
+    group: list[RequestRow] = []
+    for request in requests:
+        if group and sum(len(one.ids) for one in [*group, request]) > _GROUP:
+            yield group
+            group = []
+        group.append(request)
+    yield group
 
 
 def _look_at(requests: Sequence[RequestRow], ports: Ports, swept: Swept) -> None:

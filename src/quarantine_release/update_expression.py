@@ -44,6 +44,10 @@ class UpdateExpression:
         """Let the update pass only if the attribute has this value; an update of an absent item would create it."""
         self._conditions.append(f"{self._name(name)} = {self._value(value)}")
 
+    def require_absent(self, name: str) -> None:
+        """Let the update pass only if the attribute is not there."""
+        self._conditions.append(f"attribute_not_exists({self._name(name)})")
+
     def require_absent_or_below(self, name: str, value: Attribute) -> None:
         """Let the update pass only if the attribute is not there or not above this value."""
         self._conditions.append(
