@@ -6,7 +6,8 @@ included. Nothing here is random but what the seed says. `tests/simulated_invari
 
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -48,10 +49,6 @@ from quarantine_release.trace import MessageRow, RequestRow, RequestState, WireF
 from quarantine_release.transitions import Terms
 from tests.model_dynamodb import Fault, ModelDynamoDB
 from tests.simulated_invariants import check_transition
-
-# One shard is as many as four to what is simulated, and makes a look at the open index two calls instead of eight.
-ledger_items.OPEN_SHARDS = 1  # type: ignore[misc]
-table.OPEN_SHARDS = 1  # type: ignore[attr-defined]
 
 ACCOUNT = AccountId("a" * 32)
 EPOCH = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -182,6 +179,19 @@ class _Actor:
     waits_for: "_Actor | None" = None
 
 
+@contextmanager
+def _one_shard() -> Iterator[None]:
+    """One is as many as four to what is simulated, and makes a look at the open index two calls instead of eight."""
+    before = ledger_items.OPEN_SHARDS
+    for module in (ledger_items, table):
+        module.OPEN_SHARDS = 1  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        for module in (ledger_items, table):
+            module.OPEN_SHARDS = before  # type: ignore[attr-defined]
+
+
 @dataclass
 class Simulation:
     """One run. `strike` decides at every boundary; `latency` says how long a call takes."""
@@ -226,6 +236,10 @@ class Simulation:
 
     def run(self, until: float) -> None:
         """Let everybody live until then, or until nothing is left to do."""
+        with _one_shard():
+            self._run(until)
+
+    def _run(self, until: float) -> None:
         for job in self.jobs:
             self._spawn(f"client {job.name}", partial(self._client, job), job.at)
         ticks = 0

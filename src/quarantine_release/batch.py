@@ -4,7 +4,7 @@ Pure but for its ports. A hint only says where to look: what arrives twice, late
 nothing to do.
 """
 
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -42,13 +42,13 @@ def release_hinted(hints: Sequence[Hint], ports: Ports) -> Batch:
     with _keeping(hints, batch):
         batch.requests = ports.ledger.requests(sorted({hint.request_id for hint in hints}))
     by_account: dict[AccountId, list[Hint]] = defaultdict(list)
-    batch.stale += len(hints) - len(set(hints))
-    for hint in dict.fromkeys(hints):
+    for hint, times in Counter(hints).items():
         request = batch.requests.get(hint.request_id)
         is_gone = request is None or not request.may_claim or ports.clock() - request.created_at >= EXPIRY
         if request is None or is_gone or request.force:
-            batch.stale += hint not in batch.failed
+            batch.stale += times if hint not in batch.failed else 0
         else:
+            batch.stale += times - 1
             by_account[request.account_id].append(hint)
     lines: deque[_Line] = deque()
     for own in by_account.values():
