@@ -33,7 +33,7 @@ from quarantine_release.ledger_items import (
     request_key,
     request_row,
 )
-from quarantine_release.outcome import AccountId, AttemptId, PostfixPart, RequestId, State
+from quarantine_release.outcome import UNSETTLED, AccountId, AttemptId, PostfixPart, RequestId, State
 from quarantine_release.ports import Conflict, LedgerContended, Move
 from quarantine_release.table import CONDITION_FAILED, Table
 from quarantine_release.trace import AttemptRow, AttemptState, MessageRow, RequestRow, RequestState
@@ -98,7 +98,8 @@ class DynamoLedger:
 
         In one transaction, one round trip, where nothing has moved meanwhile and nobody contends. Else first and
         durably on the attempt, then on each message that is still as it was seen, and on the request if they all were;
-        but a refusal first on the request, since nothing may leave after its caller was told no.
+        but a refusal first on the request, since nothing may leave after its caller was told no. An attempt with a
+        message that is still to be settled stays open, whatever its writer took it for.
         """
         end, closing = self._end_attempt(attempt, was), [self._end_request(request)] if request is not None else []
         with suppress(LedgerContended):
@@ -110,7 +111,8 @@ class DynamoLedger:
         # Due again at once: whoever finds the outcome here brings it to the messages that it has not reached.
         self._table.write(self._end_attempt(attempt, was, stays_open=True))
         others = self._write_each(moves)
-        if not attempt.is_open:
+        is_settled = not any(row.attempt == attempt.attempt and row.state in UNSETTLED for row in others.values())
+        if not attempt.is_open and is_settled:
             self._table.write(self._end_attempt(attempt, attempt.state))
         for action in closing if not others and not is_refusal else ():
             self._table.write(action)
