@@ -143,8 +143,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulated_runs", description=__doc__)
     parser.add_argument("--seed", type=int, help="run this seed alone and print its history")
     parser.add_argument("--seeds", type=int, default=0, help="run so many seeds, from 0 on")
-    parser.add_argument("--faults", type=int, default=0, help="run every schedule of at most so many faults")
-    parser.add_argument("--scenario", choices=SCENARIOS, default="one request", help="what the schedules start from")
+    parser.add_argument(
+        "--faults",
+        type=int,
+        default=0,
+        help="run every schedule of at most so many faults for one request, and of one less for each other story",
+    )
     options = parser.parse_args(arguments)
     if options.seed is not None:
         simulation = seeded(options.seed, keeps_history=True)
@@ -153,14 +157,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\n".join(violations) or "nothing was violated")
         return bool(violations)
     failed = False
-    if options.faults:
+    for name, jobs in SCENARIOS.items() if options.faults else ():
         began, number = time.monotonic(), 0
-        for schedule, violations in schedules(options.faults, SCENARIOS[options.scenario]):
+        depth = options.faults - (name != "one request")
+        for schedule, violations in schedules(depth, jobs):
             number += 1
             if violations:
                 failed = True
-                print(f"schedule {schedule}: {violations}")
-        print(f"schedules of at most {options.faults} faults: {number} in {time.monotonic() - began:.0f} s")
+                print(f"{name}, schedule {schedule}: {violations}")
+        print(f"{name}: {number} schedules of at most {depth} faults in {time.monotonic() - began:.0f} s")
     if options.seeds:
         began = time.monotonic()
         size = 500
