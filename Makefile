@@ -86,6 +86,10 @@ pytest: ready-dev  ## runs the tests alone, without coverage: make pytest ARGS='
 simulate: ready-dev  ## simulates at length; SEED=n simulates one seed again and prints its history
 	@$(in_dev) -m tests.simulated_runs $(if $(SEED),--seed $(SEED),--faults 3 --seeds 1000000)
 
+.PHONY: bursts
+bursts: ready-dev  ## plays batches, bursts and a storm of 429s at full size against the local stack
+	@BURST=2000 $(in_dev) -m pytest --no-header --capture=no tests/test_end_to_end_queue.py
+
 .PHONY: bench-burst
 bench-burst: ready-dev  ## plays a burst in simulated time and writes the figures of docs/performance.md; ARGS='--seed 2'
 	@$(in_dev) -m benchmarks.burst --docs docs $(ARGS)

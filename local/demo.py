@@ -16,13 +16,17 @@ from local.stack import Stack
 
 EXAMPLE_ID = "4Njp3P0STMz2c02Q"
 PARTIAL_ID, LIMITED_ID, DOWN_ID = "4Wt9kR6nlBz9sNH", "4WtBkR7nmCz9sNJ", "4WtDkR9nqFz9sNL"
+MANY_IDS = [f"4WtEkS{number:03d}nqFz9" for number in range(250)]
 LOST_ID = "4WtCkR8npDz9sNK-2024-08-28T15:32:35-87654321"
 REASON = {"reason": "False positive, checked with the sender", "ticket": "SOC-1042", "requested_by": "j.doe"}
+RESULTS_SHOWN = 3
 LISTS = ("delivered", "undelivered", "failed")
 TIMEOUT_SECONDS = 40
 # The lease and the settle time are of no account here: what a read shows as released needs no waiting.
 RECONCILE_EVERY_SECONDS = 5
+RECONCILER = f"the reconciler: here it looks every {RECONCILE_EVERY_SECONDS} s, deployed every 60 s"
 PATIENCE_SECONDS = 60
+LONGEST_SHOWN = 180
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,8 @@ class Demo:
         if case.script:
             script_url = f"{self.stack.simulator_url}/_simulator/script"
             self.session.post(script_url, json=case.script, timeout=TIMEOUT_SECONDS)
-        _say(f"   > POST /v1/releases  {json.dumps(case.body)}")
+        sent = json.dumps(case.body)
+        _say(f"   > POST /v1/releases  {sent if len(sent) <= LONGEST_SHOWN else f'{sent[:LONGEST_SHOWN]} ...'}")
         answer = self.session.post(
             f"{self.stack.base_url}/v1/releases",
             json=case.body,
@@ -69,11 +74,11 @@ class Demo:
             self._expect_calls(case.title, case.release_calls)
         return answer.headers.get("Location", "")
 
-    def wait(self, location: str, title: str, release_calls: int) -> None:
-        """Ask for a request that was left open until the reconciler has settled it."""
+    def wait(self, location: str, title: str, release_calls: int, for_whom: str) -> None:
+        """Ask for a request that was left open until it has ended."""
         self.number += 1
         _say(f"\n{self.number}. {title}", bold=True)
-        _say(f"   . waiting for the reconciler: here it looks every {RECONCILE_EVERY_SECONDS} s, deployed every 60 s")
+        _say(f"   . waiting for {for_whom}")
         began = time.monotonic()
         while True:
             answer = self.session.get(location, headers=self._headers(), timeout=TIMEOUT_SECONDS)
@@ -84,6 +89,13 @@ class Demo:
         _say(f"   > GET {location.removeprefix(self.stack.base_url)}  (after {waited:.0f} s)")
         self._expect(title, {(200, "released")}, (answer.status_code, self._show(answer)))
         self._expect_calls(title, release_calls)
+
+    def cancel(self, location: str, title: str) -> None:
+        self.number += 1
+        _say(f"\n{self.number}. {title}", bold=True)
+        _say(f"   > POST {location.removeprefix(self.stack.base_url)}/cancel")
+        answer = self.session.post(f"{location}/cancel", headers=self._headers(), timeout=TIMEOUT_SECONDS)
+        self._expect(title, {(200, "cancelled")}, (answer.status_code, self._show(answer)))
 
     def trace(self, message_id: str, title: str, state: str) -> None:
         self.number += 1
@@ -111,9 +123,11 @@ class Demo:
             _say(f"   < {answer.status_code}  {body['code']}: {body['detail']}{retry}")
             return str(body["code"])
         _say(f"   < {answer.status_code}  {body['message']}{retry}")
-        for result in results:
+        for result in results[:RESULTS_SHOWN]:
             lists = [f"{name}: {', '.join(result[name])}" for name in LISTS if result[name]]
             _say(f"     {result['id']}  {'; '.join([result['outcome'], *lists])}")
+        if len(results) > RESULTS_SHOWN:
+            _say(f"     and {len(results) - RESULTS_SHOWN} more")
         return str(results[0]["outcome"])
 
     def _headers(self) -> dict[str, str]:
@@ -157,13 +171,15 @@ LOST = Case(
 AGAIN = Case(
     "Asking again makes no second call", {(202, "unconfirmed"), (200, "already_released")}, [LOST_ID], release_calls=3
 )
-# These come last, since the reconciler goes on with the first by itself, and the second ends Cloudflare.
+MANY = Case("A bad detection rule: many at once are taken on and released in few calls", ACCEPTED, {"ids": MANY_IDS})
 LIMITED = Case(
     "Cloudflare's rate limit is used up: nothing was released yet, it will be tried again",
     ACCEPTED,
     [LIMITED_ID],
-    script={"behaviour": "429", "retry_after": 120, "times": 1},
+    script={"behaviour": "429", "retry_after": 3, "times": 1},
+    release_calls=7,
 )
+# The last, since it ends Cloudflare.
 DOWN = Case(
     "Cloudflare cannot be reached, though tried for some seconds: nothing was sent, it will be tried again",
     ACCEPTED,
@@ -183,13 +199,14 @@ def main() -> int:
                 demo.play(case)
             lost_request = demo.play(LOST)
             demo.play(AGAIN)
-            demo.wait(lost_request, "What became of it is read from Cloudflare, not guessed", release_calls=3)
+            demo.wait(lost_request, "What became of it is read from Cloudflare, not guessed", 3, RECONCILER)
             demo.trace(EXAMPLE_ID, "What happened to the first message?", "RELEASED")
             demo.trace(LOST_ID, "And to the one whose answer was lost?", "RELEASED")
-            demo.play(LIMITED)
+            demo.wait(demo.play(MANY), f"All {len(MANY_IDS)} are released", 6, "the worker")
+            demo.wait(demo.play(LIMITED), "No call was made while it was used up; then one was", 8, "the worker")
             if stack.simulator:
                 stack.simulator.stop()
-            demo.play(DOWN)
+            demo.cancel(demo.play(DOWN), "What was not sent yet can be cancelled")
     except CannotStart as problem:
         _say(str(problem))
         return 1

@@ -177,7 +177,7 @@ def sqs_record(body: str, message_id: str) -> Event:
         "messageAttributes": {},
         "md5OfBody": md5(body.encode(), usedforsecurity=False).hexdigest(),
         "eventSource": "aws:sqs",
-        "eventSourceARN": "arn:aws:sqs:us-east-1:123456789012:ReleaseQueue",
+        "eventSourceARN": "arn:aws:sqs:us-east-1:123456789012:quarantine-release-hints",
         "awsRegion": "us-east-1",
     }
 

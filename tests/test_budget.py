@@ -290,12 +290,13 @@ def test_to_ask_for_a_pause_is_no_round_trip_within_a_second_of_the_last(process
     assert processes.counted == 1
 
 
-def test_a_pause_that_cannot_be_asked_for_is_the_one_that_is_known(processes: Processes) -> None:
+def test_a_pause_that_cannot_be_asked_for_is_not_taken_for_none(processes: Processes) -> None:
     budget = processes.start()
-    budget.heard(ACCOUNT, limited(60))
-    processes.move(10)
+    assert take(budget) == 0
+    processes.move(1)
     processes.faults.append(Fault.TIMEOUT_BEFORE)
-    assert budget.pause_left(ACCOUNT) == 50
+    with pytest.raises(LedgerUnavailable):
+        budget.pause_left(ACCOUNT)
 
 
 def test_a_shorter_pause_never_shortens_a_longer_one(processes: Processes) -> None:

@@ -56,7 +56,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Package:
     return Package(folder, python=found.stdout.split()[1])
 
 
-@pytest.mark.parametrize("function", ["WebhookFunction", "ReconcilerFunction"])
+@pytest.mark.parametrize("function", ["WebhookFunction", "WorkerFunction", "ReconcilerFunction"])
 def test_what_is_deployed_is_built_for_the_machine_it_runs_on(package: Package, function: str) -> None:
     recipe = make("--dry-run", f"build-{function}", "ARTIFACTS_DIR=there").stdout
     assert f"{package.python} -m pip " in recipe
@@ -78,7 +78,7 @@ for service in ("dynamodb", "secretsmanager", "sqs"):
     ]
 
 
-@pytest.mark.parametrize("name", ["webhook", "reconciler"])
+@pytest.mark.parametrize("name", ["webhook", "worker", "reconciler"])
 def test_every_handler_can_be_imported_from_the_package(package: Package, name: str) -> None:
     code = f"import quarantine_release.{name} as entry; print(entry.__file__, callable(entry.lambda_handler))"
     assert package.run(code) == f"{package.folder}/quarantine_release/{name}.py True\n"

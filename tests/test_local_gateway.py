@@ -619,7 +619,7 @@ class TestMakeRun:
             process.kill()
             process.communicate(timeout=TIMEOUT)
 
-        assert len(children) == 5
+        assert len(children) == 7
         _wait_until_gone(children)
 
     def test_a_port_in_use_is_said_in_one_sentence(self, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from quarantine_release.attempt import Answer
 from quarantine_release.batch import release_hinted
 from quarantine_release.outcome import (
+    AccountId,
     Answered,
     Code,
     Evidence,
@@ -30,7 +31,7 @@ from quarantine_release.release import CHUNK, KeyReused, Refusal, cancel, look_u
 from quarantine_release.sweep import Swept, sweep
 from quarantine_release.trace import AttemptState, MessageRow, RequestRow, RequestState, WireForm
 from tests.model_dynamodb import Fault, ModelDynamoDB
-from tests.stand_ins import ACCOUNT, BARE, DELIVERED, FULL, OK, OTHER, TERMS, World, request_row
+from tests.stand_ins import ACCOUNT, BARE, DELIVERED, FULL, OK, OTHER, TERMS, RememberingBudget, World, request_row
 
 PART = postfix_part(BARE)
 LOST = Evidence(failure="no_answer_in_time")
@@ -764,6 +765,30 @@ def test_a_pause_that_begins_after_the_claim_is_kept(world: World, force: bool) 
     if force:
         assert isinstance(answer, Refusal)
         assert (answer.reason, answer.retry_after) == (RefusalReason.RATE_LIMITED, 5)
+    else:
+        assert isinstance(answer, Answer)
+        assert outcomes(answer) == [(Outcome.IN_PROGRESS, None)]
+        assert len(world.queue.sent) == 1
+
+
+class Unknowable(RememberingBudget):
+    """Whether there is a pause cannot be told."""
+
+    def pause_left(self, account_id: AccountId) -> float:  # noqa: ARG002
+        raise LedgerUnavailable("ThrottlingException")
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_nothing_is_called_while_nobody_knows_whether_calls_pause(world: World, force: bool) -> None:
+    """Found by the simulation, seed 36533: a process that had stood still called into a pause it could not read."""
+    budget = Unknowable()
+    answer = release(request_row(BARE, force=force), world.ports(budget=budget))
+    assert world.cloudflare.calls == []
+    assert budget.put_back_calls == 1
+    assert message(world).state is State.RETRYABLE
+    if force:
+        assert isinstance(answer, Refusal)
+        assert answer.reason is RefusalReason.NO_TIME
     else:
         assert isinstance(answer, Answer)
         assert outcomes(answer) == [(Outcome.IN_PROGRESS, None)]

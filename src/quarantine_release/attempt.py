@@ -241,7 +241,10 @@ class Run:
 
     def _too_late(self, seconds: float) -> Refused | None:
         """Return why a claimed call is not made after all: the claim may have taken long."""
-        paused = self.ports.budget.pause_left(self.account_id)
+        try:
+            paused = self.ports.budget.pause_left(self.account_id)
+        except LedgerUnavailable:  # who cannot be told of a pause must not call into it
+            return Refused(RefusalReason.NO_TIME, Evidence(failure="pause_not_known"))
         if paused:
             return Refused(RefusalReason.RATE_LIMITED, Evidence(failure="calls_paused"), ceil(paused))
         if seconds < LEAST_CALL_SECONDS:

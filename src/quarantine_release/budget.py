@@ -81,14 +81,13 @@ class AccountBudget:
         return 0.0
 
     def pause_left(self, account_id: AccountId) -> float:
-        """Return for how many seconds Cloudflare wants no call, as far as that can be found out.
+        """Return for how many seconds Cloudflare wants no call. Raises LedgerUnavailable.
 
         No round trip within a second of the last.
         """
         known = self._of(account_id)
         if not self._is_fresh(known.seen_at, self._clock()):
-            with suppress(LedgerUnavailable):
-                self._look(account_id, known)
+            self._look(account_id, known)
         return pause_left(known.row, self._clock())
 
     def put_back(self, account_id: AccountId) -> None:

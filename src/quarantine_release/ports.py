@@ -123,7 +123,7 @@ class Budget(Protocol):
         """Take one call and return 0, or return for how many seconds none may be made. Raises LedgerUnavailable."""
 
     def pause_left(self, account_id: AccountId) -> float:
-        """Return for how many seconds Cloudflare wants no call, as far as that can be found out."""
+        """Return for how many seconds Cloudflare wants no call. Raises LedgerUnavailable."""
 
     def put_back(self, account_id: AccountId) -> None:
         """Put a call back that was taken and not made."""
