@@ -129,6 +129,20 @@ def seeded(seed: int, *, keeps_history: bool = False) -> Simulation:
     return simulation
 
 
+def standing_still(seed: int) -> Simulation:
+    """Run one request whose calls never arrive, and reconcilers that stand still: they write what they read before."""
+    chance = random.Random(seed)  # noqa: S311  reproducible on purpose
+
+    def strike(boundary: str) -> Fault | Strike | None:
+        if boundary == "release" and simulation.now < 600:
+            return Strike.LOST
+        return Strike.STALL if 200 < simulation.now < 700 and chance.random() < 0.12 else None
+
+    simulation = Simulation(SCENARIOS["one request"], strike, seed=seed + 1)
+    simulation.run(until=700 + GRACE_SECONDS)
+    return simulation
+
+
 def failing_seeds(first: int, count: int) -> list[tuple[int, list[str]]]:
     """Run seeds; return those that violate something, with what."""
     return [(seed, found) for seed in range(first, first + count) if (found := check_end(seeded(seed)))]
