@@ -25,8 +25,9 @@ os.environ |= {
 from local.template import Template
 from quarantine_release import telemetry, wiring
 from tests.deployment import Deployment, deploy
-from tests.model_dynamodb import ModelDynamoDB
+from tests.model_dynamodb import Fault, ModelDynamoDB
 from tests.small_cloudflare import Upstream, serve_upstream
+from tests.stand_ins import World
 
 TEMPLATE = Path(__file__).parent.parent / "template.yaml"
 
@@ -122,3 +123,15 @@ def dynamodb(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
         names = ("KeySchema", "AttributeDefinitions", "GlobalSecondaryIndexes", "BillingMode")
         client.create_table(TableName="ledger", **{name: table[name] for name in names})
         yield client
+
+
+@pytest.fixture
+def faults() -> list[Fault | None]:
+    """What goes wrong with the next calls of DynamoDB's model, one by one."""
+    return []
+
+
+@pytest.fixture
+def world(faults: list[Fault | None]) -> World:
+    """Stand in for everything outside the core."""
+    return World(ModelDynamoDB(lambda _: faults.pop(0) if faults else None))

@@ -38,6 +38,11 @@ DELIVERED = Verdict(State.RELEASED, None, Recipients.of(["a@example.com"]))
 OK = Evidence(200, (), "ray-1")
 
 
+def ids(number: int, start: int = 0) -> list[MessageId]:
+    """Return distinct ids of as many messages."""
+    return [MessageId(f"4Njp3P0STMz2c{each:04d}") for each in range(start, start + number)]
+
+
 def request_row(*ids: str, name: str = "one", **members: Any) -> RequestRow:
     """Make an open request for these ids."""
     known: dict[str, Any] = {

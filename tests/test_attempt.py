@@ -26,25 +26,11 @@ from quarantine_release.outcome import (
 )
 from quarantine_release.ports import LedgerUnavailable
 from quarantine_release.trace import AttemptState, MessageRow, RequestRow, RequestState, Target, WireForm
-from tests.model_dynamodb import Fault, ModelDynamoDB
-from tests.stand_ins import ACCOUNT, BARE, DELIVERED, FULL, NOON, OK, OTHER, TERMS, World, request_row
+from tests.model_dynamodb import Fault
+from tests.stand_ins import ACCOUNT, BARE, DELIVERED, FULL, NOON, OK, OTHER, TERMS, World, ids, request_row
 
 PART = postfix_part(BARE)
 REJECTED = Refused(RefusalReason.CALL_REJECTED, Evidence(400, (7003,)))
-
-
-@pytest.fixture
-def faults() -> list[Fault | None]:
-    return []
-
-
-@pytest.fixture
-def world(faults: list[Fault | None]) -> World:
-    return World(ModelDynamoDB(lambda _: faults.pop(0) if faults else None))
-
-
-def ids(number: int) -> list[MessageId]:
-    return [MessageId(f"4Njp3P0STMz2c{each:04d}") for each in range(number)]
 
 
 def target(given: MessageId) -> Target:

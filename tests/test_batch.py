@@ -26,8 +26,8 @@ from quarantine_release.outcome import (
 from quarantine_release.ports import Hint, LedgerUnavailable, Mark
 from quarantine_release.release import CHUNK, cancel, look_up, release
 from quarantine_release.trace import MessageRow, RequestRow, RequestState, Target, WireForm
-from tests.model_dynamodb import Fault, ModelDynamoDB
-from tests.stand_ins import ACCOUNT, BARE, DELIVERED, FULL, NOON, OK, OTHER, World, request_row
+from tests.model_dynamodb import Fault
+from tests.stand_ins import ACCOUNT, BARE, DELIVERED, FULL, NOON, OK, OTHER, World, ids, request_row
 
 ELSEWHERE = AccountId("b" * 32)
 FULL_OTHER = MessageId("4WtWkr6nlBz9sNH-2024-08-28T15:32:35-7")
@@ -37,20 +37,6 @@ DENIED = Refused(RefusalReason.CREDENTIALS, Evidence(403, (10000,)))
 UNREACHABLE = Refused(RefusalReason.UNREACHABLE, Evidence(failure="connection_refused"))
 REJECTED = Refused(RefusalReason.CALL_REJECTED, Evidence(400, (7003,)))
 R, A = Outcome.RELEASED, Outcome.ALREADY_RELEASED
-
-
-@pytest.fixture
-def faults() -> list[Fault | None]:
-    return []
-
-
-@pytest.fixture
-def world(faults: list[Fault | None]) -> World:
-    return World(ModelDynamoDB(lambda _: faults.pop(0) if faults else None))
-
-
-def ids(number: int, start: int = 0) -> list[MessageId]:
-    return [MessageId(f"4Njp3P0STMz2c{each:04d}") for each in range(start, start + number)]
 
 
 def accept(world: World, *given: MessageId, name: str = "one", **members: Any) -> RequestRow:

@@ -51,16 +51,6 @@ def answering(verdict: Verdict) -> Any:
     return lambda ids: Answered(dict.fromkeys(ids, verdict), OK)
 
 
-@pytest.fixture
-def faults() -> list[Fault | None]:
-    return []
-
-
-@pytest.fixture
-def world(faults: list[Fault | None]) -> World:
-    return World(ModelDynamoDB(lambda _: faults.pop(0) if faults else None))
-
-
 def run(world: World, request: RequestRow, **ports: Any) -> Answer:
     answer = release(request, world.ports(**ports))
     assert isinstance(answer, Answer)

@@ -31,23 +31,13 @@ from quarantine_release.ports import Budget, Hint, LedgerUnavailable, Mark
 from quarantine_release.release import look_up, release
 from quarantine_release.settle import Summary, reconcile
 from quarantine_release.trace import AttemptRow, AttemptState, MessageRow, RequestRow, RequestState
-from tests.model_dynamodb import Fault, ModelDynamoDB
+from tests.model_dynamodb import Fault
 from tests.stand_ins import ACCOUNT, BARE, DELIVERED, FULL, OK, OTHER, World, request_row
 
 PART = postfix_part(BARE)
 LOST = Evidence(failure="no_answer_in_time")
 RATE_LIMITED = Refused(RefusalReason.RATE_LIMITED, Evidence(429), 42)
 R = Outcome.RELEASED
-
-
-@pytest.fixture
-def faults() -> list[Fault | None]:
-    return []
-
-
-@pytest.fixture
-def world(faults: list[Fault | None]) -> World:
-    return World(ModelDynamoDB(lambda _: faults.pop(0) if faults else None))
 
 
 def lost(ids: Sequence[MessageId]) -> Answered:

@@ -25,27 +25,13 @@ from quarantine_release.ports import Hint, LedgerUnavailable
 from quarantine_release.release import CHUNK, cancel, look_up, release
 from quarantine_release.sweep import Swept, sweep
 from quarantine_release.trace import MessageRow, RequestRow, RequestState, Target, WireForm
-from tests.model_dynamodb import Fault, ModelDynamoDB
-from tests.stand_ins import ACCOUNT, BARE, NOON, OK, OTHER, World, request_row
+from tests.model_dynamodb import Fault
+from tests.stand_ins import ACCOUNT, BARE, NOON, OK, OTHER, World, ids, request_row
 
 ELSEWHERE = AccountId("b" * 32)
 FULL_OTHER = MessageId("4WtWkr6nlBz9sNH-2024-08-28T15:32:35-7")
 RATE_LIMITED = Refused(RefusalReason.RATE_LIMITED, Evidence(429), 42)
 R = Outcome.RELEASED
-
-
-@pytest.fixture
-def faults() -> list[Fault | None]:
-    return []
-
-
-@pytest.fixture
-def world(faults: list[Fault | None]) -> World:
-    return World(ModelDynamoDB(lambda _: faults.pop(0) if faults else None))
-
-
-def ids(number: int) -> list[MessageId]:
-    return [MessageId(f"4Njp3P0STMz2c{each:04d}") for each in range(number)]
 
 
 def lose(world: World, *given: MessageId, name: str = "one", **members: Any) -> RequestRow:
