@@ -5,7 +5,9 @@ And which tests are measured without a look at their lines, and how `pytest --nu
 
 import os
 import socket
-from collections.abc import Iterator
+import sys
+import threading
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,14 +53,28 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Trace no test whose lines others go through too; among several processes begin with what mostly waits."""
-    for item in items:
-        # Being traced doubles the time of a test, also where it is not in src/.
-        if _names(item) & {"slow", "simulation"} or _is_on_moto(item):
-            item.add_marker("no_cover")
+    """Begin with what mostly waits, among several processes."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         # The many short runs come last, so that all processes end together.
         items.sort(key=lambda item: 0 if "slow" in _names(item) else 2 if item.path.stem == "test_simulation" else 1)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    """Trace no test whose lines others go through too: it doubles its time, also where it is not in src/.
+
+    Not the mark `no_cover` of pytest-cov, which leaves one of the two tracers that it starts in a process of xdist.
+    """
+    if not (_names(pyfuncitem) & {"slow", "simulation"} or _is_on_moto(pyfuncitem)):
+        return (yield)
+    tracers = sys.gettrace(), threading.gettrace()
+    sys.settrace(None)
+    threading.settrace(None)
+    try:
+        return (yield)
+    finally:
+        sys.settrace(tracers[0])
+        threading.settrace(tracers[1])
 
 
 def _names(item: pytest.Item) -> set[str]:
