@@ -42,14 +42,14 @@ define ready
 endef
 
 .PHONY: help setup run demo new-client test lint types template tests pytest simulate format build lock clean python \
-	ready-run ready-dev ready-sam
+	ready-run ready-dev ready-sam ready-fuzz ready-mutants
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## */  make \1\t/p' Makefile | expand -t 20
 
 setup: ready-run ready-dev ready-sam  ## creates the environments; every command does so for itself
 
-ready-run ready-dev ready-sam:
+ready-run ready-dev ready-sam ready-fuzz ready-mutants:
 	$(call ready,$(@:ready-%=%))
 
 python:  ## says which Python is used
@@ -94,6 +94,16 @@ bursts: ready-dev  ## plays batches, bursts and a storm of 429s at full size aga
 bench-burst: ready-dev  ## plays a burst in simulated time and writes the figures of docs/performance.md; ARGS='--seed 2'
 	@$(in_dev) -m benchmarks.burst --docs docs $(ARGS)
 
+# Where CPython has no wheel of atheris, this alone does not work.
+SECONDS ?= 600
+.PHONY: fuzz
+fuzz: ready-fuzz  ## searches with atheris for ten minutes for what breaks authentication or parsing; SECONDS=n
+	@$(call venv,fuzz)/bin/python -m tests.fuzz_door $(SECONDS)
+
+.PHONY: mutants
+mutants: ready-mutants  ## changes the code that lets in, reads requests and judges answers, and shows which changes no test notices
+	@rm -rf mutants && $(call venv,mutants)/bin/mutmut run && $(call venv,mutants)/bin/mutmut results
+
 # The tests on one more Python, less those that take long and do not depend on it.
 .PHONY: test-3.11 test-3.12 test-3.13
 test-3.11 test-3.12 test-3.13:
@@ -127,6 +137,8 @@ lock: ready-dev  ## writes the locks anew from pyproject.toml; UPGRADE=1 takes t
 	@$(compile) pyproject.toml --output-file src/requirements.txt
 	@$(compile) pyproject.toml --group run --constraint src/requirements.txt --output-file requirements/run.txt
 	@$(compile) pyproject.toml --group dev --constraint requirements/run.txt --output-file requirements/dev.txt
+	@$(compile) pyproject.toml --group fuzz --constraint requirements/dev.txt --output-file requirements/fuzz.txt
+	@$(compile) pyproject.toml --group mutants --constraint requirements/dev.txt --output-file requirements/mutants.txt
 	@$(compile) --group sam --output-file requirements/sam.txt
 
 clean:  ## removes everything that was made

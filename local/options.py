@@ -8,9 +8,11 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
+from typing import Any
 from urllib.parse import urlsplit
 
 from local.children import CannotStart
+from quarantine_release.clients import parse_clients
 
 DEFAULT_PORT = "8080"
 PLACEHOLDER_ACCOUNT = "0123456789abcdef0123456789abcdef"
@@ -38,6 +40,7 @@ class Options:
 
     port: int
     token: str = field(repr=False)
+    signing_secret: str | None = field(repr=False)
     upstream_url: str | None
     account_id: str
     credential: Mapping[str, str] = field(repr=False)
@@ -61,22 +64,30 @@ class Options:
         token = given.get("QUARANTINE_RELEASE_TOKEN") or secrets.token_urlsafe(32)
         if not TOKEN_SHAPE.fullmatch(token):
             raise CannotStart("QUARANTINE_RELEASE_TOKEN must be 8 to 512 visible ASCII characters without spaces.")
-        return cls(
+        signing_secret = given.get("QUARANTINE_RELEASE_SIGNING_SECRET")
+        options = cls(
             port=_port(given.get("PORT", DEFAULT_PORT)),
             token=token,
+            signing_secret=signing_secret,
             upstream_url=upstream_url,
             account_id=account_id,
             credential=credential,
             overrides={name: _override(name, given[name]) for name in OVERRIDES if name in given},
             reconcile_every_seconds=_every(given.get("RECONCILE_EVERY_SECONDS", DEFAULT_RECONCILE_EVERY)),
         )
+        if parse_clients(options.clients_secret()).problems:
+            raise CannotStart("QUARANTINE_RELEASE_SIGNING_SECRET must be whsec_ and base64 of 24 to 64 bytes.")
+        return options
 
     def cloudflare_secret(self) -> str:
         return json.dumps({"account_id": self.account_id, **self.credential})
 
     def clients_secret(self) -> str:
         tokens = [{"sha256": sha256(self.token.encode("ascii")).hexdigest()}]
-        return json.dumps({"clients": [{"name": "local", "tokens": tokens, "scopes": SCOPES}]})
+        entry: dict[str, Any] = {"name": "local", "tokens": tokens, "scopes": SCOPES}
+        if self.signing_secret:
+            entry |= {"signing_secrets": [self.signing_secret], "require_signature": True}
+        return json.dumps({"clients": [entry]})
 
 
 def _credential(given: Mapping[str, str]) -> dict[str, str]:

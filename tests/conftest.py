@@ -8,10 +8,8 @@ import socket
 import sys
 import threading
 from collections.abc import Generator, Iterator
-from pathlib import Path
 from typing import Any
 
-import boto3
 import hypothesis
 import pytest
 from moto import mock_aws
@@ -24,14 +22,12 @@ os.environ |= {
     "POWERTOOLS_LOG_LEVEL": "INFO",
 }
 
-from local.template import Template
 from quarantine_release import telemetry, wiring
-from tests.deployment import Deployment, deploy
+from tests.canaries import leaked
+from tests.deployment import Deployment, aws_session, deploy, deployed_template
 from tests.model_dynamodb import Fault, ModelDynamoDB
 from tests.small_cloudflare import Upstream, serve_upstream
 from tests.stand_ins import World
-
-TEMPLATE = Path(__file__).parent.parent / "template.yaml"
 
 # The first example pays for imports: a time limit would measure the machine.
 hypothesis.settings.register_profile("project", deadline=None)
@@ -65,7 +61,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
 
     Not the mark `no_cover` of pytest-cov, which leaves one of the two tracers that it starts in a process of xdist.
     """
-    if not (_names(pyfuncitem) & {"slow", "simulation"} or _is_on_moto(pyfuncitem)):
+    if not (_names(pyfuncitem) & {"slow", "simulation", "measured"} or _is_on_moto(pyfuncitem)):
         return (yield)
     tracers = sys.gettrace(), threading.gettrace()
     sys.settrace(None)
@@ -75,6 +71,17 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     finally:
         sys.settrace(tracers[0])
         threading.settrace(tracers[1])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Fail a test that left a secret or a personal field in what it printed: metrics, logs, warnings."""
+    report = yield
+    if report.passed and (found := leaked(report.capstdout + report.capstderr + report.caplog)):
+        report.outcome, report.longrepr = "failed", f"{item.nodeid} let out, while {call.when}: {found}"
+    return report
 
 
 def _names(item: pytest.Item) -> set[str]:
@@ -126,16 +133,14 @@ def deployment(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 
 @pytest.fixture(params=["moto", "model"])
-def dynamodb(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def dynamodb(request: pytest.FixtureRequest) -> Iterator[Any]:
     """Return DynamoDB with the template's table: moto's and, beside it, the model that simulations use."""
     if request.param == "model":
         yield ModelDynamoDB()
         return
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "testing")
-    with mock_aws():
-        client = boto3.client("dynamodb", region_name="us-east-1")
-        (table,) = Template.read(TEMPLATE).tables()
+    with mock_aws(config={"core": {"reset_boto3_session": False}}):
+        client = aws_session().client("dynamodb")
+        (table,) = deployed_template().tables()
         names = ("KeySchema", "AttributeDefinitions", "GlobalSecondaryIndexes", "BillingMode")
         client.create_table(TableName="ledger", **{name: table[name] for name in names})
         yield client

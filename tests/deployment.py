@@ -5,6 +5,7 @@ Whatever it answers is checked for what every answer must hold, and whatever it 
 
 import json
 import ssl
+import traceback
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,13 +26,15 @@ from moto.backends import get_backend
 from local.template import Template
 from quarantine_release import reconciler, telemetry, wiring, worker
 from quarantine_release.webhook import lambda_handler
-from tests.small_cloudflare import RECIPIENT, Upstream
+from tests.canaries import SECRET, leaked
+from tests.small_cloudflare import Upstream
 
 ACCOUNT = "a" * 32
 OTHER_ACCOUNT = "b" * 32
 MESSAGE = "4Njp3P0STMz2c02Q"
 INVESTIGATE_ID = "4Njp3P0STMz2c02Q-2024-01-05T10:00:00-12345678"
-API_TOKEN = "cloudflare-token-canary"
+API_TOKEN = f"cloudflare-{SECRET}"
+SIGNING_KEY = f"signing-{SECRET}-0123456789".encode()
 GATEWAY_REQUEST_ID = "c6af9ac6-7b61-11e6-9a41-93e8deadbeef"
 PROBLEM_MEMBERS = {"type", "title", "status", "detail", "ok", "code", "retryable", "request_id"}
 
@@ -44,6 +47,7 @@ _SCOPES = {
     "admin": ["release", "read", "read:all", "force"],
     "guest": ["release", "read"],
     "former": ["release", "read"],
+    "signer": ["release", "read"],
 }
 Event = dict[str, Any]
 Pairs = Sequence[tuple[str, str]]
@@ -51,7 +55,7 @@ Pairs = Sequence[tuple[str, str]]
 
 def token_of(client: str) -> str:
     """Return the token of a client."""
-    return f"{client}-token-canary-0123456789"
+    return f"{client}-{SECRET}-0123456789"
 
 
 def client_entry(name: str, *tokens: str, expires_at: str | None = None, **members: Any) -> dict[str, Any]:
@@ -64,6 +68,7 @@ def client_entry(name: str, *tokens: str, expires_at: str | None = None, **membe
 _RESTRICTIONS: dict[str, dict[str, Any]] = {
     "guest": {"accounts": [OTHER_ACCOUNT]},
     "former": {"expires_at": "2026-01-01T00:00:00Z"},
+    "signer": {"signing_secrets": [f"whsec_{b64encode(SIGNING_KEY).decode()}"], "require_signature": True},
 }
 CLOUDFLARE_SECRET = {"account_id": ACCOUNT, "api_token": API_TOKEN}
 CLIENTS_SECRET = {"clients": [client_entry(name, **_RESTRICTIONS.get(name, {})) for name in _SCOPES]}
@@ -101,6 +106,8 @@ class Answer:
         assert all(isinstance(value, str) for value in answer.headers.values())
         assert answer.headers["Cache-Control"] == "no-store"
         assert "error" not in answer.body
+        assert leaked(json.dumps(raw), SECRET) == []
+        assert answer.status < 400 or answer.code == "release_incomplete" or leaked(json.dumps(raw)) == []
         if answer.status < 400:
             assert answer.headers["Content-Type"] == "application/json"
         else:
@@ -232,7 +239,13 @@ class Deployment:
 
     def handle(self, event: Event, seconds_left: float = 20) -> Answer:
         """Hand an event to the handler."""
-        return Answer.of(lambda_handler(event, Context(seconds_left)))
+        try:
+            return Answer.of(lambda_handler(event, Context(seconds_left)))
+        except telemetry.Unhandled as error:
+            # Lambda logs whatever a handler raises.
+            if leaked("".join(traceback.format_exception(error))):
+                raise AssertionError("what is raised shows what it must not") from None
+            raise
 
     def reconcile(self, seconds_left: float = 55) -> dict[str, int]:
         """Run the reconciler once."""
@@ -324,13 +337,13 @@ class Deployment:
 @contextmanager
 def deploy(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deployment]:
     """Deploy beside this upstream."""
-    template = _template()
+    template = deployed_template()
     variables = template.functions()["WebhookFunction"].environment
     environment = {**variables, "CLOUDFLARE_API_BASE_URL": upstream.url}
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     # What takes long to build and keeps no state is built once.
-    monkeypatch.setattr(boto3, "DEFAULT_SESSION", _aws())
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", aws_session())
     monkeypatch.setattr(ssl, "create_default_context", _tls_context)
     logs = StringIO()
     monkeypatch.setattr(cast("StreamHandler[Any]", telemetry.logger.registered_handler), "stream", logs)
@@ -345,8 +358,7 @@ def deploy(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> Iterator[Depl
         with listening(deployment.hear):
             yield deployment
         _disconnect()
-    for secret in (API_TOKEN, RECIPIENT, "-token-canary-"):
-        assert secret not in logs.getvalue()
+    assert leaked(logs.getvalue()) == []
 
 
 @contextmanager
@@ -378,12 +390,13 @@ def _grouped(pairs: Pairs) -> dict[str, list[str]]:
 
 
 @cache
-def _template() -> Template:
+def deployed_template() -> Template:
+    """Return template.yaml, read once."""
     return Template.read(Path(__file__).parent.parent / "template.yaml")
 
 
 @cache
-def _aws() -> boto3.Session:
+def aws_session() -> boto3.Session:
     """Return one session for all tests, which makes each client once: moto stands behind every client."""
     session = boto3.Session("testing", "testing", region_name="us-east-1")
     session.client = cache(session.client)  # type: ignore[method-assign]

@@ -1,5 +1,7 @@
 """What stands around the use case in tests: a clock that is set, a Cloudflare that remembers, rows to vary."""
 
+import hmac
+from base64 import b64encode
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,6 +38,12 @@ FULL = MessageId("4Njp3P0STMz2c02Q-2024-01-05T10:00:00-12345678")
 OTHER = MessageId("4WtWkr6nlBz9sNH")
 DELIVERED = Verdict(State.RELEASED, None, Recipients.of(["a@example.com"]))
 OK = Evidence(200, (), "ray-1")
+
+
+def sign(key: bytes, message_id: str, timestamp: str, body: bytes) -> str:
+    """Return the signature of a request, as Standard Webhooks writes it."""
+    content = f"{message_id}.{timestamp}.".encode() + body
+    return f"v1,{b64encode(hmac.digest(key, content, 'sha256')).decode()}"
 
 
 def ids(number: int, start: int = 0) -> list[MessageId]:

@@ -30,8 +30,9 @@ OURS = {
     "json_body": "",
     "problem": "",
     "credentials": "outcome",
-    "clients": "credentials outcome",
-    "authentication": "clients",
+    "signature": "",
+    "clients": "credentials outcome signature",
+    "authentication": "clients signature",
     "release_request": "authentication clients json_body outcome trace",
     # The edges.
     "settings": "ports trace transitions",

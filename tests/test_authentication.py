@@ -4,16 +4,16 @@ import hmac
 import secrets
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from hashlib import sha256
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from quarantine_release.authentication import AuthenticatedPayload, Unauthenticated, authenticate
+from quarantine_release.authentication import AuthenticatedPayload, Reason, Unauthenticated, authenticate
 from quarantine_release.clients import Client, Scope, Token
-from tests.stand_ins import NOON
+from tests.stand_ins import NOON, sign
 
 TOKEN = "token-of-the-soar-platform_0123456789ABCDEF"
 SECOND = "second-token-of-the-soar-platform"
@@ -154,11 +154,93 @@ def test_every_known_token_is_compared_in_constant_time_whoever_calls(monkeypatc
         assert compared == every
 
 
-def test_a_refusal_says_nothing_of_why() -> None:
-    for headers in ({}, bearer("wrong"), {"x-api-key": (TOKEN, FOREIGN)}):
-        with pytest.raises(Unauthenticated) as refusal:
-            authenticate(headers, {}, b"", CLIENTS, NOON)
-        assert refusal.value.args == ()
+def reason(
+    headers: Multi, query: Multi | None = None, clients: tuple[Client, ...] = CLIENTS
+) -> tuple[Reason, str | None]:
+    """Return why these headers authenticate nobody, and whose token it was."""
+    with pytest.raises(Unauthenticated) as refusal:
+        authenticate(headers, query or {}, b"body", clients, NOON)
+    return refusal.value.reason, refusal.value.client
+
+
+def test_the_log_is_told_why_and_whose_token_it_was() -> None:
+    expired = (replace(SOAR, tokens=(token(TOKEN, timedelta()),)),)
+    assert reason({}) == (Reason.NO_TOKEN, None)
+    assert reason({"authorization": ("Basic dTpw",)}) == (Reason.NO_TOKEN, None)
+    assert reason(bearer("")) == (Reason.NO_TOKEN, None)
+    assert reason({"x-api-key": (TOKEN, FOREIGN)}) == (Reason.TWO_TOKENS, None)
+    assert reason(bearer("wrong")) == (Reason.UNKNOWN_TOKEN, None)
+    assert reason(bearer(TOKEN), clients=expired) == (Reason.EXPIRED_TOKEN, "soar")
+    assert reason(bearer(TOKEN), {"q": (TOKEN,)}) == (Reason.TOKEN_IN_QUERY, "soar")
+    assert reason({}, {"token": (TOKEN,)}) == (Reason.TOKEN_IN_QUERY, None)
+
+
+# --- Clients that sign ------------------------------------------------------------------------------------------------
+
+KEY = b"K" * 32
+SIGNING = (replace(SOAR, signing_keys=(KEY,)), SOMEBODY)
+REQUIRED = (replace(SOAR, signing_keys=(KEY, b"L" * 32), requires_signature=True), SOMEBODY)
+
+
+def signed(headers: Multi, key: bytes = KEY, at: datetime = NOON) -> dict[str, tuple[str, ...]]:
+    timestamp = str(int(at.timestamp()))
+    return {
+        **headers,
+        "webhook-id": ("msg_1",),
+        "webhook-timestamp": (timestamp,),
+        "webhook-signature": (sign(key, "msg_1", timestamp, b"body"),),
+    }
+
+
+def test_a_client_that_must_sign_is_let_in_with_a_signature_only() -> None:
+    assert who(signed(bearer(TOKEN)), clients=REQUIRED) == "soar"
+    assert reason(bearer(TOKEN), clients=REQUIRED) == (Reason.NOT_SIGNED, "soar")
+    assert reason(signed(bearer(TOKEN), b"F" * 32), clients=REQUIRED) == (Reason.WRONG_SIGNATURE, "soar")
+    late = signed(bearer(TOKEN), at=NOON - timedelta(minutes=6))
+    assert reason(late, clients=REQUIRED) == (Reason.SIGNED_LONG_AGO, "soar")
+
+
+def test_a_client_that_may_sign_need_not_but_what_it_signs_is_checked() -> None:
+    assert who(bearer(TOKEN), clients=SIGNING) == "soar"
+    assert who(signed(bearer(TOKEN)), clients=SIGNING) == "soar"
+    assert reason(signed(bearer(TOKEN), b"F" * 32), clients=SIGNING) == (Reason.WRONG_SIGNATURE, "soar")
+
+
+def test_a_signature_without_the_token_lets_nobody_in() -> None:
+    assert reason(signed({}), clients=REQUIRED) == (Reason.NO_TOKEN, None)
+    assert reason(signed(bearer("wrong")), clients=REQUIRED) == (Reason.UNKNOWN_TOKEN, None)
+
+
+def test_the_key_of_one_client_signs_nothing_for_another() -> None:
+    both = (REQUIRED[0], replace(SOMEBODY, signing_keys=(b"F" * 32,)))
+    assert reason(signed(bearer(FOREIGN)), clients=both) == (Reason.WRONG_SIGNATURE, "somebody")
+
+
+def test_headers_of_a_client_without_keys_are_its_own_business() -> None:
+    payload = authenticate(signed(bearer(TOKEN), b"F" * 32), {}, b"body", CLIENTS, NOON)
+    assert payload.signed_id is None
+
+
+def test_the_signed_id_is_known_to_who_parses() -> None:
+    assert authenticate(signed(bearer(TOKEN)), {}, b"body", SIGNING, NOON).signed_id == "msg_1"
+    assert authenticate(bearer(TOKEN), {}, b"body", SIGNING, NOON).signed_id is None
+
+
+def test_as_much_is_compared_for_who_is_unknown_as_for_who_signs(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[bytes] = []
+
+    def compare(known: bytes, given: bytes) -> bool:
+        compared.append(known)
+        return secrets.compare_digest(known, given)
+
+    monkeypatch.setattr(hmac, "compare_digest", compare)
+    counts = set()
+    for clients in (CLIENTS, SIGNING, REQUIRED):
+        for headers in (bearer(TOKEN), bearer("wrong"), {}, {"x-api-key": (TOKEN, FOREIGN)}):
+            compared.clear()
+            who(signed(headers), clients=clients)
+            counts.add(len(compared))
+    assert counts == {sum(len(client.tokens) for client in CLIENTS) + 2}
 
 
 def test_a_payload_shows_neither_headers_nor_body() -> None:

@@ -1,6 +1,7 @@
 """The clients secret: what is wrong with an entry disables that client, and the value is never named."""
 
 import json
+from base64 import b64encode
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any
@@ -16,6 +17,7 @@ from quarantine_release.outcome import AccountId
 DIGEST = sha256(b"one").hexdigest()
 ANOTHER = sha256(b"two").hexdigest()
 CANARY = "canary"
+SECRET = f"whsec_{b64encode(b'k' * 24).decode()}"
 
 
 def entry(**members: Any) -> dict[str, Any]:
@@ -45,11 +47,17 @@ def test_an_entry_with_every_member_is_a_client() -> None:
 
 
 def test_what_is_not_given_is_not_limited_and_what_is_not_known_is_ignored() -> None:
-    found = parse(
-        entry(note="ours", signing_secrets=["x"], require_signature=False, tokens=[{"sha256": DIGEST, "n": 1}])
-    )
+    found = parse(entry(note="ours", require_signature=False, tokens=[{"sha256": DIGEST, "n": 1}]))
     assert found.clients == (Client("soar", (Token(bytes.fromhex(DIGEST)),), frozenset({Scope.RELEASE})),)
     assert found.problems == {}
+
+
+def test_a_client_may_sign_with_either_of_two_secrets_and_may_have_to() -> None:
+    longest = f"whsec_{b64encode(b'l' * 64).decode()}"
+    client = parse(entry(signing_secrets=[SECRET, longest], require_signature=True)).clients[0]
+    assert client.signing_keys == (b"k" * 24, b"l" * 64)
+    assert client.requires_signature
+    assert "kkkk" not in repr(client)
 
 
 def test_no_clients_yet_is_not_a_fault() -> None:
@@ -109,9 +117,27 @@ def test_a_document_that_cannot_be_read_is_told_with_its_rule(document: str, pro
         ({"max_ids": 0}, "max_ids: must be a whole number of at least 1"),
         ({"max_ids": True}, "max_ids: must be a whole number of at least 1"),
         ({"max_ids": "5"}, "max_ids: must be a whole number of at least 1"),
-        (
-            {"require_signature": True},
-            "require_signature: signatures are not supported yet, and unsigned calls are not wanted",
+        ({"require_signature": True}, "require_signature: needs signing_secrets"),
+        ({"require_signature": "true", "signing_secrets": [SECRET]}, "require_signature: must be true or false"),
+        ({"require_signature": None}, "require_signature: must be true or false"),
+        ({"signing_secrets": None}, "signing_secrets: must be a list with at least one entry"),
+        ({"signing_secrets": []}, "signing_secrets: must be a list with at least one entry"),
+        ({"signing_secrets": SECRET}, "signing_secrets: must be a list with at least one entry"),
+        ({"signing_secrets": [SECRET] * 3}, "signing_secrets: must be at most 2"),
+        *(
+            ({"signing_secrets": [wrong]}, "signing_secrets: must be whsec_ and base64 of 24 to 64 bytes each")
+            for wrong in (
+                CANARY,
+                None,
+                5,
+                SECRET.removeprefix("whsec_"),
+                SECRET.upper(),
+                SECRET[:-1],
+                f"{SECRET}\n",
+                f"whsec_{b64encode(b'k' * 23).decode()}",
+                f"whsec_{b64encode(b'k' * 65).decode()}",
+                "whsec_ü",
+            )
         ),
     ],
 )

@@ -60,7 +60,7 @@ from tests.fault_server import (
 )
 from tests.stand_ins import ACCOUNT, FULL, OTHER, Clock, RememberingBudget, UnreadableBudget
 
-TOKEN, NEW_TOKEN, KEY, EMAIL = "token-canary", "new-token-canary", "key-canary", "analyst.canary@example.com"
+TOKEN, NEW_TOKEN, KEY, EMAIL = "secret-canary", "new-secret-canary", "key-secret-canary", "analyst.canary@example.com"
 BY_TOKEN = {"account_id": ACCOUNT, "api_token": TOKEN}
 BY_KEY = {"account_id": ACCOUNT, "api_email": EMAIL, "api_key": KEY}
 ROTATED = {"account_id": ACCOUNT, "api_token": NEW_TOKEN}

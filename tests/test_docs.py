@@ -7,7 +7,9 @@ import shlex
 import shutil
 import subprocess
 import sys
+from base64 import b64encode
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,6 +38,7 @@ from quarantine_release.outcome import (
 from quarantine_release.problem import PROBLEMS, Declined, problem_body
 from quarantine_release.release_request import _MEMBERS, _TEXT_LIMITS, BODY_LIMIT, IDS_LIMIT
 from quarantine_release.routes import _ROUTES, route
+from quarantine_release.signature import Signed, check_signature
 from quarantine_release.trace import AttemptRow, AttemptState, MessageRow, Target, WireForm, results_of
 from tests.stand_ins import ACCOUNT, BARE, DELIVERED, NOON, OK, TERMS, request_row
 
@@ -186,6 +189,7 @@ def test_each_named_variable_of_make_run_has_an_effect() -> None:
         "CLOUDFLARE_API_KEY": "a-key",
         "CLOUDFLARE_WIRE_FORM": "object",
         "QUARANTINE_RELEASE_TOKEN": "our-own-token",
+        "QUARANTINE_RELEASE_SIGNING_SECRET": f"whsec_{b64encode(b's' * 24).decode()}",
         "LEASE_SECONDS": "2",
         "SETTLE_SECONDS": "3",
         "BUDGET_INLINE_CALLS": "5",
@@ -299,6 +303,16 @@ def commands_and_answers() -> Iterator[tuple[str, Any]]:
     for text, shown in re.findall(r"^```sh\n([^`]*?)^```\n+^```json\n(.*?)^```$", README, re.DOTALL | re.MULTILINE):
         if LOCAL in text:
             yield text, json.loads(shown)
+
+
+def test_what_the_lines_of_python_sign_is_believed() -> None:
+    (block,) = blocks("python")
+    made: dict[str, Any] = {}
+    exec(block, made)  # noqa: S102  the README's own lines
+    headers = made["signature_headers"](f"whsec_{b64encode(b'k' * 32).decode()}", b'{"ids": []}')
+    multi = {name: (value,) for name, value in headers.items()}
+    signed, message_id = check_signature(multi, b'{"ids": []}', [b"k" * 32], datetime.now(UTC))
+    assert (signed, message_id) == (Signed.YES, headers["webhook-id"])
 
 
 @pytest.mark.slow

@@ -33,6 +33,7 @@ from local.proxy_event import MalformedAnswer, http_answer
 from local.schedule import Schedule
 from local.stack import Stack
 from local.template import Function, Template
+from quarantine_release.clients import parse_clients
 from quarantine_release.settings import Settings, SettingsInvalid
 
 TIMEOUT = 15
@@ -479,6 +480,10 @@ def test_a_handler_that_cannot_be_loaded_is_said_so(tmp_path: Path) -> None:
         ({"CLOUDFLARE_API_KEY": "k"}, "CLOUDFLARE_API_EMAIL is missing"),
         ({"CLOUDFLARE_API_TOKEN": "t", "CLOUDFLARE_API_KEY": "k"}, "not both"),
         ({"QUARANTINE_RELEASE_TOKEN": "two words"}, "QUARANTINE_RELEASE_TOKEN must"),
+        (
+            {"QUARANTINE_RELEASE_SIGNING_SECRET": "short"},
+            r"QUARANTINE_RELEASE_SIGNING_SECRET must be whsec_ and base64 of 24 to 64 bytes\.",
+        ),
         ({"LEASE_SECONDS": "0"}, "LEASE_SECONDS must be a whole number between 1 and 99999"),
         ({"LEASE_SECONDS": "1.5"}, "LEASE_SECONDS must be"),
         ({"SETTLE_SECONDS": "x"}, "SETTLE_SECONDS must be a whole number"),
@@ -569,6 +574,14 @@ def test_either_credential_goes_into_the_secret_and_neither_into_the_repr() -> N
     }
     assert "a-global-key" not in repr(options)
     assert "my-own-token" not in repr(options)
+
+
+def test_with_a_signing_secret_the_client_must_sign() -> None:
+    secret = "whsec_" + "QUJD" * 8
+    options = Options.from_environment({"QUARANTINE_RELEASE_SIGNING_SECRET": secret})
+    (client,) = parse_clients(options.clients_secret()).clients
+    assert (client.requires_signature, client.signing_keys) == (True, (b"ABC" * 8,))
+    assert secret not in repr(options)
 
 
 class TestMakeRun:

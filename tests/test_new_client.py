@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from base64 import b64decode
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from quarantine_release.authentication import Unauthenticated, authenticate
 from quarantine_release.clients import Client, Scope, parse_clients
+from tests.stand_ins import sign
 from tools.new_client import main
 
 CHECKOUT = Path(__file__).parent.parent
@@ -48,6 +50,25 @@ def test_a_token_may_expire(capsys: pytest.CaptureFixture[str]) -> None:
     assert authenticate(headers, {}, b"", [client], now + timedelta(days=29, hours=23))
     with pytest.raises(Unauthenticated):
         authenticate(headers, {}, b"", [client], now + timedelta(days=30))
+
+
+@pytest.mark.parametrize(("how", "must"), [("may", False), ("must", True)])
+def test_a_client_may_get_a_signing_secret(how: str, must: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["soar", "--sign", how])
+    printed = capsys.readouterr().out
+    _, token, _, secret, _, entry = printed.split("\n\n", 5)
+    (client,) = parse_clients(f'{{"clients": [{entry}]}}').clients
+    now = datetime.now(UTC)
+    timestamp = str(int(now.timestamp()))
+    headers = {
+        "authorization": (f"Bearer {token}",),
+        "webhook-id": ("msg_1",),
+        "webhook-timestamp": (timestamp,),
+        "webhook-signature": (sign(b64decode(secret.removeprefix("whsec_")), "msg_1", timestamp, b"[]"),),
+    }
+    assert authenticate(headers, {}, b"[]", [client], now).signed_id == "msg_1"
+    assert client.requires_signature is must
+    assert len(client.signing_keys[0]) == 32
 
 
 def test_no_two_tokens_are_the_same(capsys: pytest.CaptureFixture[str]) -> None:

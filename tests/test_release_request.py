@@ -328,6 +328,21 @@ def test_a_key_that_is_no_key_is_refused(name: str, values: tuple[str, ...]) -> 
     assert invalid([BARE], {name: values}) == ("invalid_idempotency_key", name)
 
 
+@pytest.mark.parametrize("headers", [{}, {"idempotency-key": ("msg_1",)}, {"idempotency-key": ('"msg_1"',)}])
+def test_the_signed_id_is_the_idempotency_key(headers: Headers) -> None:
+    headers = {"webhook-id": ("msg_1",), **headers}
+    payload = AuthenticatedPayload(CLIENT, headers, json.dumps([BARE]).encode(), "msg_1")
+    assert parse_release_request(payload).idempotency_key == "msg_1"
+
+
+@pytest.mark.parametrize("other", ["msg_2", "MSG_1", "msg_1,msg_1"])
+def test_beside_the_signed_id_no_other_key_is_taken(other: str) -> None:
+    headers = {"webhook-id": ("msg_1",), "idempotency-key": (other,)}
+    with pytest.raises(InvalidRequest) as refusal:
+        parse_release_request(AuthenticatedPayload(CLIENT, headers, json.dumps([BARE]).encode(), "msg_1"))
+    assert (refusal.value.code, refusal.value.field) == ("invalid_idempotency_key", "Idempotency-Key")
+
+
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 ROOT = "1-5759e988-bd862e3fe1be46a994272793"
 

@@ -219,7 +219,7 @@ def test_each_of_its_calls_is_counted(deployment: Deployment, monkeypatch: pytes
 
 
 def test_a_client_of_one_account_can_check_that_account(deployment: Deployment) -> None:
-    second = {"account_id": OTHER_ACCOUNT, "api_token": "cloudflare-token-canary-2"}
+    second = {"account_id": OTHER_ACCOUNT, "api_token": "cloudflare-secret-canary-2"}
     deployment.put_secret("cloudflare", {"accounts": [CLOUDFLARE_SECRET, second]})
     answer = deployment.get("/v1/health", query=[("account_id", OTHER_ACCOUNT)], client="guest")
     assert (answer.status, answer.body["account_id"]) == (200, OTHER_ACCOUNT)

@@ -154,11 +154,11 @@ def test_a_refused_credential_is_503_and_leaves_nothing_that_could_be_released_l
 
 def test_a_new_credential_is_taken_up_when_cloudflare_refuses_the_old_one(deployment: Deployment) -> None:
     deployment.post([SECOND])
-    deployment.put_secret("cloudflare", CLOUDFLARE_SECRET | {"api_token": "cloudflare-token-canary-2"})
+    deployment.put_secret("cloudflare", CLOUDFLARE_SECRET | {"api_token": "cloudflare-secret-canary-2"})
     deployment.upstream.answers.append(Reply(401))
     assert deployment.post([MESSAGE]).result["outcome"] == "released"
     tokens = [sent.headers["authorization"].split()[1] for sent in deployment.upstream.requests]
-    assert tokens == [API_TOKEN, API_TOKEN, "cloudflare-token-canary-2"]
+    assert tokens == [API_TOKEN, API_TOKEN, "cloudflare-secret-canary-2"]
 
 
 def test_a_call_that_is_made_again_with_a_new_credential_counts_twice(
@@ -166,7 +166,7 @@ def test_a_call_that_is_made_again_with_a_new_credential_counts_twice(
 ) -> None:
     monkeypatch.setenv("BUDGET_CALLS", "2")
     wiring.accounts().get()
-    deployment.put_secret("cloudflare", CLOUDFLARE_SECRET | {"api_token": "cloudflare-token-canary-2"})
+    deployment.put_secret("cloudflare", CLOUDFLARE_SECRET | {"api_token": "cloudflare-secret-canary-2"})
     deployment.upstream.answers.append(Reply(401))
     assert deployment.post([MESSAGE]).status == 200
     assert len(deployment.upstream.releases) == 2
@@ -282,7 +282,7 @@ def test_fail_on_decides_the_status_also_when_looked_up_and_replayed(
 
 
 def test_a_named_account_is_the_one_that_is_called(deployment: Deployment) -> None:
-    second = {"account_id": OTHER_ACCOUNT, "api_email": "ops@example.com", "api_key": "cloudflare-token-canary-key"}
+    second = {"account_id": OTHER_ACCOUNT, "api_email": "ops@example.com", "api_key": "cloudflare-secret-canary-key"}
     deployment.put_secret("cloudflare", {"accounts": [CLOUDFLARE_SECRET, second]})
     assert deployment.post({"ids": MESSAGE, "account_id": OTHER_ACCOUNT}).status == 200
     assert deployment.post([MESSAGE], client="guest").status == 403
@@ -531,6 +531,21 @@ def test_a_rejected_call_is_made_again_in_smaller_ones_where_it_is_known_to_have
         ("failed", "cloudflare_rejected"),
         ("released", None),
     ]
+
+
+def test_recipients_are_counted_and_named_nowhere_where_they_are_not_wanted(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEEP_RECIPIENTS", "false")
+    deployment.upstream.answers.append(lambda sent: delivered(sent, delivered=[RECIPIENT], failed=["b@example.com"]))
+    answers = [deployment.post(), deployment.get(f"/v1/messages/{MESSAGE}")]
+    result = answers[0].result
+    assert (result["outcome"], result["code"]) == ("partially_released", "partly_delivered")
+    assert [result[name] for name in ("delivered", "undelivered", "failed")] == [[], [], []]
+    assert result["recipient_counts"] == {"delivered": 1, "undelivered": 0, "failed": 1}
+    assert RECIPIENT not in str([answers, deployment.rows()])
+    deployment.upstream.answers.append(Reply(429))
+    assert deployment.post([SECOND]).result["outcome"] == "in_progress"
 
 
 def test_who_forces_is_told_that_his_call_was_rejected(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ ENVIRONMENT = {
     "BUDGET_INLINE_CALLS": "300",
     "BUDGET_CALLS": "900",
     "BULK_4XX_IS_ATOMIC": "false",
+    "KEEP_RECIPIENTS": "true",
 }
 
 
@@ -42,6 +43,7 @@ def test_every_variable_is_read() -> None:
         queue_url="https://sqs.eu-central-1.amazonaws.com/123456789012/hints",
         marks={Mark.INLINE: 300, Mark.ALL: 900},
         bulk_4xx_is_atomic=False,
+        keeps_recipients=True,
     )
 
 
@@ -81,6 +83,12 @@ def test_whether_a_rejected_call_had_no_effect_is_true_or_false() -> None:
     assert Settings.from_env(ENVIRONMENT | {"BULK_4XX_IS_ATOMIC": "true"}).bulk_4xx_is_atomic
     for value in ("True", "1", "yes", " true"):
         assert problems(BULK_4XX_IS_ATOMIC=value) == "BULK_4XX_IS_ATOMIC must be true or false"
+
+
+def test_whether_recipients_are_kept_is_true_or_false() -> None:
+    assert Settings.from_env(ENVIRONMENT).keeps_recipients
+    assert not Settings.from_env(ENVIRONMENT | {"KEEP_RECIPIENTS": "false"}).keeps_recipients
+    assert problems(KEEP_RECIPIENTS="no") == "KEEP_RECIPIENTS must be true or false"
 
 
 def test_the_largest_number_is_accepted() -> None:

@@ -262,6 +262,7 @@ def test_every_function_is_told_what_the_settings_ask_for(stack: Stack) -> None:
             "BUDGET_INLINE_CALLS": "300",
             "BUDGET_CALLS": "900",
             "BULK_4XX_IS_ATOMIC": "false",
+            "KEEP_RECIPIENTS": "true",
             "POWERTOOLS_SERVICE_NAME": "quarantine-release",
             "POWERTOOLS_METRICS_NAMESPACE": "QuarantineRelease",
             "POWERTOOLS_LOG_LEVEL": "INFO",
@@ -275,6 +276,7 @@ def test_every_function_is_told_the_parameters() -> None:
         "InlineCalls": "0",
         "CallsPerWindow": "7",
         "Bulk4xxIsAtomic": "true",
+        "KeepRecipients": "false",
     }
     for function in Stack(**given).of_type("AWS::Lambda::Function").values():
         variables = function["Environment"]["Variables"]
@@ -286,6 +288,7 @@ def test_every_function_is_told_the_parameters() -> None:
                 "BUDGET_INLINE_CALLS",
                 "BUDGET_CALLS",
                 "BULK_4XX_IS_ATOMIC",
+                "KEEP_RECIPIENTS",
             )
         ] == list(given.values())
 

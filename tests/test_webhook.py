@@ -155,7 +155,7 @@ def now(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def test_a_new_token_is_known_at_once_and_the_old_one_until_the_cache_has_passed(
     deployment: Deployment, now: Clock
 ) -> None:
-    old, new = token_of("soar"), "soar-token-canary-of-today"
+    old, new = token_of("soar"), "soar-secret-canary-of-today"
     assert deployment.post().status == 200
     deployment.put_secret("clients", {"clients": [client_entry("soar", new)]})
     assert deployment.post(headers=[("Authorization", f"Bearer {old}")], client=None).status == 200
@@ -166,7 +166,7 @@ def test_a_new_token_is_known_at_once_and_the_old_one_until_the_cache_has_passed
 
 
 def test_while_two_tokens_are_valid_no_request_is_dropped(deployment: Deployment, now: Clock) -> None:
-    second = "soar-token-canary-of-tomorrow"
+    second = "soar-secret-canary-of-tomorrow"
     deployment.put_secret("clients", {"clients": [client_entry("soar", token_of("soar"), second)]})
     for token in (token_of("soar"), second):
         assert deployment.post(headers=[("x-api-key", token)], client=None).status == 200

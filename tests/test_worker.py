@@ -132,7 +132,7 @@ def test_without_the_ledger_every_hint_is_delivered_again(
 def test_only_the_hints_of_the_account_that_failed_are_delivered_again(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    second = {"account_id": OTHER_ACCOUNT, "api_token": "cloudflare-token-canary-2"}
+    second = {"account_id": OTHER_ACCOUNT, "api_token": "cloudflare-secret-canary-2"}
     deployment.put_secret("cloudflare", {"accounts": [CLOUDFLARE_SECRET, second]})
     good = accepted(deployment, MESSAGE)
     bad = accepted(deployment, MESSAGE, account_id=OTHER_ACCOUNT)

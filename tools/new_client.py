@@ -1,12 +1,13 @@
 """Makes a client: prints a new token, once, and the entry for the *clients* secret, which holds only its hash.
 
-`python -m tools.new_client NAME [--scope SCOPE ...] [--expires-in-days N]`
+`python -m tools.new_client NAME [--scope SCOPE ...] [--expires-in-days N] [--sign may|must]`
 """
 
 import argparse
 import json
 import secrets
 import sys
+from base64 import b64encode
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -29,13 +30,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="may be repeated; default: release, read",
     )
     parser.add_argument("--expires-in-days", type=_days, metavar="N", help="default: the token does not expire")
+    parser.add_argument(
+        "--sign", choices=["may", "must"], help="make a signing secret too; must: nothing unsigned is taken"
+    )
     given = parser.parse_args(arguments)
     expires_at = datetime.now(UTC) + timedelta(days=given.expires_in_days) if given.expires_in_days else None
     token = secrets.token_urlsafe(32)
+    signing_secret = f"whsec_{b64encode(secrets.token_bytes(32)).decode()}" if given.sign else None
     entry = client_entry(given.name, token, given.scope or DEFAULT_SCOPES, expires_at)
+    if signing_secret:
+        entry |= {"signing_secrets": [signing_secret], "require_signature": given.sign == "must"}
     for problem in parse_clients(json.dumps({"clients": [entry]})).problems.values():
         parser.error(problem)
     print(f"Token, shown only now; give it to the client:\n\n{token}\n")
+    if signing_secret:
+        print(f"Signing secret; give it to the client too, and to nobody else:\n\n{signing_secret}\n")
     print(f'Entry for the list "clients" of the clients secret:\n\n{json.dumps(entry, indent=2)}')
     return 0
 

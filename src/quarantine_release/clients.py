@@ -3,16 +3,18 @@
 An invalid entry disables that client alone; only a document that cannot be read disables everybody.
 """
 
+import base64
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
 
 from quarantine_release.credentials import SecretMalformed
 from quarantine_release.outcome import AccountId
+from quarantine_release.signature import KEYS_LIMIT
 
 _NAME: Final = re.compile(r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 _SHA256: Final = re.compile(r"\A[0-9a-f]{64}\Z")
@@ -39,13 +41,18 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """A caller. `accounts` None: every configured one; `max_ids` None: as many as anybody."""
+    """A caller. `accounts` None: every configured one; `max_ids` None: as many as anybody.
+
+    `signing_keys`: with each of them its requests may be signed; `requires_signature`: they must be.
+    """
 
     name: str
     tokens: tuple[Token, ...]
     scopes: frozenset[Scope]
     accounts: frozenset[AccountId] | None = None
     max_ids: int | None = None
+    signing_keys: tuple[bytes, ...] = field(default=(), repr=False)
+    requires_signature: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +101,24 @@ def parse_clients(document: str) -> Clients:
 
 
 def _client(name: str, entry: dict[str, Any]) -> Client:
-    if entry.get("require_signature"):
-        raise ValueError("require_signature: signatures are not supported yet, and unsigned calls are not wanted")
+    keys = (
+        tuple(_signing_key(secret) for secret in _list(entry, "signing_secrets")) if "signing_secrets" in entry else ()
+    )
+    if len(keys) > KEYS_LIMIT:
+        raise ValueError(f"signing_secrets: must be at most {KEYS_LIMIT}")
+    required = entry.get("require_signature", False)
+    if not isinstance(required, bool):
+        raise ValueError("require_signature: must be true or false")
+    if required and not keys:
+        raise ValueError("require_signature: needs signing_secrets")
     return Client(
         name,
         tuple(_token(token) for token in _list(entry, "tokens")),
         frozenset(_scope(scope) for scope in _list(entry, "scopes")),
         frozenset(_account(account) for account in _list(entry, "accounts")) if "accounts" in entry else None,
         _max_ids(entry.get("max_ids")),
+        keys,
+        required,
     )
 
 
@@ -125,6 +142,17 @@ def _token(token: Any) -> Token:
     if expires_at is None or expires_at.tzinfo is None:
         raise ValueError("tokens: expires_at must be an ISO 8601 time with its offset from UTC")
     return Token(bytes.fromhex(digest), expires_at)
+
+
+def _signing_key(secret: Any) -> bytes:
+    """Read a secret as Standard Webhooks writes it: `whsec_` and base64 of 24 to 64 bytes."""
+    try:
+        key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+    except (AttributeError, TypeError, ValueError):
+        key = b""
+    if not (isinstance(secret, str) and secret.startswith("whsec_") and 24 <= len(key) <= 64):
+        raise ValueError("signing_secrets: must be whsec_ and base64 of 24 to 64 bytes each")
+    return key
 
 
 def _scope(scope: Any) -> Scope:

@@ -67,9 +67,11 @@ class CloudflareClient:
         clock: Callable[[], datetime],
         *,
         bulk_4xx_is_atomic: bool = False,
+        keeps_recipients: bool = True,
     ) -> None:
         self._base_url = base_url.rstrip("/")
         self._bulk_4xx_is_atomic = bulk_4xx_is_atomic
+        self._keeps_recipients = keeps_recipients
         self._secret = secret
         self._session = session
         self._clock = clock
@@ -144,7 +146,8 @@ class CloudflareClient:
 
     def _judge(self, reply: Reply | NoReply, ids: Sequence[MessageId]) -> Answered | Refused:
         if isinstance(reply, Reply):
-            return classify(reply, ids, self._clock(), bulk_4xx_is_atomic=self._bulk_4xx_is_atomic)
+            called = classify(reply, ids, self._clock(), bulk_4xx_is_atomic=self._bulk_4xx_is_atomic)
+            return called if self._keeps_recipients else _unnamed(called)
         evidence = Evidence(failure=reply.failure)
         if not reply.was_sent:
             return Refused(RefusalReason.UNREACHABLE, evidence)
@@ -173,6 +176,13 @@ class CloudflareClient:
             if is_accepted is not False:
                 return CredentialCheck(is_accepted, evidence)
         return CredentialCheck(False, evidence)
+
+
+def _unnamed(called: Answered | Refused) -> Answered | Refused:
+    if isinstance(called, Refused):
+        return called
+    verdicts = called.verdicts.items()
+    return replace(called, verdicts={of: replace(each, recipients=each.recipients.unnamed) for of, each in verdicts})
 
 
 def _are_credentials_refused(called: Answered | Refused) -> bool:

@@ -23,7 +23,7 @@ def parse_json(raw: bytes) -> Any:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
         raise JsonInvalid("The body must be UTF-8.") from None
-    if _depth(text) > DEPTH_LIMIT:
+    if _is_too_deep(text):
         raise JsonInvalid(f"The body must not be nested deeper than {DEPTH_LIMIT} levels.")
     try:
         return json.loads(
@@ -37,16 +37,17 @@ def parse_json(raw: bytes) -> Any:
         raise JsonInvalid("The body must be JSON.") from None
 
 
-def _depth(text: str) -> int:
+def _is_too_deep(text: str) -> bool:
     """Measure nesting before the parser does, which would fail on its own stack."""
-    depth = deepest = 0
+    depth = 0
     for match in _STRING_OR_BRACKET.finditer(text):
         if match.group() in "[{":
             depth += 1
-            deepest = max(deepest, depth)
+            if depth > DEPTH_LIMIT:
+                return True
         elif match.group() in "]}":
             depth -= 1
-    return deepest
+    return False
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

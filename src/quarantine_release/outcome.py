@@ -128,6 +128,11 @@ class Recipients:
         return cls(kept[0], kept[1], kept[2], (len(lists[0]), len(lists[1]), len(lists[2])))
 
     @property
+    def unnamed(self) -> "Recipients":
+        """Return the counts alone."""
+        return Recipients(counts=self.counts)
+
+    @property
     def truncated(self) -> bool:
         """Say whether there were more recipients than are named."""
         return self.counts != (len(self.delivered), len(self.undelivered), len(self.failed))

@@ -209,6 +209,18 @@ def _fail_on(content: dict[str, Any]) -> FailOn:
 
 
 def _idempotency_key(payload: AuthenticatedPayload) -> str | None:
+    key = _sent_key(payload)
+    if payload.signed_id is None:
+        return key
+    # What is signed decides: else a recorded request could be sent again under another key, and be another request.
+    if key not in (None, payload.signed_id):
+        detail = "The key of a signed request must equal its webhook-id."
+        raise InvalidRequest("invalid_idempotency_key", detail, "Idempotency-Key")
+    return payload.signed_id
+
+
+def _sent_key(payload: AuthenticatedPayload) -> str | None:
+    keys = []
     for name in ("idempotency-key", "webhook-id"):
         values = set(payload.headers.get(name, ()))
         if not values:
@@ -219,8 +231,8 @@ def _idempotency_key(payload: AuthenticatedPayload) -> str | None:
             raise InvalidRequest(
                 "invalid_idempotency_key", "The key must be one value of 1 to 255 printable ASCII characters.", name
             )
-        return quoted.group(1) if quoted else value
-    return None
+        keys.append(quoted.group(1) if quoted else value)
+    return keys[0] if keys else None
 
 
 def _trace_id(payload: AuthenticatedPayload) -> str | None:

@@ -25,9 +25,13 @@ _NAMES: Final = (
     "BUDGET_INLINE_CALLS",
     "BUDGET_CALLS",
     "BULK_4XX_IS_ATOMIC",
+    "KEEP_RECIPIENTS",
 )
 _NUMBERS: Final = ("LEASE_SECONDS", "SETTLE_SECONDS", "RETENTION_DAYS", "BUDGET_INLINE_CALLS", "BUDGET_CALLS")
 _WHOLE_NUMBER: Final = re.compile(r"\A(?:0|[1-9][0-9]{0,4})\Z")
+_FLAGS: Final = ("BULK_4XX_IS_ATOMIC", "KEEP_RECIPIENTS")
+# Nothing is said of what is not set, which is said already.
+_FLAG_VALUES: Final = ("true", "false", "", None)
 _MAY_BE_0: Final = "BUDGET_INLINE_CALLS"
 
 
@@ -48,6 +52,7 @@ class Settings:
     queue_url: str
     marks: Mapping[Mark, int]
     bulk_4xx_is_atomic: bool
+    keeps_recipients: bool
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> "Settings":
@@ -60,8 +65,8 @@ class Settings:
                 numbers[name] = int(value)
             elif value:
                 problems.append(f"{name} must be a whole number between {least} and 99999")
-        if env.get("BULK_4XX_IS_ATOMIC", "") not in ("", "true", "false"):
-            problems.append("BULK_4XX_IS_ATOMIC must be true or false")
+        flags = {name: env.get(name) for name in _FLAGS}
+        problems += [f"{name} must be true or false" for name, value in flags.items() if value not in _FLAG_VALUES]
         form = env.get("CLOUDFLARE_WIRE_FORM", "")
         if form and form not in ("auto", *WireForm):
             problems.append("CLOUDFLARE_WIRE_FORM must be auto, array or object")
@@ -84,6 +89,7 @@ class Settings:
             queue_url=env["QUEUE_URL"],
             marks={Mark.INLINE: numbers["BUDGET_INLINE_CALLS"], Mark.ALL: numbers["BUDGET_CALLS"]},
             bulk_4xx_is_atomic=env["BULK_4XX_IS_ATOMIC"] == "true",
+            keeps_recipients=env["KEEP_RECIPIENTS"] == "true",
         )
 
 

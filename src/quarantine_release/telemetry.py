@@ -85,6 +85,13 @@ def declined(code: str) -> None:
     count("Declined")
 
 
+def unauthenticated(reason: str, client: str | None) -> None:
+    """Count and log why a caller is nobody, with the client whose token it was, if anybody's."""
+    logger.warning("unauthenticated", reason=reason, client=client)
+    count("Unauthenticated")
+    count(f"Unauthenticated{reason.title().replace('_', '')}")
+
+
 def ledger_unavailable(code: str) -> None:
     """Log why DynamoDB could not be read or written, by its error code."""
     logger.error("ledger_unavailable", code=code)

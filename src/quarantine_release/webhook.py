@@ -47,8 +47,10 @@ def _serve(request: HttpRequest, ports: Ports) -> Response:
         return handler(Call(request, payload, ports), *arguments)
     except Declined as error:
         declined = error
-    except Unauthenticated:
-        declined = Declined("unauthenticated", "Send a valid token as Authorization: Bearer or as x-api-key.")
+    except Unauthenticated as error:
+        telemetry.unauthenticated(error.reason, error.client)
+        detail = "Send a valid token as Authorization: Bearer or as x-api-key, and sign if you are required to."
+        declined = Declined("unauthenticated", detail)
     except InvalidRequest as error:
         declined = Declined(error.code, error.detail, field=error.field)
     except LedgerUnavailable as error:
@@ -71,8 +73,8 @@ def _authenticate(request: HttpRequest, ports: Ports) -> AuthenticatedPayload:
 
 
 def _check_body(request: HttpRequest) -> None:
-    content_type = (request.headers.get("content-type") or ("",))[0].strip().lower()
-    if request.headers.get("content-encoding") or content_type.startswith("multipart/"):
+    types = request.headers.get("content-type", ())
+    if request.headers.get("content-encoding") or any(each.strip().lower().startswith("multipart/") for each in types):
         raise Declined("unsupported_encoding", "Send the body as plain JSON: no Content-Encoding, no multipart.")
     if request.body is not None and len(request.body) > BODY_LIMIT:
         raise Declined("body_too_large", f"The body may have at most {BODY_LIMIT} bytes.")

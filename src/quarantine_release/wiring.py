@@ -94,7 +94,12 @@ def cloudflare() -> CloudflareClient:
     """Build what makes release calls."""
     known = settings()
     return CloudflareClient(
-        known.cloudflare_api_base_url, accounts(), _session(), clock, bulk_4xx_is_atomic=known.bulk_4xx_is_atomic
+        known.cloudflare_api_base_url,
+        accounts(),
+        _session(),
+        clock,
+        bulk_4xx_is_atomic=known.bulk_4xx_is_atomic,
+        keeps_recipients=known.keeps_recipients,
     )
 
 
