@@ -13,7 +13,9 @@ from benchmarks.simulated_time import SimulatedTime
 from local.template import Template
 from quarantine_release.batch import release_hinted
 from quarantine_release.budget import AccountBudget
+from quarantine_release.guard import NO_GUARD, Details, NotRead
 from quarantine_release.ledger import DynamoLedger
+from quarantine_release.lookup import Question
 from quarantine_release.outcome import (
     AccountId,
     Answered,
@@ -30,7 +32,7 @@ from quarantine_release.outcome import (
     Verdict,
     Wanted,
 )
-from quarantine_release.ports import Budget, Ports
+from quarantine_release.ports import Budget, Mark, Ports
 from quarantine_release.release import release
 from quarantine_release.release_queue import ReleaseQueue, decode
 from quarantine_release.settings import Settings
@@ -134,6 +136,9 @@ class Deployment:
                 clock=self._time.clock,
                 time_left=lambda: ends_at - self._time.now,
                 new_attempt_id=self._new_attempt_id,
+                lookup=self._cloudflare,
+                guard=NO_GUARD,
+                pause=self._time.sleep,
                 wire_form=self._settings.wire_form,
             )
 
@@ -173,6 +178,21 @@ class _Cloudflare:
         if retry_after is not None:
             return Refused(RefusalReason.RATE_LIMITED, Evidence(429), retry_after)
         return Answered(dict.fromkeys(ids, _DELIVERED), Evidence(200))
+
+    def find(self, *_: object) -> Mapping[Question, Sequence[Details] | NotRead]:
+        """Find nothing: no Message-ID is asked for here."""
+        return {}
+
+    def look(
+        self,
+        account_id: AccountId,  # noqa: ARG002
+        ids: Sequence[MessageId],  # noqa: ARG002
+        seconds: float,  # noqa: ARG002
+        budget: Budget,  # noqa: ARG002
+        mark: Mark,  # noqa: ARG002
+    ) -> Mapping[MessageId, Details | NotRead]:
+        """Show nothing: the guard is off here."""
+        return {}
 
     def read(self, _: AccountId, __: Sequence[Wanted], ___: float, ____: Budget) -> Mapping[PostfixPart, Reading]:
         """Raise RuntimeError: every call is answered here, so there is nothing to find out."""

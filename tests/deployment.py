@@ -338,7 +338,8 @@ class Deployment:
 def deploy(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deployment]:
     """Deploy beside this upstream."""
     template = deployed_template()
-    variables = template.functions()["WebhookFunction"].environment
+    # The guard has tests of its own, and would read before each release of all others.
+    variables = {**template.functions()["WebhookFunction"].environment, "GUARD_MODE": "off"}
     environment = {**variables, "CLOUDFLARE_API_BASE_URL": upstream.url}
     for name, value in environment.items():
         monkeypatch.setenv(name, value)

@@ -117,7 +117,7 @@ def seeded(seed: int, *, keeps_history: bool = False) -> Simulation:
             return Strike.STALL
         if boundary == "release":
             return chance.choice((*RELEASE_STRIKES, Strike.REJECTED) if may_reject else RELEASE_STRIKES)
-        if boundary in ("read", "send", "done"):
+        if boundary in ("read", "look", "send", "done"):
             return chance.choice(strikes_at(boundary))
         return chance.choice([one for one in LEDGER_STRIKES if one in strikes_at(boundary)])
 

@@ -20,8 +20,10 @@ from quarantine_release import ledger_items, table
 from quarantine_release.attempt import Answer
 from quarantine_release.batch import release_hinted
 from quarantine_release.budget import AccountBudget
+from quarantine_release.guard import NO_GUARD, Details, Guard, Mode, NotRead
 from quarantine_release.ledger import DynamoLedger
 from quarantine_release.ledger_items import account_key, account_row, attempt_key, message_row
+from quarantine_release.lookup import Question
 from quarantine_release.outcome import (
     AccountId,
     Answered,
@@ -56,6 +58,8 @@ TERMS = Terms(lease=timedelta(seconds=90), settle=timedelta(seconds=120), retent
 WEBHOOK_SECONDS, RECONCILER_SECONDS, EVERY_SECONDS = 20.0, 55.0, 60.0
 WORKER_SECONDS, VISIBILITY_SECONDS, RECEIVES = 60.0, 361.0, 5
 LONGEST_EFFECT_SECONDS = 60.0
+# From what the guard sees to the call: a run of the worker at most.
+SEEN_SECONDS = 60.0
 
 
 class Crashed(BaseException):
@@ -116,7 +120,7 @@ def strikes_at(boundary: str) -> Sequence[Fault | Strike]:
     """Return what may strike at a boundary; a pure read of the ledger cannot land and be lost."""
     if boundary == "release":
         return RELEASE_STRIKES
-    if boundary == "read":
+    if boundary in ("read", "look"):
         return READ_STRIKES
     if boundary == "send":
         return SEND_STRIKES
@@ -169,7 +173,7 @@ class Silence:
     until: float
 
 
-@dataclass
+@dataclass(eq=False)
 class _Actor:
     name: str
     life: greenlet
@@ -210,6 +214,8 @@ class Simulation:
     keeps_history: bool = False
     inline_mark: int = 300
     limit: int = 900
+    guard: Guard = NO_GUARD
+    harmful_from: Mapping[PostfixPart, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)  # noqa: S311  reproducible on purpose
@@ -231,6 +237,8 @@ class Simulation:
         self._attempts = 0
         self._after_call: Strike | None = None
         self._seen: dict[str, tuple[Any, MessageRow | None]] = {}
+        # What each actor saw last of a message before it called for it.
+        self.looks: dict[tuple[_Actor, PostfixPart], tuple[float, Details]] = {}
 
     # --- time and actors
 
@@ -369,6 +377,9 @@ class Simulation:
             clock=self.clock,
             time_left=lambda: seconds - (self.now - born),
             new_attempt_id=self._new_attempt_id,
+            lookup=self,
+            guard=self.guard,
+            pause=self.sleep,
             wire_form=WireForm.ARRAY,
         )
 
@@ -444,6 +455,44 @@ class Simulation:
             raise Crashed
         return {} if strike is Strike.UNREAD else readings
 
+    def look(
+        self, account_id: AccountId, ids: Sequence[MessageId], _: float, budget: Budget, mark: Mark
+    ) -> Mapping[MessageId, Details | NotRead]:
+        """Play what the guard sees: what is true at the moment of the read, or nothing."""
+        if budget.take(account_id, mark):
+            return {}
+        self._call()
+        strike = self._boundary("look")
+        seen = {each: self._details(each) for each in ids}
+        self.sleep(self.random.uniform(0.1, 2.0))
+        if strike is Strike.CRASH_AFTER:
+            raise Crashed
+        if strike is Strike.UNREAD:
+            return dict.fromkeys(ids, NotRead.FAILED)
+        me = self._current
+        self.looks |= {(me, postfix_part(each)): (self.now, told) for each, told in seen.items()}
+        return dict(seen)
+
+    def find(
+        self, account_id: AccountId, questions: Sequence[Question], _: float, budget: Budget, mark: Mark
+    ) -> Mapping[Question, Sequence[Details] | NotRead]:
+        """Play the search for Message-IDs: each is `<part@x>`."""
+        ids = {question: MessageId(question.header.strip("<>").partition("@")[0]) for question in questions}
+        shown = self.look(account_id, list(ids.values()), 0.0, budget, mark)
+        found = {}
+        for question, each in ids.items():
+            told = shown.get(each)
+            if told is not None:
+                found[question] = told if isinstance(told, NotRead) else [told]
+        return found
+
+    def _details(self, message_id: MessageId) -> Details:
+        part = postfix_part(message_id)
+        is_released = any(at <= self.now for at in self.effects.get(part, ()))
+        is_harmful = self.now >= self.harmful_from.get(part, math.inf)
+        disposition = "MALICIOUS" if is_harmful else "SPAM"
+        return Details(MessageId(part), not is_released, disposition, is_released=is_released)
+
     def send(self, hints: Sequence[Hint], delay: float = 0.0) -> None:
         """Play the queue's sending side."""
         strike = self._boundary("send")
@@ -499,12 +548,20 @@ class Simulation:
             attempt = AttemptId(item.get("attempt", {"S": ""})["S"])
             owner = RequestId(item["owner"]["S"]) if "owner" in item else None
             self.note(f"POST {part} for {owner}")
+            if self.guard.mode is not Mode.OFF:
+                self._check_guard(part)
             self.in_flight[part] = self.in_flight.get(part, 0) + 1
             if self.in_flight[part] > 1:
                 self.violations.append(f"{self.now:.3f}: two calls in flight for {part}")
             claim = self.dynamodb.items.get(attempt_key(ACCOUNT, attempt), {})
             claimed_at = int(claim["sent_at"]["N"]) / 1000 - EPOCH.timestamp() if claim else self.now
             self.posts.append(Post(self.now, claimed_at, part, attempt, owner, strike))
+
+    def _check_guard(self, part: PostfixPart) -> None:
+        """See that whoever calls has looked, and seen that it may."""
+        at, told = self.looks.get((self._current, part), (-math.inf, None))
+        if told is None or told.disposition == "MALICIOUS" or self.now - at > SEEN_SECONDS:
+            self.violations.append(f"{self.now:.3f}: a call for {part} that the guard did not let pass")
 
     def _take_effect(self, parts: Sequence[PostfixPart], delay: float) -> None:
         for part in parts:

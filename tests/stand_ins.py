@@ -9,7 +9,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from quarantine_release.batch import Batch, release_hinted
+from quarantine_release.guard import NO_GUARD, Details, Guard, NotRead
 from quarantine_release.ledger import DynamoLedger
+from quarantine_release.lookup import Question
 from quarantine_release.outcome import (
     AccountId,
     Answered,
@@ -120,6 +122,38 @@ class RememberingReader:
 
 
 @dataclass
+class RememberingLookup:
+    """Knows the messages that it was told of, by their ids and Message-IDs."""
+
+    messages: dict[MessageId, Details | NotRead] = field(default_factory=dict)
+    answers: dict[MessageId, Sequence[Details] | NotRead] = field(default_factory=dict)
+    looked: list[MessageId] = field(default_factory=list)
+    questions: list[Question] = field(default_factory=list)
+
+    def find(
+        self,
+        account_id: AccountId,  # noqa: ARG002
+        questions: Sequence[Question],
+        seconds: float,  # noqa: ARG002
+        budget: Budget,  # noqa: ARG002
+        mark: Mark,  # noqa: ARG002
+    ) -> Mapping[Question, Sequence[Details] | NotRead]:
+        self.questions += questions
+        return {question: self.answers[question.header] for question in questions if question.header in self.answers}
+
+    def look(
+        self,
+        account_id: AccountId,  # noqa: ARG002
+        ids: Sequence[MessageId],
+        seconds: float,  # noqa: ARG002
+        budget: Budget,  # noqa: ARG002
+        mark: Mark,  # noqa: ARG002
+    ) -> Mapping[MessageId, Details | NotRead]:
+        self.looked += ids
+        return {each: self.messages[each] for each in ids if each in self.messages}
+
+
+@dataclass
 class RememberingBudget:
     """Lets every call pass, but for the waits it was given."""
 
@@ -176,6 +210,8 @@ class World:
     reader: RememberingReader = field(default_factory=RememberingReader)
     budget: RememberingBudget = field(default_factory=RememberingBudget)
     queue: RememberingQueue = field(default_factory=RememberingQueue)
+    lookup: RememberingLookup = field(default_factory=RememberingLookup)
+    guard: Guard = NO_GUARD
     seconds_left: Iterable[float] = ()
 
     def __post_init__(self) -> None:
@@ -195,6 +231,9 @@ class World:
             "clock": self.clock,
             "time_left": lambda: next(left, 20.0),
             "new_attempt_id": self._new_attempt_id,
+            "lookup": self.lookup,
+            "guard": self.guard,
+            "pause": lambda seconds: self.clock.move(seconds=seconds),
         }
         return Ports(**(known | members))
 

@@ -15,15 +15,19 @@ TREES = {path.stem: ast.parse(path.read_text()) for path in PACKAGE.glob("*.py")
 # What each module may import of ours, from the vocabulary outwards.
 OURS = {
     "outcome": "",
-    "trace": "outcome",
-    "transitions": "outcome trace",
-    "ports": "outcome trace transitions",
-    "attempt": "outcome ports trace transitions",
-    "release": "attempt outcome ports trace",
-    "batch": "attempt outcome ports release trace",
+    "guard": "outcome",
+    "trace": "guard outcome",
+    "transitions": "guard outcome trace",
+    "lookup": "guard outcome reading trace",
+    "ports": "guard lookup outcome trace transitions",
+    "attempt": "guard outcome ports trace transitions",
+    "vetting": "attempt guard lookup outcome ports trace",
+    "proof": "attempt outcome ports trace",
+    "release": "attempt guard outcome ports proof trace vetting",
+    "batch": "attempt outcome ports proof release trace vetting",
     "sweep": "attempt outcome ports release trace",
     "settle": "outcome ports sweep trace transitions",
-    "answer": "attempt outcome trace",
+    "answer": "attempt guard outcome trace",
     "allowance": "",
     # From bytes to a request.
     "http_event": "",
@@ -31,13 +35,13 @@ OURS = {
     "problem": "",
     "credentials": "outcome",
     "signature": "",
-    "clients": "credentials outcome signature",
+    "clients": "credentials guard outcome signature",
     "authentication": "clients signature",
     "release_request": "authentication clients json_body outcome trace",
     # The edges.
-    "settings": "ports trace transitions",
+    "settings": "guard ports trace transitions",
     "secret_store": "",
-    "ledger_items": "allowance outcome trace",
+    "ledger_items": "allowance guard outcome trace",
     "update_expression": "ledger_items",
     "table": "ledger_items ports",
     "ledger": "ledger_items outcome ports table trace update_expression",
@@ -47,15 +51,20 @@ OURS = {
     "deadline": "cloudflare_answer",
     "cloudflare": "cloudflare_answer credentials deadline outcome ports secret_store telemetry trace",
     "reading": "outcome",
-    "cloudflare_reading": "cloudflare cloudflare_answer credentials deadline outcome ports reading secret_store",
+    "cloudflare_calls": (
+        "cloudflare cloudflare_answer credentials deadline guard outcome ports reading secret_store telemetry"
+    ),
+    "cloudflare_reading": "cloudflare cloudflare_calls deadline outcome ports reading",
+    "cloudflare_lookup": "cloudflare cloudflare_calls deadline guard lookup outcome ports reading",
     "telemetry": "ledger_items outcome settings trace",
     # What puts it together, and the entry points.
     "wiring": (
-        "budget clients cloudflare cloudflare_reading credentials deadline ledger outcome ports release_queue"
+        "budget clients cloudflare cloudflare_lookup cloudflare_reading credentials deadline ledger outcome ports"
+        " release_queue"
         " secret_store settings table telemetry"
     ),
     "routes": (
-        "answer attempt authentication clients credentials http_event outcome ports problem release release_request"
+        "answer attempt authentication clients credentials guard http_event outcome ports problem release release_request"
         " secret_store telemetry trace wiring"
     ),
     "webhook": "authentication http_event ports problem release_request routes telemetry wiring",
@@ -71,6 +80,8 @@ OUTSIDE = {
     "release_queue": "botocore mypy_boto3_sqs",
     "deadline": "requests socket ssl threading time urllib3",
     "cloudflare": "time",
+    "cloudflare_calls": "time",
+    "cloudflare_lookup": "time",
     "cloudflare_reading": "time",
     "telemetry": "aws_lambda_powertools",
     "wiring": "boto3 botocore mypy_boto3_secretsmanager random requests secrets ssl time",

@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import pytest
 
+from quarantine_release.guard import Guard, Mode, Policy
 from quarantine_release.ports import Mark
 from quarantine_release.settings import Settings, SettingsInvalid
 from quarantine_release.trace import WireForm
@@ -23,6 +24,12 @@ ENVIRONMENT = {
     "BUDGET_CALLS": "900",
     "BULK_4XX_IS_ATOMIC": "false",
     "KEEP_RECIPIENTS": "true",
+    "GUARD_MODE": "strict",
+    "GUARD_DISPOSITIONS": "SPAM,BULK",
+    "GUARD_MAX_AGE_DAYS": "7",
+    "GUARD_RECIPIENT_DOMAINS": "Example.com, example.net",
+    "LOOKUP_DAYS": "14",
+    "CONFIRM": "true",
 }
 
 
@@ -44,6 +51,12 @@ def test_every_variable_is_read() -> None:
         marks={Mark.INLINE: 300, Mark.ALL: 900},
         bulk_4xx_is_atomic=False,
         keeps_recipients=True,
+        guard=Guard(
+            Mode.STRICT,
+            Policy(frozenset({"SPAM", "BULK"}), timedelta(days=7), frozenset({"example.com", "example.net"})),
+            window=timedelta(days=14),
+            confirms=True,
+        ),
     )
 
 
@@ -118,3 +131,11 @@ def test_a_credential_may_not_travel_anywhere_else(url: str) -> None:
 def test_several_problems_are_told_together() -> None:
     said = problems(TABLE_NAME="", LEASE_SECONDS="x", CLOUDFLARE_WIRE_FORM="x")
     assert said.count(";") == 2
+
+
+def test_what_the_guard_is_told_is_checked() -> None:
+    assert problems(GUARD_MODE="loose") == "GUARD_MODE must be standard, strict or off"
+    assert problems(GUARD_DISPOSITIONS="SPAM,HAM").startswith("GUARD_DISPOSITIONS must be of BULK, ")
+    assert problems(CONFIRM="maybe") == "CONFIRM must be true or false"
+    without = Settings.from_env(ENVIRONMENT | {"GUARD_MAX_AGE_DAYS": "0", "GUARD_RECIPIENT_DOMAINS": ""}).guard.policy
+    assert (without.max_age, without.recipient_domains) == (None, None)

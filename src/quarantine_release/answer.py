@@ -5,7 +5,8 @@ from datetime import datetime
 from typing import Any, Final
 
 from quarantine_release.attempt import Answer
-from quarantine_release.outcome import Evidence, Outcome, RequestId, State, postfix_part
+from quarantine_release.guard import Guarded
+from quarantine_release.outcome import Evidence, Outcome, PostfixPart, RequestId, State
 from quarantine_release.trace import (
     AttemptRow,
     FailOn,
@@ -27,10 +28,13 @@ _FAILURES: Final[dict[FailOn, tuple[str, ...]]] = {
 def answer_body(answer: Answer, warnings: Sequence[str] = ()) -> dict[str, Any]:
     """Return the answer to a POST or GET of a release request."""
     results = answer.results
+    unchecked = sum(bool(result.row and result.row.guard is Guarded.NOT_CHECKED) for result in results)
+    if unchecked:
+        warnings = [*warnings, f"Released without a look at what the mail is, since it cannot be read: {unchecked}"]
     is_open = not all(result.is_end for result in results)
     released = [result.id for result in results if result.outcome in _DONE]
     not_released = [result.id for result in results if result.is_end and result.outcome not in _DONE]
-    return {
+    body: dict[str, Any] = {
         "request_id": answer.request.request_id,
         "status": "in_progress" if is_open else "completed",
         "outcome": _overall(results),
@@ -41,10 +45,38 @@ def answer_body(answer: Answer, warnings: Sequence[str] = ()) -> dict[str, Any]:
         },
         "released_ids": released,
         "not_released_ids": not_released,
-        "results": [result_body(result) for result in results],
+        "results": [result_body(result, is_to_be_confirmed=answer.request.confirm) for result in results],
         "message": _sentence(results),
         "replayed": answer.replayed,
         "warnings": list(warnings),
+    }
+    return body | _rehearsal(answer) if answer.request.dry_run else body
+
+
+def _rehearsal(answer: Answer) -> dict[str, Any]:
+    """Return what a dry run tells besides: the calls that a release would take, and what was read of each message."""
+    read = [(result, answer.details.get(result.part)) for result in answer.results]
+    return {
+        "dry_run": True,
+        "calls": [
+            {"wire_form": call.wire_form, "ids": [want.target.message_id for want in call.wants]}
+            for call in answer.plan
+        ],
+        "messages": [
+            {
+                "id": result.id,
+                "message_id": details.message_id,
+                "subject": details.subject,
+                "sender": details.sender,
+                "recipients": list(details.recipients),
+                "disposition": details.disposition,
+                "delivery_mode": details.delivery_mode,
+                "is_quarantined": details.is_quarantined,
+                "at": _time(details.at),
+            }
+            for result, details in read
+            if details is not None
+        ],
     }
 
 
@@ -53,7 +85,7 @@ def is_failure(answer: Answer) -> bool:
     return _overall(answer.results) in _FAILURES[answer.request.fail_on]
 
 
-def result_body(result: Result) -> dict[str, Any]:
+def result_body(result: Result, *, is_to_be_confirmed: bool = False) -> dict[str, Any]:
     """Return what became of one id."""
     row = result.row
     body: dict[str, Any] = {"id": result.id, "outcome": result.outcome}
@@ -63,25 +95,66 @@ def result_body(result: Result) -> dict[str, Any]:
         body["released_by"] = {"request_id": row.owner, "at": _time(row.updated_at)}
     body["attempts"] = len(row.attempts) if row is not None else 0
     body["updated_at"] = _time(row.updated_at) if row is not None else None
+    return body | _found_out(result, is_to_be_confirmed=is_to_be_confirmed)
+
+
+def _found_out(result: Result, *, is_to_be_confirmed: bool) -> dict[str, Any]:
+    """Return what lookup, guard and proof of delivery came to, where they came to anything."""
+    body: dict[str, Any] = {}
+    if result.resolved is not None:
+        body["resolved_id"] = result.resolved
+    row, ended = result.row, result.ended
+    if ended is not None:
+        body["detail"] = ended.detail
+    if ended is not None and ended.candidates:
+        body["candidates"] = [
+            {
+                "id": one.message_id,
+                "at": _time(one.at),
+                "disposition": one.disposition,
+                "is_quarantined": one.is_quarantined,
+            }
+            for one in ended.candidates
+        ]
+    if row is not None and row.guard is not None:
+        body |= {"guard": row.guard, "disposition": row.disposition}
+    if row is not None and row.state is State.RELEASED and (is_to_be_confirmed or row.confirmed_at is not None):
+        body |= {"confirmed": row.confirmed_at is not None, "confirmed_at": _time(row.confirmed_at)}
     return body
 
 
 def trace_body(
-    row: MessageRow,
+    row: MessageRow | None,
     requests: Mapping[RequestId, RequestRow],
     attempts: Sequence[AttemptRow],
     *,
+    part: PostfixPart,
     visible_to: str | None,
     now: datetime,
 ) -> dict[str, Any]:
-    """Return the trace of one message. Requests of clients other than `visible_to` show time and outcome only."""
+    """Return the trace of one message. Requests of clients other than `visible_to` show time and outcome only.
+
+    `row` is None for a message that was asked for and never claimed: denied, or in dry runs only.
+    """
     asked = sorted(requests.values(), key=lambda request: (request.created_at, request.request_id))
     own = {request.request_id for request in asked if visible_to in (None, request.client)}
+    shown = _message_body(row, own) if row is not None else {"id": part, "state": None}
+    return {
+        "id": shown.pop("id"),
+        "postfix_id": part,
+        **shown,
+        "requests": [_request_body(request, row, part, own, now) for request in asked],
+        "requests_not_shown": len(row.asks - requests.keys()) + row.asks_uncounted if row is not None else 0,
+        "attempts": [_attempt_body(attempt, part, own) for attempt in attempts],
+        "refusals": row.refusals if row is not None else 0,
+    }
+
+
+def _message_body(row: MessageRow, own: set[RequestId]) -> dict[str, Any]:
     is_own = row.owner is None or row.owner in own
     is_known = row.state is not State.RELEASING  # a claimed row still holds what an earlier call came to
     return {
         "id": row.message_id,
-        "postfix_id": row.part,
         "account_id": row.account_id,
         "state": row.state,
         "code": row.code if is_known else None,
@@ -92,12 +165,11 @@ def trace_body(
             if row.state in (State.RELEASED, State.PARTIAL)
             else None
         ),
+        "guard": row.guard,
+        "disposition": row.disposition,
+        "confirmed_at": _time(row.confirmed_at),
         "updated_at": _time(row.updated_at),
         "expires_at": _time(row.expires_at),
-        "requests": [_request_body(request, row, own, now) for request in asked],
-        "requests_not_shown": len(row.asks) - len(asked) + row.asks_uncounted,
-        "attempts": [_attempt_body(attempt, row, own) for attempt in attempts],
-        "refusals": row.refusals,
     }
 
 
@@ -112,11 +184,14 @@ def evidence_body(evidence: Evidence) -> dict[str, Any]:
     }
 
 
-def _request_body(request: RequestRow, row: MessageRow, own: set[RequestId], now: datetime) -> dict[str, Any]:
+def _request_body(
+    request: RequestRow, row: MessageRow | None, part: PostfixPart, own: set[RequestId], now: datetime
+) -> dict[str, Any]:
     # Whose caller was told no has come to nothing, whatever the message comes to for others.
-    results = () if request.state is RequestState.REFUSED else results_of(request, {row.part: row}, now)
-    outcomes = [result.outcome for result in results if postfix_part(result.id) == row.part]
-    body: dict[str, Any] = {"at": _time(request.created_at), "outcome": outcomes[0] if outcomes else None}
+    rows = {part: row} if row is not None else {}
+    results = () if request.state is RequestState.REFUSED else results_of(request, rows, now)
+    outcomes = [result for result in results if result.part == part]
+    body: dict[str, Any] = {"at": _time(request.created_at), "outcome": outcomes[0].outcome if outcomes else None}
     if request.request_id not in own:
         return body
     return {
@@ -128,14 +203,17 @@ def _request_body(request: RequestRow, row: MessageRow, own: set[RequestId], now
         "reason": request.reason,
         "ticket": request.ticket,
         "force": request.force,
+        "override": request.override,
+        "dry_run": request.dry_run,
+        "code": outcomes[0].code if outcomes else None,
         "trace_id": request.trace_id,
         "cancelled_at": _time(request.cancelled_at),
     }
 
 
-def _attempt_body(attempt: AttemptRow, row: MessageRow, own: set[RequestId]) -> dict[str, Any]:
-    owner = attempt.owners.get(row.part)
-    verdict = (attempt.verdicts or {}).get(row.part)
+def _attempt_body(attempt: AttemptRow, part: PostfixPart, own: set[RequestId]) -> dict[str, Any]:
+    owner = attempt.owners.get(part)
+    verdict = (attempt.verdicts or {}).get(part)
     return {
         "attempt_id": attempt.attempt,
         "request_id": owner if owner in own else None,

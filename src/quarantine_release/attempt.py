@@ -5,10 +5,11 @@ The only way to Cloudflare's release call, whoever comes: the webhook with one r
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import Final
 
+from quarantine_release.guard import Details, Guarded
 from quarantine_release.outcome import (
     FINAL,
     NO_RECIPIENTS,
@@ -24,7 +25,6 @@ from quarantine_release.outcome import (
     State,
     Verdict,
     is_bare,
-    postfix_part,
 )
 from quarantine_release.ports import Conflict, LedgerUnavailable, Move, Ports
 from quarantine_release.trace import (
@@ -58,10 +58,15 @@ _MISSING: Final = Verdict(State.UNKNOWN, Code.MISSING_IN_ANSWER)
 
 @dataclass(frozen=True, slots=True)
 class Want:
-    """One message and the requests that want it released; it is claimed for the first of them that still does."""
+    """One message and the requests that want it released; it is claimed for the first of them that still does.
+
+    `guards`: how it came past the guard, for each request that it may be claimed for; None where the guard is off.
+    """
 
     target: Target
     requests: tuple[RequestId, ...]
+    guards: Mapping[RequestId, Guarded | None] = field(default_factory=dict)
+    disposition: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +87,17 @@ class Claims:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a request has come to. `settled` are the messages that reached their end by this very run."""
+    """What a request has come to. `settled` are the messages that reached their end by this very run.
+
+    Of a dry run, `plan` holds the calls that a release would take, and `details` what was read.
+    """
 
     request: RequestRow
     results: tuple[Result, ...]
     replayed: bool = False
     settled: tuple[MessageRow, ...] = ()
+    plan: tuple[Call, ...] = ()
+    details: Mapping[PostfixPart, Details] = field(default_factory=dict)
 
 
 def calls_of(wants: Iterable[Want], rows: Mapping[PostfixPart, MessageRow], forced: WireForm | None) -> list[Call]:
@@ -160,7 +170,8 @@ class Run:
             for want in call.wants:
                 row, owner = seen[want.target.part], owners[want.target.part]
                 if owner is not None:
-                    after = claimed(row, want.target, owner, attempt)
+                    guard = want.guards[owner.request_id]
+                    after = claimed(row, want.target, owner, attempt, guard=guard, disposition=want.disposition)
                     moves.append(Move(row, self._asked(after, want)))
                 elif row is not None:
                     asks.append(Move(row, self._asked(row, want)))
@@ -269,7 +280,7 @@ class Run:
         """Return the request that a message is claimed for, if one may."""
         now = self.ports.clock()
         for name in want.requests:
-            request = self.requests.get(name)
+            request = self.requests.get(name) if name in want.guards else None
             if request is not None and request.may_claim and claimable(row, want.target, force=request.force, now=now):
                 return request
         return None
@@ -342,9 +353,8 @@ class Run:
     def _results(self, request: RequestRow, rows: Mapping[PostfixPart, MessageRow]) -> tuple[Result, ...]:
         results = results_of(request, rows, self.ports.clock())
         return tuple(
-            Result(result.id, *ended, None)
-            if (ended := self._ended.get((request.request_id, postfix_part(result.id))))
-            and (request.force or not result.is_end)
+            Result(result.id, *ended, None, result.resolved)
+            if (ended := self._ended.get((request.request_id, result.part))) and (request.force or not result.is_end)
             else result
             for result in results
         )

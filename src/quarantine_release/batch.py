@@ -12,16 +12,31 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from quarantine_release.attempt import CALL_SECONDS, RECORD_SECONDS, Claims, Run, Want, calls_of
-from quarantine_release.outcome import AccountId, PostfixPart, RefusalReason, RequestId, contradict, fullest
+from quarantine_release.outcome import (
+    AccountId,
+    MessageId,
+    PostfixPart,
+    RefusalReason,
+    RequestId,
+    contradict,
+    fullest,
+    is_header,
+)
 from quarantine_release.ports import Hint, LedgerUnavailable, Mark, Ports
-from quarantine_release.release import EXPIRY, free_of, hinted
+from quarantine_release.proof import confirm
+from quarantine_release.release import EXPIRY, free_of, hinted, hinted_ids
 from quarantine_release.trace import MessageRow, RequestRow, Target, targets_of
+from quarantine_release.vetting import Vetting
 
 # What Cloudflare refuses without saying for how long waits for the full minute after the next half: all of it comes
 # back at once, so that it costs one call.
 _REFUSED_SECONDS: Final = 60
 # From so long a delay on the sweep is told, lest it sends the same hint again and again.
 _LONG_SECONDS: Final = 30.0
+_VETTING_SECONDS: Final = 20.0
+_PROOF_SECONDS: Final = 8.0
+# What could not be read for now is tried again so much later, or when calls are no longer paused.
+_NOT_NOW_SECONDS: Final = 5.0
 
 
 @dataclass(slots=True)
@@ -80,21 +95,40 @@ class _Line:
         own = [batch.requests[name] for name in {hint.request_id: None for hint in hints}]
         self._run = Run(own, ports, is_accepted=True)
         self._run.settled = batch.settled  # is told whatever fails after it
-        wants = _merged(hints, batch.requests)
+        vetting = Vetting(self._run, ports, min(_VETTING_SECONDS, ports.time_left() / 3), Mark.ALL)
+        self._resolve(hints, vetting)
+        wants = _merged(hints, self._run.requests)
         self._run.rows = ports.ledger.messages(own[0].account_id, [want.target.part for want in wants])
         self._run.ask_for(wants)
-        free = {request.request_id: free_of(request, self._run) for request in own}
+        free = {name: free_of(request, self._run) for name, request in self._run.requests.items()}
         still_wanted = []
         for want in wants:
             names = tuple(name for name in want.requests if want.target.part in free[name])
             still_wanted += [replace(want, requests=names)] if names else []
-        self._calls = deque(calls_of(still_wanted, self._run.rows, ports.wire_form))
+        vetted = vetting.save(vetting.vet(still_wanted))
+        self._calls = deque(calls_of(vetted, self._run.rows, ports.wire_form))
+        self._must_wait = vetting.must_wait
+
+    def _resolve(self, hints: Sequence[Hint], vetting: Vetting) -> None:
+        """Find out what the Message-IDs mean that the hints stand for."""
+        headers: dict[RequestId, list[MessageId]] = defaultdict(list)
+        for hint in hints:
+            request = self._run.requests[hint.request_id]
+            headers[hint.request_id] += [given for given in hinted_ids(request, hint.chunk) if is_header(given)]
+        questions = {
+            vetting.question(self._run.requests[name], given).text for name, ids in headers.items() for given in ids
+        }
+        if questions:
+            known = self._ports.ledger.known(self._run.account_id, None, [], sorted(questions))
+            vetting.resolve(headers, known.answers)
 
     def step(self) -> bool:
         """Make the next call; say whether there may be more."""
         ports = self._ports
         if not self._calls:
-            return self._end(0.0)
+            return self._end(
+                max(ports.budget.pause_left(self._run.account_id), _NOT_NOW_SECONDS) if self._must_wait else 0.0
+            )
         if ports.time_left() < CALL_SECONDS + 2 * RECORD_SECONDS:
             return self._end(0.0)
         wait = ports.budget.take(self._run.account_id, Mark.ALL)
@@ -115,11 +149,12 @@ class _Line:
         """Close what has ended; have what is left tried again after so many seconds."""
         run = self._run
         # Of a request with several chunks others may have ended the rest: who sees all of it closes it.
-        parts = {target.part for request in run.requests.values() for target in targets_of(request.ids)}
+        parts = {target.part for request in run.requests.values() for target in targets_of(request.message_ids)}
         # Of one that was cancelled meanwhile they may have claimed something before that, which is no longer as it was.
         cancelled = [request for request in run.requests.values() if request.cancelled_at is not None]
-        known = run.rows.keys() - {target.part for request in cancelled for target in targets_of(request.ids)}
+        known = run.rows.keys() - {target.part for request in cancelled for target in targets_of(request.message_ids)}
         run.rows |= self._ports.ledger.messages(run.account_id, sorted(parts - known))
+        confirm(run, self._ports, min(_PROOF_SECONDS, self._ports.time_left() - 2 * RECORD_SECONDS))
         run.finish()
         self._batch.requests |= run.requests
         free = {name: free_of(request, run) for name, request in run.requests.items()}

@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from quarantine_release.credentials import SecretMalformed
+from quarantine_release.guard import Policy, policy_of
 from quarantine_release.outcome import AccountId
 from quarantine_release.signature import KEYS_LIMIT
 
@@ -43,7 +44,8 @@ class Token:
 class Client:
     """A caller. `accounts` None: every configured one; `max_ids` None: as many as anybody.
 
-    `signing_keys`: with each of them its requests may be signed; `requires_signature`: they must be.
+    `policy` adds to the deployment's. `signing_keys`: with each of them its requests may be signed;
+    `requires_signature`: they must be.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Client:
     max_ids: int | None = None
     signing_keys: tuple[bytes, ...] = field(default=(), repr=False)
     requires_signature: bool = False
+    policy: Policy | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +122,16 @@ def _client(name: str, entry: dict[str, Any]) -> Client:
         _max_ids(entry.get("max_ids")),
         keys,
         required,
+        _policy(entry.get("policy")),
     )
+
+
+def _policy(value: Any) -> Policy | None:
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise ValueError("policy: must be an object")
+    return policy_of(value)
 
 
 def _list(entry: dict[str, Any], member: str) -> list[Any]:

@@ -1,27 +1,22 @@
 """Looks up at Cloudflare what became of messages: in packs by listing, singly only what the lists did not show."""
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
-from quarantine_release.cloudflare import USER_AGENT, Secret
-from quarantine_release.cloudflare_answer import Reply, evidence_of, limited
-from quarantine_release.credentials import Credential, SecretMalformed
+from quarantine_release.cloudflare import Secret
+from quarantine_release.cloudflare_calls import Calls
 from quarantine_release.deadline import DeadlineSession
 from quarantine_release.outcome import AccountId, Evidence, MessageId, PostfixPart, Reading, Seen, Wanted, fullest
-from quarantine_release.ports import Budget, Mark
+from quarantine_release.ports import Budget
 from quarantine_release.reading import agree, clarify, dicts, is_partial, match, windows_of
-from quarantine_release.secret_store import SecretUnavailable
 
-_PAGE: Final = 1000
 _PAGES_AT_ONCE: Final = 12
 # Of the 100 single reads a minute and account that we allow ourselves, each message may take two.
 _SINGLES_AT_ONCE: Final = 40
-_CALL_SECONDS: Final = 5.0
 # So few are cheaper read one by one than listed with whatever else arrived around them.
 _FEW: Final = 2
 
@@ -40,15 +35,8 @@ class CloudflareReader:
     ) -> Mapping[PostfixPart, Reading]:
         """Read messages within so many seconds and the budget; what is left out is UNREAD. Raises LedgerUnavailable."""
         ends_at = time.monotonic() + seconds
-        try:
-            credential = self._secret.get().credentials.get(account_id)
-        except (SecretUnavailable, SecretMalformed):
-            credential = None
-        if credential is None:
-            return {}
-        url = f"{self._base_url}/accounts/{account_id}/email-security/investigate"
-        now = self._clock()
-        search = _Search(self._session, url, credential, ends_at, budget, now)
+        calls = Calls(self._session, self._base_url, account_id, self._secret, ends_at, budget, self._clock)
+        search = _Search(calls, self._clock())
         # A list shows that a message was released, not when: of one that was released before, it can tell only the id.
         listable = [one for one in wanted if one.since is None or is_partial(one.message_id)]
         if len(listable) > _FEW:
@@ -63,15 +51,10 @@ class CloudflareReader:
 class _Search:
     """One run. `listed` is what the lists showed, `readings` what is to be believed."""
 
-    session: DeadlineSession
-    url: str
-    credential: Credential
-    ends_at: float
-    budget: Budget
+    calls: Calls
     now: datetime
     pages: int = 0
     is_incomplete: bool = False
-    is_refused: bool = False
     sought: set[PostfixPart] = field(default_factory=set)
     listed: dict[PostfixPart, Reading] = field(default_factory=dict)
     readings: dict[PostfixPart, Reading] = field(default_factory=dict)
@@ -80,35 +63,22 @@ class _Search:
         """List page by page until everything is found or the pages of one run are used up."""
         self.sought.update(one.part for one in wanted)
         for window in windows_of(wanted, self.now):
-            cursor: str | None = ""
-            while cursor is not None and not all(self._is_found(one) for one in window.wanted):
+            if all(self._is_found(one) for one in window.wanted):
+                continue
+            if self.pages >= _PAGES_AT_ONCE:
+                self.is_incomplete = True
+                return
+            for page in self.calls.pages({"start": _rfc3339(window.start), "end": _rfc3339(window.end)}):
+                self.pages += 1
+                for part, reading in match(page.entries, wanted, page.evidence).items():
+                    self.listed[part] = agree(self.listed.get(part, reading), reading)
+                if page.is_last or all(self._is_found(one) for one in window.wanted):
+                    break
                 if self.pages >= _PAGES_AT_ONCE:
                     self.is_incomplete = True
                     return
-                query = {
-                    "start": _rfc3339(window.start),
-                    "end": _rfc3339(window.end),
-                    "per_page": str(_PAGE),
-                    "detections_only": "false",
-                    **({"cursor": cursor} if cursor else {}),
-                }
-                cursor = self._list_page(wanted, query)
-
-    def _list_page(self, wanted: Sequence[Wanted], query: Mapping[str, str]) -> str | None:
-        """Take in one page and return the cursor of the next."""
-        self.pages += 1
-        content, evidence = self._get(f"?{urlencode(query)}")
-        result, info = content.get("result"), content.get("result_info")
-        for part, reading in match(dicts(result), wanted, evidence).items():
-            self.listed[part] = agree(self.listed.get(part, reading), reading)
-        if isinstance(result, list) and isinstance(info, dict):
-            following = info.get("next")
-            if not following:
-                return None
-            if isinstance(following, str) and result:
-                return following
-        self.is_incomplete = True  # a list is at its end only if it says so
-        return None
+            else:
+                self.is_incomplete = True  # a list is at its end only if it says so
 
     def _is_found(self, one: Wanted) -> bool:
         """Say whether no other page can matter: for "still quarantined", no second message may go by the same id."""
@@ -162,25 +132,8 @@ class _Search:
         return one.message_id if told is None or told.message_id is None else fullest((one.message_id, told.message_id))
 
     def _get(self, path: str) -> tuple[dict[str, Any], Evidence]:
-        """Get a page; its content is empty unless it is a good answer."""
-        seconds = min(_CALL_SECONDS, self.ends_at - time.monotonic())
-        account_id = self.credential.account_id
-        if self.is_refused or seconds <= 0 or self.budget.take(account_id, Mark.ALL):
-            return {}, Evidence(failure="not_called")
-        headers = {**self.credential.headers, "User-Agent": USER_AGENT}
-        reply = self.session.send("GET", self.url + path, headers, None, seconds)
-        if not isinstance(reply, Reply):
-            return {}, Evidence(failure=reply.failure)
-        try:
-            content = json.loads(reply.body)
-        except (ValueError, RecursionError):
-            content = None
-        # Who goes on calling now only prolongs it, or is locked out for it.
-        self.is_refused = reply.status in (401, 403, 429)
-        if reply.status == 429:
-            self.budget.heard(account_id, limited(reply, self.now))
-        is_good = reply.status == 200 and isinstance(content, dict) and content.get("success") is True
-        return content if is_good else {}, evidence_of(reply)
+        got = self.calls.get(path)
+        return got.content, got.evidence
 
 
 def _rfc3339(at: datetime) -> str:

@@ -6,6 +6,8 @@ item       `pk`                            holds
 message    `M#<account>#<postfix part>`    state, last attempt, owner, fullest id, recipients, evidence
 attempt    `T#<account>#<ulid>`            the write-ahead intent of one Cloudflare call, then its outcome
 request    `R#<request_id>`                who, why, which ids; at the end one outcome letter per id
+alias      `I#<account>#<sha256>`          the message that a Message-ID was found to mean, for a day
+unclaimed  `N#<account>#<postfix part>`    who asked for a message without a claim: denied, or a dry run
 =========  ==============================  =============================================================
 
 Open attempts and requests carry `open_kind` and `open_at`, the keys of the sparse index `open-index`. Every write to a
@@ -13,7 +15,7 @@ message is conditional on the state and the attempt that its writer saw, so that
 Limits: a transaction takes 100 actions and 4 MB, an item 400 KB (DynamoDB developer guide, "Quotas").
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any, Final
@@ -21,9 +23,11 @@ from typing import Any, Final
 from quarantine_release.ledger_items import (
     Attribute,
     Item,
+    alias_key,
     attempt_item,
     attempt_key,
     attempt_row,
+    checks_item,
     message_item,
     message_key,
     message_row,
@@ -32,15 +36,29 @@ from quarantine_release.ledger_items import (
     request_item,
     request_key,
     request_row,
+    unclaimed_key,
 )
-from quarantine_release.outcome import UNSETTLED, AccountId, AttemptId, PostfixPart, RequestId, State
-from quarantine_release.ports import Conflict, LedgerContended, Move
+from quarantine_release.outcome import (
+    UNSETTLED,
+    AccountId,
+    AttemptId,
+    MessageId,
+    PostfixPart,
+    RequestId,
+    State,
+    is_header,
+)
+from quarantine_release.ports import Conflict, Known, LedgerContended, Move
 from quarantine_release.table import CONDITION_FAILED, Table
 from quarantine_release.trace import AttemptRow, AttemptState, MessageRow, RequestRow, RequestState
 from quarantine_release.update_expression import UpdateExpression
 
 # Actions in one transaction.
 _TRANSACTION_LIMIT: Final = 100
+# Of those who asked without a claim so many are kept; and so many notes of one request are written at once, since an
+# expression may have 4 KB (DynamoDB developer guide, "Quotas").
+_UNCLAIMED_KEPT: Final = 100
+_NOTES_AT_ONCE: Final = 40
 # Sets and counters are changed by what is added or taken away, so that writers who saw another version lose nothing.
 _SETS: Final = ("attempts", "asks")
 _COUNTERS: Final = ("refusals", "asks_uncounted")
@@ -141,13 +159,80 @@ class DynamoLedger:
         found = self._table.write({"Update": update.build()})
         return request_row(found) if found else None
 
+    def note(self, before: RequestRow, after: RequestRow) -> RequestRow | None:
+        """Write what lookup and guard made of an open request's ids; return the request if others wrote some before."""
+        known, wanted = checks_item(before), checks_item(after)
+        new = [(name, value) for name, value in wanted.items() if name not in known]
+        for start in range(0, len(new), _NOTES_AT_ONCE):
+            update = UpdateExpression(self._table.name, {"S": request_key(after.request_id)})
+            for name, value in new[start : start + _NOTES_AT_ONCE]:
+                update.set(name, value)
+                update.require_absent(name)
+            update.require("state", {"S": RequestState.OPEN})
+            update.require("nonce", {"S": after.nonce})
+            found = self._table.write({"Update": update.build()})
+            if found is not None and not (
+                found and checks_item(after).items() <= checks_item(request_row(found)).items()
+            ):
+                return request_row(found) if found else before
+        return None
+
+    def note_unclaimed(
+        self, account_id: AccountId, parts: Sequence[PostfixPart], request_id: RequestId, until: datetime
+    ) -> None:
+        """Have the trace of messages know who asked for them without a claim."""
+        for part in parts:
+            update = UpdateExpression(self._table.name, {"S": unclaimed_key(account_id, part)})
+            update.add("asks", {"SS": [request_id]})
+            update.set("expires_at", {"N": str(int(until.timestamp()))})
+            update.require_fewer("asks", _UNCLAIMED_KEPT)
+            self._table.write({"Update": update.build()})
+
+    def unclaimed(self, account_id: AccountId, part: PostfixPart) -> frozenset[RequestId]:
+        """Read who asked for a message without a claim."""
+        item = next(iter(self._table.read([unclaimed_key(account_id, part)])), None)
+        return frozenset(map(RequestId, item["asks"]["SS"])) if item else frozenset()
+
+    def known(
+        self,
+        account_id: AccountId,
+        request_id: RequestId | None,
+        parts: Sequence[PostfixPart],
+        questions: Sequence[str],
+    ) -> Known:
+        """Read what is known of a request, its messages and its questions, in one round trip for up to 100 of them."""
+        aliases = {alias_key(account_id, question): question for question in questions}
+        keys = [*(message_key(account_id, part) for part in parts), *aliases]
+        keys += [request_key(request_id)] if request_id is not None else []
+        request, messages, answers = None, {}, {}
+        for item in self._table.read(keys):
+            key = item["pk"]["S"]
+            if key in aliases:
+                answers[aliases[key]] = (MessageId(item["message_id"]["S"]), int(item["expires_at"]["N"]))
+            elif key.startswith("R#"):
+                request = request_row(item)
+            else:
+                row = message_row(item)
+                messages[row.part] = row
+        return Known(request, messages, answers)
+
+    def keep_aliases(self, account_id: AccountId, answers: Mapping[str, MessageId], until: datetime) -> None:
+        """Keep what questions were answered, so that a repeat needs no search."""
+        for question, message_id in answers.items():
+            update = UpdateExpression(self._table.name, {"S": alias_key(account_id, question)})
+            update.set("message_id", {"S": message_id})
+            update.set("expires_at", {"N": str(int(until.timestamp()))})
+            self._table.write({"Update": update.build()})
+
     def look_again(self, rows: Sequence[AttemptRow | RequestRow], at: datetime) -> None:
         """Put open rows off until then; without effect on those that are open no more."""
         self._write_all([self._put_off(row, at) for row in rows])
 
     def messages(self, account_id: AccountId, parts: Sequence[PostfixPart]) -> dict[PostfixPart, MessageRow]:
         """Read messages by their postfix parts, 100 a round trip; absent ones are left out."""
-        rows = map(message_row, self._table.read([message_key(account_id, part) for part in parts]))
+        # A Message-ID stands in the place of the part of a message that is not found yet.
+        keys = [message_key(account_id, part) for part in parts if not is_header(MessageId(part))]
+        rows = map(message_row, self._table.read(keys))
         return {row.part: row for row in rows}
 
     def attempts(self, account_id: AccountId, attempts: Sequence[AttemptId]) -> list[AttemptRow]:

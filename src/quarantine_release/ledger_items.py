@@ -7,17 +7,20 @@ An attribute has the name of its field. What is None, empty or the default is le
 import json
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from typing import Any, Final
 
 from quarantine_release.allowance import AccountRow
+from quarantine_release.guard import Candidate, Ended, Guarded, policy_entry, policy_of
 from quarantine_release.outcome import (
     AccountId,
     AttemptId,
     Code,
     Evidence,
     MessageId,
+    Outcome,
     PostfixPart,
     Recipients,
     RequestId,
@@ -31,6 +34,7 @@ from quarantine_release.trace import (
     AttemptState,
     FailOn,
     MessageRow,
+    Narrowing,
     RequestRow,
     RequestState,
     Target,
@@ -42,6 +46,9 @@ Item = Mapping[str, Attribute]
 
 OPEN_SHARDS: Final = 4
 _CALLS: Final = "calls_"
+# What lookup and guard made of the id at a position: each written once, by whoever comes first.
+_RESOLVED: Final = "resolved_"
+_ENDED: Final = "end_"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _PACKED_LIMIT: Final = 300_000  # of DynamoDB's 400 KB an item
 
@@ -59,6 +66,16 @@ def attempt_key(account_id: AccountId, attempt: AttemptId) -> str:
 def request_key(request_id: RequestId) -> str:
     """Return the partition key of a request."""
     return f"R#{request_id}"
+
+
+def alias_key(account_id: AccountId, question: str) -> str:
+    """Return the partition key of what a question for a message was answered; the question itself is not kept."""
+    return f"I#{account_id}#{sha256(question.encode()).hexdigest()}"
+
+
+def unclaimed_key(account_id: AccountId, part: PostfixPart) -> str:
+    """Return the partition key of who asked for a message without a claim."""
+    return f"N#{account_id}#{part}"
 
 
 def account_key(account_id: AccountId) -> str:
@@ -129,6 +146,32 @@ def _evidence_from_json(value: dict[str, Any]) -> Evidence:
     return Evidence(value["status"], tuple(value["error_codes"]), value["cf_ray"], value["failure"], seen)
 
 
+def _narrowing_to_json(value: Narrowing) -> list[Any]:
+    return [value.recipient, value.sender, value.since.isoformat() if value.since else None, value.expect_count]
+
+
+def _narrowing_from_json(value: list[Any]) -> Narrowing:
+    recipient, sender, since, expect_count = value
+    return Narrowing(recipient, sender, datetime.fromisoformat(since) if since else None, expect_count)
+
+
+def _ended_to_json(value: Ended) -> list[Any]:
+    candidates = [
+        [one.message_id, one.at.isoformat() if one.at else None, one.disposition, one.is_quarantined]
+        for one in value.candidates
+    ]
+    return [value.outcome, value.code, value.detail, candidates]
+
+
+def _ended_from_json(value: list[Any]) -> Ended:
+    outcome, code, detail, candidates = value
+    known = tuple(
+        Candidate(MessageId(name), datetime.fromisoformat(at) if at else None, disposition, is_quarantined)
+        for name, at, disposition, is_quarantined in candidates
+    )
+    return Ended(Outcome(outcome), Code(code) if code else None, detail, known)
+
+
 def _verdicts_to_json(verdicts: Mapping[PostfixPart, Verdict], *, named: bool = True) -> dict[str, Any]:
     return {
         part: [
@@ -182,6 +225,9 @@ _MESSAGE: Final = {
     "asks": _texts(RequestId),
     "asks_uncounted": _NUMBER,
     "largest_call": _NUMBER,
+    "guard": _text(Guarded),
+    "disposition": _text(str),
+    "confirmed_at": _MILLISECONDS,
 }
 _REQUEST: Final = {
     "client": _text(str),
@@ -189,7 +235,7 @@ _REQUEST: Final = {
     "fingerprint": _text(str),
     "nonce": _text(str),
     "ids": _Codec(
-        lambda value: {"S": ",".join(value)}, lambda attribute: tuple(map(MessageId, attribute["S"].split(",")))
+        lambda value: {"S": "\n".join(value)}, lambda attribute: tuple(map(MessageId, attribute["S"].split("\n")))
     ),
     "created_at": _MILLISECONDS,
     "reason": _text(str),
@@ -203,7 +249,13 @@ _REQUEST: Final = {
     "letters": _text(str),
     "closed_at": _MILLISECONDS,
     "expires_at": _SECONDS,
+    "override": _FLAG,
+    "dry_run": _FLAG,
+    "confirm": _FLAG,
+    "narrowing": _json(_narrowing_to_json, _narrowing_from_json),
+    "policy": _json(policy_entry, policy_of),
 }
+_ENDED_CODEC: Final = _json(_ended_to_json, _ended_from_json)
 _ATTEMPT: Final = {
     "wire_form": _text(WireForm),
     "targets": _packed(
@@ -249,13 +301,33 @@ def attempt_row(item: Item) -> AttemptRow:
 
 def request_item(row: RequestRow) -> Item:
     """Return the attributes of a request; while it is open also those of the open index."""
-    item = {"pk": {"S": request_key(row.request_id)}, **_encode(row, _REQUEST)}
+    item = {"pk": {"S": request_key(row.request_id)}, **_encode(row, _REQUEST), **checks_item(row)}
     return {**item, **_open(item["pk"], row.created_at)} if row.state is RequestState.OPEN else item
 
 
 def request_row(item: Item) -> RequestRow:
     """Read a request back."""
-    return RequestRow(request_id=RequestId(item["pk"]["S"].split("#")[1]), **_decode(item, _REQUEST))
+    row = RequestRow(request_id=RequestId(item["pk"]["S"].split("#")[1]), **_decode(item, _REQUEST))
+    found = {name.partition("_")[2]: name for name in item if name.startswith(_RESOLVED)}
+    ends = {name.partition("_")[2]: name for name in item if name.startswith(_ENDED)}
+    if not found and not ends:
+        return row
+    return replace(
+        row,
+        resolved={row.ids[int(at)]: MessageId(item[name]["S"]) for at, name in found.items()},
+        ended={row.ids[int(at)]: _ENDED_CODEC.decode(item[name]) for at, name in ends.items()},
+    )
+
+
+def checks_item(row: RequestRow) -> dict[str, Attribute]:
+    """Return the attributes that hold what lookup and guard made of a request's ids."""
+    item: dict[str, Attribute] = {}
+    for position, given in enumerate(row.ids) if row.resolved or row.ended else ():
+        if given in row.resolved:
+            item[f"{_RESOLVED}{position}"] = {"S": row.resolved[given]}
+        if given in row.ended:
+            item[f"{_ENDED}{position}"] = _ENDED_CODEC.encode(row.ended[given])
+    return item
 
 
 def calls_name(slot: int) -> str:

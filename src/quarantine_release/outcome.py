@@ -21,14 +21,21 @@ AttemptId = NewType("AttemptId", str)
 POSTFIX_ID: Final = re.compile(r"\A[A-Za-z0-9]{10,24}\Z")
 ALERT_ID: Final = re.compile(r"\A[A-Za-z0-9]{10,24}-\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\Z", re.ASCII)
 ANY_ID: Final = re.compile(r"\A[A-Za-z0-9._:-]{8,128}\Z")
+# A Message-ID as the sender wrote it, in its angle brackets (RFC 5322, section 3.6.4, and what senders make of it).
+HEADER_ID: Final = re.compile(r"\A<[\x21-\x3b\x3d\x3f-\x7e]{1,250}>\Z")
 _LEADING_POSTFIX_ID: Final = re.compile(r"\A[A-Za-z0-9]{10,24}(?![A-Za-z0-9])")
 
 
 @lru_cache(maxsize=4096)
 def postfix_part(message_id: MessageId) -> PostfixPart:
     """Return the part of an id that names the message whatever shape the caller used: the ledger's key."""
-    leading = _LEADING_POSTFIX_ID.match(message_id)
+    leading = None if is_header(message_id) else _LEADING_POSTFIX_ID.match(message_id)
     return PostfixPart(leading.group() if leading else message_id)
+
+
+def is_header(message_id: MessageId) -> bool:
+    """Say whether an id is a Message-ID, of which only a search tells what message it means."""
+    return message_id.startswith("<") or "@" in message_id
 
 
 def is_bare(message_id: MessageId) -> bool:
@@ -94,6 +101,16 @@ class Code(StrEnum):
     CALL_REJECTED = "call_rejected"
     NO_RECIPIENTS = "no_recipients_in_answer"
     UNSETTLED = "unsettled"
+    DISPOSITION_NOT_ALLOWED = "disposition_not_allowed"
+    MESSAGE_TOO_OLD = "message_too_old"
+    RECIPIENT_NOT_ALLOWED = "recipient_not_allowed"
+    GUARD_UNAVAILABLE = "guard_unavailable"
+    GUARD_CANNOT_READ = "guard_cannot_read"
+    LOOKUP_UNAVAILABLE = "lookup_unavailable"
+    ALREADY_DELIVERED = "already_delivered"
+    NOTHING_HELD = "nothing_held"
+    SEVERAL_MATCHES = "several_matches"
+    COUNT_DIFFERS = "count_differs"
 
 
 def may_claim(state: State | None, code: Code | None, *, force: bool) -> bool:
@@ -241,6 +258,7 @@ class Outcome(StrEnum):
     NOT_QUARANTINED = "not_quarantined"
     AMBIGUOUS = "ambiguous"
     NOT_FOUND = "not_found"
+    WOULD_RELEASE = "would_release"
     IN_PROGRESS = "in_progress"
     UNCONFIRMED = "unconfirmed"
 
@@ -266,4 +284,5 @@ LETTERS: Final[dict[str, tuple[Outcome, Code | None]]] = {
     "Q": (Outcome.NOT_QUARANTINED, None),
     "M": (Outcome.AMBIGUOUS, None),
     "Z": (Outcome.NOT_FOUND, None),
+    "W": (Outcome.WOULD_RELEASE, None),
 }

@@ -6,6 +6,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
+from quarantine_release.guard import Details, Guard, NotRead
+from quarantine_release.lookup import Question
 from quarantine_release.outcome import (
     AccountId,
     Answered,
@@ -45,6 +47,15 @@ class Conflict:
     messages: Mapping[PostfixPart, MessageRow | None]
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the ledger knows before a claim. `answers`: the message a question meant, and until when (Unix seconds)."""
+
+    request: RequestRow | None
+    messages: Mapping[PostfixPart, MessageRow]
+    answers: Mapping[str, tuple[MessageId, int]]
+
+
 class Ledger(Protocol):
     """What the use cases need of the ledger. Every method raises LedgerUnavailable."""
 
@@ -74,6 +85,26 @@ class Ledger(Protocol):
 
     def cancel(self, request: RequestRow) -> RequestRow | None:
         """Have nothing more claimed for an open request; return it as it is if it is open no more."""
+
+    def note(self, before: RequestRow, after: RequestRow) -> RequestRow | None:
+        """Write what lookup and guard made of an open request's ids; return the request if it is not as it was seen."""
+
+    def note_unclaimed(
+        self, account_id: AccountId, parts: Sequence[PostfixPart], request_id: RequestId, until: datetime
+    ) -> None:
+        """Have the trace of messages know who asked for them without a claim."""
+
+    def known(
+        self,
+        account_id: AccountId,
+        request_id: RequestId | None,
+        parts: Sequence[PostfixPart],
+        questions: Sequence[str],
+    ) -> Known:
+        """Read what is known of a request, its messages and its questions, in one go."""
+
+    def keep_aliases(self, account_id: AccountId, answers: Mapping[str, MessageId], until: datetime) -> None:
+        """Keep what questions were answered, so that a repeat needs no search."""
 
     def look_again(self, rows: Sequence[AttemptRow | RequestRow], at: datetime) -> None:
         """Put open rows off until then; without effect on those that are open no more."""
@@ -107,6 +138,20 @@ class Reader(Protocol):
         self, account_id: AccountId, wanted: Sequence[Wanted], seconds: float, budget: "Budget"
     ) -> Mapping[PostfixPart, Reading]:
         """Read messages within so many seconds and the budget; what is left out is UNREAD."""
+
+
+class Lookup(Protocol):
+    """How to find messages at Cloudflare, and what they are, before they are released."""
+
+    def find(
+        self, account_id: AccountId, questions: Sequence[Question], seconds: float, budget: "Budget", mark: "Mark"
+    ) -> Mapping[Question, Sequence[Details] | NotRead]:
+        """Search for what may be meant by each question, at most a few of each; what is left out is NOT_NOW."""
+
+    def look(
+        self, account_id: AccountId, ids: Sequence[MessageId], seconds: float, budget: "Budget", mark: "Mark"
+    ) -> Mapping[MessageId, Details | NotRead]:
+        """Read messages; what is left out is NOT_NOW."""
 
 
 class Mark(StrEnum):
@@ -149,7 +194,7 @@ class Queue(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """The collaborators of one run. `time_left` in seconds, of this invocation."""
+    """The collaborators of one run. `time_left` in seconds, of this invocation; `pause` waits for so many."""
 
     ledger: Ledger
     cloudflare: Cloudflare
@@ -160,4 +205,7 @@ class Ports:
     clock: Callable[[], datetime]
     time_left: Callable[[], float]
     new_attempt_id: Callable[[datetime], AttemptId]
+    lookup: Lookup
+    guard: Guard
+    pause: Callable[[float], None]
     wire_form: WireForm | None = None

@@ -6,20 +6,29 @@ and record.
 
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from math import ceil
 from typing import Final
 
 from quarantine_release.attempt import CALL_SECONDS, RECORD_SECONDS, Answer, Call, Run, Want, calls_of
-from quarantine_release.outcome import PostfixPart, RefusalReason, postfix_part
+from quarantine_release.guard import Ended, Mode
+from quarantine_release.outcome import MessageId, Outcome, PostfixPart, RefusalReason, is_header, postfix_part
 from quarantine_release.ports import Conflict, Hint, LedgerUnavailable, Mark, Ports
+from quarantine_release.proof import confirm
 from quarantine_release.trace import RequestRow, RequestState, Target, WireForm, claimable, targets_of
+from quarantine_release.vetting import Vetting
 
 # What has not been released by then leaves no more: nobody would expect it.
 EXPIRY: Final = timedelta(hours=24)
 # So many messages a hint stands for: with the request and the attempt they are one claim.
 CHUNK: Final = 98
+
+
+_VETTING_SECONDS: Final = 5.0
+_PROOF_SECONDS: Final = 6.0
+_WOULD_RELEASE: Final = Ended(Outcome.WOULD_RELEASE, None, "It would be released.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +50,22 @@ class KeyReused:
 def release(request: RequestRow, ports: Ports, *, inline: bool = True) -> Answer | Refusal | KeyReused:
     """Take a request on, release now what may be released now, and tell what came of each id.
 
-    The rest is left to the worker. A forced request is done now or not at all. Raises LedgerUnavailable if it is not
-    known whether the request was accepted.
+    The rest is left to the worker. A forced request is done now or not at all, and so is a dry run, which is only told
+    what would be done. Raises LedgerUnavailable if it is not known whether the request was accepted.
     """
     run = Run([request], ports, is_accepted=False)
-    wants = [Want(target, (request.request_id,)) for target in targets_of(request.ids)]
+    vetting = Vetting(run, ports, _vetting_seconds(ports), Mark.ALL if request.force else Mark.INLINE)
+    wants: list[Want] = []
+    if inline:
+        if ports.guard.mode is not Mode.OFF or any(map(is_header, request.ids)) or request.dry_run:
+            earlier = _look_up_first(run, vetting, ports)
+            if earlier is not None:
+                return _replay(request, Conflict({request.request_id: earlier}, {}), ports)
+        wants = _vetted(run, vetting)
+    if request.dry_run:
+        return _rehearse(run, vetting, wants)
     # No target is still one (empty) claim, which accepts the request.
-    calls = calls_of(wants, {}, ports.wire_form) if inline else []
+    calls = calls_of(wants, run.rows, ports.wire_form)
     waiting = deque(calls or [Call(WireForm.OBJECT, ())])
     while waiting:
         call = waiting[0]
@@ -85,13 +103,64 @@ def release(request: RequestRow, ports: Ports, *, inline: bool = True) -> Answer
             if run.request.state is RequestState.REFUSED:
                 return Refusal(no.reason, no.retry_after, run.request)
             break
+    if run.request.ended:
+        with suppress(LedgerUnavailable):  # the request itself tells of it
+            vetting.tell_trace(run.request)
     if request.force:
         run.end_without_call(request, [want.target for call in waiting for want in call.wants])
+    confirm(run, ports, min(_PROOF_SECONDS, ports.time_left() - RECORD_SECONDS))
     (answer,) = run.finish()
     hints = hints_of(answer.request, free_of(answer.request, run))
     if hints:
         ports.queue.send(hints)
     return answer
+
+
+def _vetting_seconds(ports: Ports) -> float:
+    """Return how long the messages may be read: what claim, call and record do not need."""
+    return min(_VETTING_SECONDS, ports.time_left() - CALL_SECONDS - RECORD_SECONDS)
+
+
+def _look_up_first(run: Run, vetting: Vetting, ports: Ports) -> RequestRow | None:
+    """Read what the ledger knows of the request, its messages and its Message-IDs; return it if it was made before."""
+    request = run.request
+    headers = [given for given in request.ids if is_header(given)]
+    questions = {vetting.question(request, given).text for given in headers}
+    parts = {postfix_part(given) for given in request.ids} - set(map(postfix_part, headers))
+    known = ports.ledger.known(request.account_id, request.request_id, sorted(parts), sorted(questions))
+    earlier = known.request
+    is_kept = earlier is not None and (earlier.expires_at is None or earlier.expires_at > request.created_at)
+    if earlier is not None and earlier.state is not RequestState.REFUSED and is_kept:
+        return earlier
+    run.rows = dict(known.messages)
+    if headers:
+        vetting.resolve({request.request_id: headers}, known.answers)
+        missing = [part for part in map(postfix_part, run.request.message_ids) if part not in run.rows]
+        run.rows |= ports.ledger.messages(request.account_id, missing)
+    return None
+
+
+def _vetted(run: Run, vetting: Vetting) -> list[Want]:
+    """Return what may be claimed, and what may not, so that its trace knows who asked."""
+    request, now = run.request, run.ports.clock()
+    ended = {result.part for result in run.results(request) if result.ended}
+    wants = [Want(t, (request.request_id,)) for t in targets_of(request.message_ids) if t.part not in ended]
+    free = [w for w in wants if claimable(run.rows.get(w.target.part), w.target, force=request.force, now=now)]
+    return [*vetting.vet(free), *(want for want in wants if want not in free)]
+
+
+def _rehearse(run: Run, vetting: Vetting, wants: Sequence[Want]) -> Answer | KeyReused:
+    """Tell what a release would do, and write down that it was asked for."""
+    would = [want for want in wants if want.guards]
+    vetting.end(run.request, {want.target.part for want in would}, _WOULD_RELEASE)
+    claims = run.claim(Call(WireForm.OBJECT, ()))
+    if isinstance(claims, Conflict):
+        return _replay(run.request, claims, run.ports)
+    with suppress(LedgerUnavailable):
+        vetting.tell_trace(run.request)
+    (answer,) = run.finish()
+    plan = calls_of(would, run.rows, run.ports.wire_form)
+    return replace(answer, plan=tuple(plan), details=vetting.details)
 
 
 def _replay(request: RequestRow, conflict: Conflict, ports: Ports) -> Answer | KeyReused:
@@ -101,7 +170,7 @@ def _replay(request: RequestRow, conflict: Conflict, ports: Ports) -> Answer | K
         return KeyReused(earlier)
     run = Run([earlier], ports, is_accepted=True)
     run.rows = {part: row for part, row in conflict.messages.items() if row is not None}
-    missing = [target.part for target in targets_of(earlier.ids) if target.part not in run.rows]
+    missing = [target.part for target in targets_of(earlier.message_ids) if target.part not in run.rows]
     if missing:
         run.rows |= ports.ledger.messages(earlier.account_id, missing)
     (answer,) = run.finish()
@@ -111,7 +180,7 @@ def _replay(request: RequestRow, conflict: Conflict, ports: Ports) -> Answer | K
 def look_up(request: RequestRow, ports: Ports) -> Answer:
     """Tell what an accepted request has come to, and close it if it has ended. Raises LedgerUnavailable."""
     run = Run([request], ports, is_accepted=True)
-    run.rows = ports.ledger.messages(request.account_id, [target.part for target in targets_of(request.ids)])
+    run.rows = ports.ledger.messages(request.account_id, [target.part for target in targets_of(request.message_ids)])
     (answer,) = run.finish()
     return answer
 
@@ -133,19 +202,28 @@ def free_of(request: RequestRow, run: Run) -> set[PostfixPart]:
     if not request.may_claim:
         return set()
     now = run.ports.clock()
-    ended = {postfix_part(result.id) for result in run.results(request) if result.is_end}
-    free = {t.part for t in targets_of(request.ids) if claimable(run.rows.get(t.part), t, force=False, now=now)}
+    ended = {result.part for result in run.results(request) if result.is_end}
+    targets = targets_of(request.message_ids)
+    free = {t.part for t in targets if claimable(run.rows.get(t.part), t, force=False, now=now)}
     return free - ended
 
 
 def hints_of(request: RequestRow, parts: set[PostfixPart]) -> list[Hint]:
     """Return a hint for each chunk of the request that holds one of these messages."""
-    targets = targets_of(request.ids)
-    chunks = {position // CHUNK for position, target in enumerate(targets) if target.part in parts}
+    message_ids = request.message_ids
+    chunks = {position // CHUNK for position, each in enumerate(message_ids) if postfix_part(each) in parts}
     return [Hint(request.request_id, chunk) for chunk in sorted(chunks)]
 
 
+def hinted_ids(request: RequestRow, chunk: int | None) -> Sequence[MessageId]:
+    """Return the ids, as given, that a hint stands for; none for a chunk that the request does not have."""
+    return request.ids if chunk is None else request.ids[chunk * CHUNK : (chunk + 1) * CHUNK]
+
+
 def hinted(request: RequestRow, chunk: int | None) -> Sequence[Target]:
-    """Return the messages that a hint stands for; none for a chunk that the request does not have."""
-    targets = targets_of(request.ids)
-    return targets if chunk is None else targets[chunk * CHUNK : (chunk + 1) * CHUNK]
+    """Return the messages that a hint stands for."""
+    targets = targets_of(request.message_ids)
+    if chunk is None or len(request.ids) <= CHUNK:
+        return targets if not chunk else ()
+    parts = {postfix_part(request.resolved.get(given, given)) for given in hinted_ids(request, chunk)}
+    return [target for target in targets if target.part in parts]

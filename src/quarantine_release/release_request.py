@@ -5,23 +5,30 @@ import hashlib
 import json
 import re
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from quarantine_release.authentication import AuthenticatedPayload
 from quarantine_release.clients import Client
-from quarantine_release.json_body import JsonInvalid, parse_json
-from quarantine_release.outcome import ALERT_ID, ANY_ID, AccountId, MessageId, RequestId
-from quarantine_release.trace import FailOn, RequestRow, RequestState
+from quarantine_release.json_body import JsonInvalid, Number, parse_json
+from quarantine_release.outcome import ANY_ID, HEADER_ID, AccountId, MessageId, RequestId, is_header
+from quarantine_release.trace import ANY, FailOn, Narrowing, RequestRow, RequestState
 
 BODY_LIMIT: Final = 64 * 1024
 IDS_LIMIT: Final = 1000
 # More are released while nobody waits. A forced request is done at once or not at all.
 INLINE_LIMIT: Final = 25
-_ID_MEMBERS: Final = ("ids", "postfix_ids", "postfix_id", "id")
+_ID_MEMBERS: Final = ("ids", "postfix_ids", "postfix_id", "id", "alert_ids", "message_ids")
 _TEXT_LIMITS: Final = {"reason": 500, "ticket": 100, "requested_by": 200}
-_MEMBERS: Final = frozenset({*_ID_MEMBERS, *_TEXT_LIMITS, "account_id", "force", "fail_on"})
+_NARROWING: Final = ("recipient", "sender", "since", "expect_count")
+_FLAGS: Final = ("force", "override", "dry_run", "confirm")
+_MEMBERS: Final = frozenset({*_ID_MEMBERS, *_TEXT_LIMITS, *_NARROWING, *_FLAGS, "account_id", "fail_on"})
+# In a list of ids a Message-ID may hold commas of its own.
+_LISTED: Final = re.compile(r"<[^<>]*>|[^,]+")
+_ADDRESS: Final = re.compile(r"\A(?:[\x21-\x3b\x3d\x3f-\x7e]{1,64}@)?[A-Za-z0-9.-]{1,253}\Z")
+_COUNT: Final = re.compile(r"\A[1-9][0-9]{0,2}\Z")
 _ACCOUNT_ID: Final = re.compile(r"\A[0-9a-f]{32}\Z")
 _KEY: Final = re.compile(r"\A[\x21-\x7e]{1,255}\Z")
 _QUOTED_KEY: Final = re.compile(r'\A"([\x20\x21\x23-\x5b\x5d-\x7e]{1,255})"\Z')
@@ -29,6 +36,8 @@ _NAMEABLE: Final = re.compile(r"\A[A-Za-z0-9_.-]{1,64}\Z")
 _TRACEPARENT: Final = re.compile(r"\A00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}\Z")
 _GATEWAY_TRACE: Final = re.compile(r"\A(?:Self=[^;]{1,64};)?Root=([0-9a-f-]{35})(?:;|\Z)")
 _WARNINGS_LIMIT: Final = 20
+_EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
+_LATEST: Final = datetime(2100, 1, 1, tzinfo=UTC)
 _REQUEST_ID: Final = re.compile(r"\Arq_[a-z2-7]{26}\Z")
 
 
@@ -58,33 +67,44 @@ class ReleaseRequest:
     trace_id: str | None
     prefers_async: bool
     warnings: tuple[str, ...]
+    override: bool = False
+    dry_run: bool = False
+    confirm: bool = False
+    narrowing: Narrowing = ANY
 
     @property
     def is_inline(self) -> bool:
         """Say whether the caller waits for the release itself; it may still come to be left to the worker."""
-        return self.force or (len(self.ids) <= INLINE_LIMIT and not self.prefers_async)
+        is_now_or_never = self.force or self.dry_run
+        return is_now_or_never or (len(self.ids) <= INLINE_LIMIT and not self.prefers_async)
 
 
 def parse_release_request(payload: AuthenticatedPayload) -> ReleaseRequest:
     """Check a payload and make it a request. Raises InvalidRequest."""
     content = _content(payload)
-    force = _flag(content, "force")
+    flags = {name: _flag(content, name) for name in _FLAGS}
+    is_now_or_never = flags["force"] or flags["dry_run"]
     texts = {name: _text(content, name, limit) for name, limit in _TEXT_LIMITS.items()}
     key = _idempotency_key(payload)
+    ids = _ids(content, min(INLINE_LIMIT if is_now_or_never else IDS_LIMIT, payload.client.max_ids or IDS_LIMIT))
     request = ReleaseRequest(
         client=payload.client,
-        ids=_ids(content, min(INLINE_LIMIT if force else IDS_LIMIT, payload.client.max_ids or IDS_LIMIT)),
+        ids=ids,
         account_id=parse_account_id(content.get("account_id")),
         reason=texts["reason"],
         ticket=texts["ticket"],
         requested_by=texts["requested_by"],
-        force=force,
+        narrowing=_narrowing(content),
+        **flags,
         fail_on=_fail_on(content),
         idempotency_key=key,
         trace_id=_trace_id(payload),
         prefers_async=_prefers_async(payload),
-        warnings=_warnings(content),
+        warnings=_warnings(content, ids),
     )
+    force = request.force
+    if request.override and request.reason is None:
+        raise InvalidRequest("override_needs_reason", "override needs a reason.", "reason")
     if force and request.reason is None:
         raise InvalidRequest("force_needs_reason", "force needs a reason.", "reason")
     if force and key is None:
@@ -111,6 +131,11 @@ def accept(request: ReleaseRequest, account_id: AccountId, now: datetime, random
         force=request.force,
         fail_on=request.fail_on,
         trace_id=request.trace_id,
+        override=request.override,
+        dry_run=request.dry_run,
+        confirm=request.confirm,
+        narrowing=request.narrowing,
+        policy=request.client.policy,
     )
 
 
@@ -118,6 +143,15 @@ def parse_message_id(given: str, field: str = "id") -> MessageId:
     """Check an id's shape. Raises InvalidRequest."""
     if not ANY_ID.match(given):
         raise InvalidRequest("invalid_id", "An id must be 8 to 128 of A-Z a-z 0-9 . _ : -.", field)
+    return MessageId(given)
+
+
+def _any_id(given: str, field: str) -> MessageId:
+    """Check the shape of an id that may be a Message-ID too: in its angle brackets, or with an @."""
+    if "@" not in given and not given.startswith("<"):
+        return parse_message_id(given, field)
+    if not HEADER_ID.match(given if given.startswith("<") else f"<{given}>"):
+        raise InvalidRequest("invalid_id", "A Message-ID must be 1 to 250 printable ASCII characters, in < >.", field)
     return MessageId(given)
 
 
@@ -160,17 +194,14 @@ def _ids(content: dict[str, Any], limit: int) -> tuple[MessageId, ...]:
             "ids",
         )
     value = content[given[0]]
-    ids = [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+    ids = [part.strip() for part in _LISTED.findall(value) if part.strip()] if isinstance(value, str) else value
     if not isinstance(ids, list) or not all(isinstance(entry, str) for entry in ids):
         raise InvalidRequest("invalid_id", "ids must be an array of strings, or one comma-separated string.", given[0])
     if not ids:
         raise InvalidRequest("ids_missing", "ids must hold at least one id.", given[0])
-    distinct = tuple(dict.fromkeys(parse_message_id(entry, given[0]) for entry in ids))
-    if any(ALERT_ID.match(entry) for entry in distinct):
-        detail = "An alert id cannot be released yet: send the investigate id or the postfix id of the message."
-        raise InvalidRequest("id_shape_unsupported", detail, given[0])
+    distinct = tuple(dict.fromkeys(_any_id(entry, given[0]) for entry in ids))
     if len(distinct) > limit:
-        detail = f"At most {limit} different ids may be given; with force at most {INLINE_LIMIT}."
+        detail = f"At most {limit} different ids may be given; with force or dry_run at most {INLINE_LIMIT}."
         raise InvalidRequest("too_many_ids", detail, given[0])
     return distinct
 
@@ -197,6 +228,37 @@ def _flag(content: dict[str, Any], name: str) -> bool:
     if value is None or isinstance(value, bool):
         return bool(value)
     raise InvalidRequest("invalid_field", f"{name} must be true or false.", name)
+
+
+def _narrowing(content: dict[str, Any]) -> Narrowing:
+    for name in ("recipient", "sender"):
+        value = content.get(name)
+        if value is not None and not (isinstance(value, str) and _ADDRESS.match(value)):
+            raise InvalidRequest("invalid_field", f"{name} must be an e-mail address or a domain.", name)
+    return Narrowing(content.get("recipient"), content.get("sender"), _since(content), _count(content))
+
+
+def _since(content: dict[str, Any]) -> datetime | None:
+    value = content.get("since")
+    if value is None:
+        return None
+    try:
+        since = datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        since = None
+    if since is None or since.tzinfo is None or not value.isascii() or not _EARLIEST <= since <= _LATEST:
+        raise InvalidRequest("invalid_field", "since must be an ISO 8601 time with its offset from UTC.", "since")
+    return since.astimezone(UTC)
+
+
+def _count(content: dict[str, Any]) -> int | None:
+    value = content.get("expect_count")
+    if value is None:
+        return None
+    text = value.text if isinstance(value, Number) else value
+    if not isinstance(text, str) or not _COUNT.match(text):
+        raise InvalidRequest("invalid_field", "expect_count must be a whole number from 1 to 999.", "expect_count")
+    return int(text)
 
 
 def _fail_on(content: dict[str, Any]) -> FailOn:
@@ -250,10 +312,12 @@ def _prefers_async(payload: AuthenticatedPayload) -> bool:
     return any(preference.partition(";")[0].strip().lower() == "respond-async" for preference in preferences)
 
 
-def _warnings(content: dict[str, Any]) -> tuple[str, ...]:
+def _warnings(content: dict[str, Any], ids: Sequence[MessageId]) -> tuple[str, ...]:
     unknown = sorted(content.keys() - _MEMBERS)
     named = [name for name in unknown if _NAMEABLE.match(name)][:_WARNINGS_LIMIT]
     warnings = [f"Unknown member ignored: {name}" for name in named]
+    without = [name for name in _NARROWING if content.get(name) is not None and not any(map(is_header, ids))]
+    warnings += [f"Without effect, since no id is a Message-ID: {name}" for name in without]
     if len(unknown) > len(named):
         warnings.append(f"Further unknown members ignored: {len(unknown) - len(named)}")
     return tuple(warnings)
@@ -268,5 +332,10 @@ def _fingerprint(request: ReleaseRequest, account_id: AccountId) -> str:
         request.requested_by,
         request.force,
         request.fail_on,
+        request.override,
+        request.dry_run,
+        request.confirm,
+        [request.narrowing.recipient, request.narrowing.sender, str(request.narrowing.since)],
+        request.narrowing.expect_count,
     ]
     return hashlib.sha256(json.dumps(canonical).encode()).hexdigest()

@@ -13,8 +13,9 @@ from quarantine_release.attempt import Answer
 from quarantine_release.authentication import AuthenticatedPayload
 from quarantine_release.clients import Client, Scope
 from quarantine_release.credentials import SecretMalformed
+from quarantine_release.guard import Mode
 from quarantine_release.http_event import HttpRequest
-from quarantine_release.outcome import AccountId, RequestId, postfix_part
+from quarantine_release.outcome import AccountId, AttemptId, RequestId, postfix_part
 from quarantine_release.ports import LedgerUnavailable, Ports
 from quarantine_release.problem import Declined, problem_body
 from quarantine_release.release import KeyReused, Refusal, cancel, look_up, release
@@ -27,12 +28,14 @@ from quarantine_release.release_request import (
     parse_request_id,
 )
 from quarantine_release.secret_store import SecretUnavailable
-from quarantine_release.trace import RequestRow, RequestState
+from quarantine_release.trace import MessageRow, RequestRow, RequestState
 
 PROBLEM_TYPE: Final = {"Content-Type": "application/problem+json"}
 _POLL_SECONDS: Final = 5
 _LIST_LIMIT: Final = 50
 _HEALTH_SECONDS: Final = 5.0
+_NOTE: Final = "An accepted credential proves no permission: only a release shows that it may release."
+_UNGUARDED: Final = " The guard is off: mail is released whatever it is, malicious mail included."
 Content = TypeVar("Content")
 
 
@@ -77,8 +80,11 @@ def _post_release(call: Call) -> Response:
     wanted = parse_release_request(call.payload)
     if wanted.force:
         _require(client, Scope.FORCE)
+    if wanted.override:
+        _require(client, Scope.OVERRIDE)
     account_id = _account(client, wanted.account_id)
     row = accept(wanted, account_id, call.ports.clock(), token_bytes(20))
+    row = replace(row, confirm=row.confirm or call.ports.guard.confirms)
     answer = release(row, call.ports, inline=wanted.is_inline)
     if isinstance(answer, Refusal):
         detail = "Nothing was released, and nothing will be on behalf of this request."
@@ -135,21 +141,27 @@ def _get_message(call: Call, given: str) -> Response:
     account_id = _queried_account(call)
     part = postfix_part(message_id)
     row = call.ports.ledger.messages(account_id, [part]).get(part)
-    if row is None:
-        raise Declined("not_found", "Nobody has asked for this message.")
     ledger = wiring.ledger()
-    attempts = row.attempts | {row.last_refused} if row.last_refused else row.attempts
+    unclaimed = ledger.unclaimed(account_id, part)
+    if row is None and not unclaimed:
+        raise Declined("not_found", "Nobody has asked for this message.")
+    asks, attempts = (row.asks, _attempts(row)) if row is not None else (frozenset(), frozenset())
     visible_to = None if Scope.READ_ALL in client.scopes else client.name
     return Response(
         200,
         trace_body(
             row,
-            ledger.requests(sorted(row.asks)),
+            ledger.requests(sorted(asks | unclaimed)),
             ledger.attempts(account_id, sorted(attempts)),
+            part=part,
             visible_to=visible_to,
             now=call.ports.clock(),
         ),
     )
+
+
+def _attempts(row: MessageRow) -> frozenset[AttemptId]:
+    return row.attempts | {row.last_refused} if row.last_refused else row.attempts
 
 
 def _get_health(call: Call) -> Response:
@@ -170,8 +182,9 @@ def _get_health(call: Call) -> Response:
         "scopes": sorted(client.scopes),
         "account_id": account_id,
         "checks": checks,
+        "guard": call.ports.guard.mode,
         "evidence": evidence_body(checked.evidence),
-        "note": "An accepted credential proves no permission: only a release shows that it may release.",
+        "note": _NOTE + (_UNGUARDED if call.ports.guard.mode is Mode.OFF else ""),
     }
     if checks["ledger"] != "ok" or not checked.is_accepted:
         raise Declined(

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Final
 from urllib.parse import urlsplit
 
+from quarantine_release.guard import DISPOSITIONS, Guard, Mode, Policy
 from quarantine_release.ports import Mark
 from quarantine_release.trace import WireForm
 from quarantine_release.transitions import Terms
@@ -26,13 +27,26 @@ _NAMES: Final = (
     "BUDGET_CALLS",
     "BULK_4XX_IS_ATOMIC",
     "KEEP_RECIPIENTS",
+    "GUARD_MODE",
+    "GUARD_DISPOSITIONS",
+    "GUARD_MAX_AGE_DAYS",
+    "LOOKUP_DAYS",
+    "CONFIRM",
 )
-_NUMBERS: Final = ("LEASE_SECONDS", "SETTLE_SECONDS", "RETENTION_DAYS", "BUDGET_INLINE_CALLS", "BUDGET_CALLS")
+_NUMBERS: Final = (
+    "LEASE_SECONDS",
+    "SETTLE_SECONDS",
+    "RETENTION_DAYS",
+    "BUDGET_INLINE_CALLS",
+    "BUDGET_CALLS",
+    "GUARD_MAX_AGE_DAYS",
+    "LOOKUP_DAYS",
+)
 _WHOLE_NUMBER: Final = re.compile(r"\A(?:0|[1-9][0-9]{0,4})\Z")
-_FLAGS: Final = ("BULK_4XX_IS_ATOMIC", "KEEP_RECIPIENTS")
+_FLAGS: Final = ("BULK_4XX_IS_ATOMIC", "KEEP_RECIPIENTS", "CONFIRM")
 # Nothing is said of what is not set, which is said already.
 _FLAG_VALUES: Final = ("true", "false", "", None)
-_MAY_BE_0: Final = "BUDGET_INLINE_CALLS"
+_MAY_BE_0: Final = ("BUDGET_INLINE_CALLS", "GUARD_MAX_AGE_DAYS")
 
 
 class SettingsInvalid(Exception):
@@ -53,6 +67,7 @@ class Settings:
     marks: Mapping[Mark, int]
     bulk_4xx_is_atomic: bool
     keeps_recipients: bool
+    guard: Guard
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> "Settings":
@@ -60,7 +75,7 @@ class Settings:
         problems = [f"{name} is not set" for name in _NAMES if not env.get(name)]
         numbers: dict[str, int] = {}
         for name in _NUMBERS:
-            value, least = env.get(name, ""), 0 if name == _MAY_BE_0 else 1
+            value, least = env.get(name, ""), 0 if name in _MAY_BE_0 else 1
             if _WHOLE_NUMBER.match(value) and int(value) >= least:
                 numbers[name] = int(value)
             elif value:
@@ -70,6 +85,12 @@ class Settings:
         form = env.get("CLOUDFLARE_WIRE_FORM", "")
         if form and form not in ("auto", *WireForm):
             problems.append("CLOUDFLARE_WIRE_FORM must be auto, array or object")
+        mode = env.get("GUARD_MODE", "")
+        if mode and mode not in set(Mode):
+            problems.append("GUARD_MODE must be standard, strict or off")
+        dispositions = frozenset(_listed(env, "GUARD_DISPOSITIONS"))
+        if not dispositions <= DISPOSITIONS:
+            problems.append(f"GUARD_DISPOSITIONS must be of {', '.join(sorted(DISPOSITIONS))}")
         base_url = env.get("CLOUDFLARE_API_BASE_URL", "")
         if base_url and not _is_safe(base_url):
             problems.append("CLOUDFLARE_API_BASE_URL must be an https URL, or http on this very machine")
@@ -90,12 +111,26 @@ class Settings:
             marks={Mark.INLINE: numbers["BUDGET_INLINE_CALLS"], Mark.ALL: numbers["BUDGET_CALLS"]},
             bulk_4xx_is_atomic=env["BULK_4XX_IS_ATOMIC"] == "true",
             keeps_recipients=env["KEEP_RECIPIENTS"] == "true",
+            guard=Guard(
+                mode=Mode(mode),
+                policy=Policy(
+                    dispositions=dispositions,
+                    max_age=timedelta(days=numbers["GUARD_MAX_AGE_DAYS"]) if numbers["GUARD_MAX_AGE_DAYS"] else None,
+                    recipient_domains=frozenset(map(str.lower, _listed(env, "GUARD_RECIPIENT_DOMAINS"))) or None,
+                ),
+                window=timedelta(days=numbers["LOOKUP_DAYS"]),
+                confirms=env["CONFIRM"] == "true",
+            ),
         )
 
 
 def is_in_lambda(env: Mapping[str, str] = os.environ) -> bool:
     """Say whether this is a Lambda process (Lambda developer guide, "Defined runtime environment variables")."""
     return "AWS_LAMBDA_INITIALIZATION_TYPE" in env
+
+
+def _listed(env: Mapping[str, str], name: str) -> list[str]:
+    return [value.strip() for value in env.get(name, "").split(",") if value.strip()]
 
 
 def _is_safe(url: str) -> bool:

@@ -66,14 +66,14 @@ def _groups(requests: Sequence[RequestRow]) -> Iterator[list[RequestRow]]:
 def _look_at(requests: Sequence[RequestRow], ports: Ports, swept: Swept) -> None:
     run = Run(requests, ports, is_accepted=True)
     swept.requests += len(requests)
-    parts = {target.part for request in requests for target in targets_of(request.ids)}
+    parts = {target.part for request in requests for target in targets_of(request.message_ids)}
     run.rows = ports.ledger.messages(run.account_id, sorted(parts))
     now = ports.clock()
     for request in requests:
         # A worker that has looked at it in time may claim until its own time is over, and is not to be overtaken.
         if request.force or now - request.created_at >= EXPIRY + QUIET:
             free = free_of(request, run)
-            run.end_without_call(request, [target for target in targets_of(request.ids) if target.part in free])
+            run.end_without_call(request, [target for target in targets_of(request.message_ids) if target.part in free])
     hints: list[Hint] = []
     still_open: list[RequestRow] = []
     for answer in run.finish():

@@ -4,11 +4,13 @@ How the rows lie in DynamoDB stands in `ledger.py`.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from functools import lru_cache
+from typing import Final
 
+from quarantine_release.guard import Ended, Guarded, Policy
 from quarantine_release.outcome import (
     LETTERS,
     NO_RECIPIENTS,
@@ -72,6 +74,9 @@ class MessageRow:
     asks: frozenset[RequestId] = frozenset()
     asks_uncounted: int = 0
     largest_call: int | None = None
+    guard: Guarded | None = None
+    disposition: str | None = None
+    confirmed_at: datetime | None = None
 
 
 class RequestState(StrEnum):
@@ -90,11 +95,26 @@ class FailOn(StrEnum):
     PARTIAL = "partial"
 
 
+@dataclass(frozen=True, slots=True)
+class Narrowing:
+    """Which of several messages a Message-ID means: by recipient and sender (address or domain), time and number."""
+
+    recipient: str | None = None
+    sender: str | None = None
+    since: datetime | None = None
+    expect_count: int | None = None
+
+
+ANY: Final = Narrowing()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestRow:
     """One accepted request. `nonce` tells this acceptance from any other under the same key.
 
     Once `cancelled_at` is set nothing is claimed for it any more; it is open until what was claimed has ended.
+    `resolved` and `ended` are what lookup and guard made of its ids; neither changes once it is written. `policy` is
+    the client's own, as it was when the request was made.
     """
 
     request_id: RequestId
@@ -115,11 +135,25 @@ class RequestRow:
     letters: str | None = None
     closed_at: datetime | None = None
     expires_at: datetime | None = None
+    override: bool = False
+    dry_run: bool = False
+    confirm: bool = False
+    narrowing: Narrowing = ANY
+    policy: Policy | None = None
+    resolved: Mapping[MessageId, MessageId] = field(default_factory=dict)
+    ended: Mapping[MessageId, Ended] = field(default_factory=dict)
+
+    @property
+    def message_ids(self) -> tuple[MessageId, ...]:
+        """Return the id of each message as far as it is known, in the order given."""
+        if not self.resolved:
+            return self.ids
+        return tuple(self.resolved.get(given, given) for given in self.ids)
 
     @property
     def may_claim(self) -> bool:
         """Say whether a message may still be claimed on its behalf."""
-        return self.state is RequestState.OPEN and self.cancelled_at is None
+        return self.state is RequestState.OPEN and self.cancelled_at is None and not self.dry_run
 
 
 class AttemptState(StrEnum):
@@ -161,12 +195,19 @@ class AttemptRow:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a request is told about one of its ids."""
+    """What a request is told about one of its ids: `id` as given, `resolved` if a lookup told another."""
 
     id: MessageId
     outcome: Outcome
     code: Code | None
     row: MessageRow | None
+    resolved: MessageId | None = None
+    ended: Ended | None = None
+
+    @property
+    def part(self) -> PostfixPart:
+        """Return the message's part of the id."""
+        return postfix_part(self.resolved or self.id)
 
     @property
     def is_end(self) -> bool:
@@ -176,7 +217,10 @@ class Result:
     @property
     def retryable(self) -> bool:
         """Say whether the same request, sent again as a new one, may come to more."""
-        return self.code is Code.NOT_ATTEMPTED or self.outcome in (Outcome.CANCELLED, Outcome.EXPIRED)
+        return self.code in _PASSING or self.outcome in (Outcome.CANCELLED, Outcome.EXPIRED, Outcome.WOULD_RELEASE)
+
+
+_PASSING: Final = frozenset({Code.NOT_ATTEMPTED, Code.GUARD_UNAVAILABLE, Code.LOOKUP_UNAVAILABLE})
 
 
 @lru_cache(maxsize=1024)
@@ -208,12 +252,17 @@ def is_forgotten(row: MessageRow, now: datetime) -> bool:
 
 def results_of(request: RequestRow, rows: Mapping[PostfixPart, MessageRow], now: datetime) -> tuple[Result, ...]:
     """Tell the request, id by id in the order given, what became of each."""
-    parts = {target.part for target in targets_of(request.ids)}
+    parts = {target.part for target in targets_of(request.message_ids)}
     results = []
     for position, given in enumerate(request.ids):
-        part = postfix_part(given)
+        resolved = request.resolved.get(given)
+        message_id = resolved or given
+        if ended := request.ended.get(given):
+            results.append(Result(given, ended.outcome, ended.code, None, resolved, ended))
+            continue
+        part = postfix_part(message_id)
         row = rows.get(part)
-        outcome, code = _of_row(request, given, row, now)
+        outcome, code = _of_row(request, message_id, row, now)
         if part not in parts:
             outcome, code = Outcome.NEEDS_REVIEW, Code.ID_CONFLICT
         is_claimed = row is not None and row.state is State.RELEASING
@@ -226,7 +275,8 @@ def results_of(request: RequestRow, rows: Mapping[PostfixPart, MessageRow], now:
                 row = None
             outcome, code = (outcome, code) if settled else stored
         # An id that contradicts the message was never sent: what became of the message is not its outcome.
-        results.append(Result(given, outcome, code, None if code is Code.ID_CONFLICT else row))
+        shown = None if code is Code.ID_CONFLICT else row
+        results.append(Result(given, outcome, code, shown, resolved))
     return tuple(results)
 
 

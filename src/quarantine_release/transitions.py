@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
+from quarantine_release.guard import Guarded
 from quarantine_release.outcome import (
     EXPIRING,
     FINAL,
@@ -48,8 +49,16 @@ class Terms:
         return (now + self.retention).replace(microsecond=0)
 
 
-def claimed(row: MessageRow | None, target: Target, request: RequestRow, attempt: AttemptRow) -> MessageRow:
-    """Return the message as the attempt's own, about to be released."""
+def claimed(
+    row: MessageRow | None,
+    target: Target,
+    request: RequestRow,
+    attempt: AttemptRow,
+    *,
+    guard: Guarded | None = None,
+    disposition: str | None = None,
+) -> MessageRow:
+    """Return the message as the attempt's own, about to be released, with how it came past the guard."""
     if row is None:
         return MessageRow(
             account_id=request.account_id,
@@ -62,6 +71,8 @@ def claimed(row: MessageRow | None, target: Target, request: RequestRow, attempt
             deadline=attempt.deadline,
             attempts=frozenset({attempt.attempt}),
             asks=frozenset({request.request_id}),
+            guard=guard,
+            disposition=disposition,
         )
     # A rejected call released nothing: whoever claims the message after it overrides nothing.
     is_forced = row.state in FINAL and row.code is not Code.CLOUDFLARE_REJECTED
@@ -76,6 +87,9 @@ def claimed(row: MessageRow | None, target: Target, request: RequestRow, attempt
         attempts=row.attempts | {attempt.attempt},
         forced_over=row.state if is_forced else None,
         forced_after=row.updated_at if is_forced else None,
+        guard=guard,
+        disposition=disposition,
+        confirmed_at=None,
     )
 
 
@@ -198,7 +212,9 @@ def closed(request: RequestRow, results: Sequence[Result], now: datetime, terms:
     """Return the request with one letter per id, or nothing while an id has not ended."""
     if not all(result.is_end for result in results):
         return None
-    letters = "".join(_LETTER_OF[result.outcome, result.code] for result in results)
+    # What ended before a claim has its code in the request itself.
+    meanings = ((result.outcome, None if result.ended else result.code) for result in results)
+    letters = "".join(_LETTER_OF[meaning] for meaning in meanings)
     return replace(request, state=RequestState.CLOSED, letters=letters, closed_at=now, expires_at=terms.expiry(now))
 
 

@@ -54,6 +54,11 @@ class UpdateExpression:
             f"(attribute_not_exists({self._name(name)}) OR {self._name(name)} <= {self._value(value)})"
         )
 
+    def require_fewer(self, name: str, number: int) -> None:
+        """Let the update pass only if the set is not there or holds fewer elements."""
+        limit = self._value({"N": str(number)})
+        self._conditions.append(f"(attribute_not_exists({self._name(name)}) OR size({self._name(name)}) < {limit})")
+
     def build(self) -> dict[str, Any]:
         """Return the parameters of UpdateItem, which are also those of an Update within a transaction."""
         clauses = (f"{verb} {', '.join(parts)}" for verb, parts in self._clauses.items() if parts)

@@ -17,6 +17,7 @@ from quarantine_release import telemetry
 from quarantine_release.budget import AccountBudget
 from quarantine_release.clients import Clients, parse_clients
 from quarantine_release.cloudflare import CloudflareClient
+from quarantine_release.cloudflare_lookup import CloudflareLookup
 from quarantine_release.cloudflare_reading import CloudflareReader
 from quarantine_release.credentials import Accounts, parse_accounts
 from quarantine_release.deadline import DeadlineSession
@@ -109,6 +110,12 @@ def reader() -> CloudflareReader:
     return CloudflareReader(settings().cloudflare_api_base_url, accounts(), _session(), clock)
 
 
+@cache
+def lookup() -> CloudflareLookup:
+    """Build what finds messages and reads them before they are released."""
+    return CloudflareLookup(settings().cloudflare_api_base_url, accounts(), _session(), clock)
+
+
 def ports(time_left: Callable[[], float]) -> Ports:
     """Gather what one run of the use case needs. `time_left` in seconds, of this invocation."""
     return Ports(
@@ -121,6 +128,9 @@ def ports(time_left: Callable[[], float]) -> Ports:
         clock=clock,
         time_left=time_left,
         new_attempt_id=new_attempt_id,
+        lookup=lookup(),
+        guard=settings().guard,
+        pause=time.sleep,
         wire_form=settings().wire_form,
     )
 
@@ -130,7 +140,7 @@ def prime() -> None:
     if not is_in_lambda():
         return
     try:
-        ledger(), budget(), queue(), clients(), cloudflare(), reader()
+        ledger(), budget(), queue(), clients(), cloudflare(), reader(), lookup()
     except Exception as error:  # noqa: BLE001  whatever it is, the first request meets it where it can be answered
         telemetry.logger.warning("priming_failed", error_type=type(error).__name__)
 

@@ -1,0 +1,159 @@
+"""Reading calls to Cloudflare's Email Security search: counted, within a deadline, and what became of each."""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+from urllib.parse import urlencode, urljoin
+
+from quarantine_release import telemetry
+from quarantine_release.cloudflare import USER_AGENT, Secret
+from quarantine_release.cloudflare_answer import Reply, evidence_of, limited
+from quarantine_release.credentials import Credential, SecretMalformed
+from quarantine_release.deadline import DeadlineSession
+from quarantine_release.guard import NotRead
+from quarantine_release.outcome import AccountId, Evidence
+from quarantine_release.ports import Budget, Mark
+from quarantine_release.reading import dicts
+from quarantine_release.secret_store import SecretUnavailable
+
+_CALL_SECONDS: Final = 5.0
+_PAGE: Final = 1000
+# A search that is still under way is asked for again so often, so long apart.
+_POLLS: Final = 8
+_POLL_SECONDS: Final = 0.5
+_REFUSED: Final = (401, 403)
+_NOT_CALLED: Final = Evidence(failure="not_called")
+
+
+@dataclass(frozen=True, slots=True)
+class Got:
+    """What a call came to: its content, empty unless it is a good answer, and why nothing is known if so."""
+
+    content: dict[str, Any]
+    evidence: Evidence
+    why: NotRead | None = None
+    location: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of a list. `is_last` only if the list said so."""
+
+    entries: list[dict[str, Any]]
+    evidence: Evidence
+    is_last: bool
+    why: NotRead | None = None
+
+
+@dataclass(slots=True)
+class Calls:
+    """The reading calls of one run, for one account, until its time is over or Cloudflare refuses."""
+
+    session: DeadlineSession
+    base_url: str
+    account_id: AccountId
+    secret: Secret
+    ends_at: float
+    budget: Budget
+    clock: Callable[[], datetime]
+    mark: Mark = Mark.ALL
+    stopped: NotRead | None = None
+    _credential: Credential | None = field(default=None, repr=False)
+    _was_refetched: bool = False
+
+    def get(self, path: str) -> Got:
+        """Get a page below `/investigate`."""
+        return self._get(f"{self._root}{path}")
+
+    def pages(self, query: Mapping[str, str], *, per_page: int = _PAGE) -> Iterator[Page]:
+        """List page by page; the last page says why there is no other."""
+        cursor = ""
+        while True:
+            asked = {**query, "per_page": str(per_page), "detections_only": "false"}
+            got = self._finished(self._get(f"{self._root}?{urlencode(asked | ({'cursor': cursor} if cursor else {}))}"))
+            result, info = got.content.get("result"), got.content.get("result_info")
+            following = info.get("next") if isinstance(info, dict) else None
+            is_list = isinstance(result, list) and isinstance(info, dict)
+            why = got.why or (None if is_list else NotRead.FAILED)
+            yield Page(dicts(result), got.evidence, is_list and not following, why)
+            if not (is_list and result and isinstance(following, str) and following):
+                return
+            cursor = following
+
+    @property
+    def _root(self) -> str:
+        return f"{self.base_url}/accounts/{self.account_id}/email-security/investigate"
+
+    def _finished(self, got: Got) -> Got:
+        """Ask again for a search that is still under way; its result is empty until then."""
+        for _ in range(_POLLS):
+            if got.evidence.status != 202 or self.ends_at - time.monotonic() < 2 * _POLL_SECONDS:
+                break
+            time.sleep(_POLL_SECONDS)
+            location = urljoin(f"{self._root}", got.location or "")
+            # The credential goes where it always goes, and nowhere that an answer may name.
+            if not location.startswith(f"{self._root}"):
+                break
+            got = self._get(location)
+        return Got({}, got.evidence, NotRead.FAILED) if got.evidence.status == 202 else got
+
+    def _get(self, url: str) -> Got:
+        if self.stopped is not None:
+            return Got({}, _NOT_CALLED, self.stopped)
+        try:
+            credential = self._credential or self.secret.get().credentials.get(self.account_id)
+        except (SecretUnavailable, SecretMalformed):
+            credential = None
+        if credential is None:
+            self.stopped = NotRead.FAILED
+            return Got({}, _NOT_CALLED, self.stopped)
+        seconds = min(_CALL_SECONDS, self.ends_at - time.monotonic())
+        if seconds <= 0:
+            self.stopped = NotRead.FAILED
+            return Got({}, _NOT_CALLED, self.stopped)
+        if self.budget.take(self.account_id, self.mark):
+            self.stopped = NotRead.NOT_NOW
+            return Got({}, _NOT_CALLED, self.stopped)
+        headers = {**credential.headers, "User-Agent": USER_AGENT}
+        reply = self.session.send("GET", url, headers, None, seconds)
+        if not isinstance(reply, Reply):
+            return Got({}, Evidence(failure=reply.failure), NotRead.FAILED)
+        if reply.status in _REFUSED and self._has_another(credential):
+            return self._get(url)
+        self._credential = credential
+        return self._judge(reply)
+
+    def _has_another(self, refused: Credential) -> bool:
+        """Say whether the secret, fetched anew, holds another credential; asked once a run."""
+        if self._was_refetched:
+            return False
+        self._was_refetched = True
+        try:
+            self._credential = self.secret.refetch().credentials.get(self.account_id)
+        except (SecretUnavailable, SecretMalformed):
+            return False
+        return self._credential is not None and self._credential != refused
+
+    def _judge(self, reply: Reply) -> Got:
+        evidence = evidence_of(reply)
+        # Who goes on calling now only prolongs it, or is locked out for it.
+        if reply.status == 429:
+            self.budget.heard(self.account_id, limited(reply, self.clock()))
+            self.stopped = NotRead.NOT_NOW
+            return Got({}, evidence, self.stopped)
+        if reply.status in _REFUSED:
+            telemetry.count("CredentialsRefused")
+            self.stopped = NotRead.FAILED
+            return Got({}, evidence, self.stopped)
+        if reply.status == 202:
+            return Got({}, evidence, None, reply.headers.get("location"))
+        try:
+            content = json.loads(reply.body)
+        except (ValueError, RecursionError):
+            content = None
+        if reply.status == 200 and isinstance(content, dict) and content.get("success") is True:
+            return Got(content, evidence)
+        return Got({}, evidence, NotRead.ABSENT if reply.status == 404 else NotRead.FAILED)

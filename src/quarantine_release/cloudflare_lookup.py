@@ -1,0 +1,188 @@
+"""Finds messages at Cloudflare and reads what they are, before a release: in packs first, singly for the rest."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final
+from urllib.parse import quote
+
+from quarantine_release.cloudflare import Secret
+from quarantine_release.cloudflare_calls import Calls
+from quarantine_release.deadline import DeadlineSession
+from quarantine_release.guard import Details, NotRead
+from quarantine_release.lookup import Question, details_of, fits
+from quarantine_release.outcome import (
+    ALERT_ID,
+    AccountId,
+    MessageId,
+    PostfixPart,
+    Wanted,
+    contradict,
+    is_bare,
+    postfix_part,
+)
+from quarantine_release.ports import Budget, Mark
+from quarantine_release.reading import dicts, time_of, windows_of
+
+# So few are cheaper read one by one than listed with whatever else arrived around them.
+_FEW: Final = 2
+_PAGES: Final = 12
+_SINGLES: Final = 100
+_SEARCH_PAGES: Final = 3
+# What a list has shown serves the next packs too: a burst would else list the same quarantine for each of them.
+_HOLDS: Final = timedelta(seconds=30)
+_HELD: Final = {"delivery_status": "quarantined"}
+_AROUND: Final = timedelta(hours=1)
+
+
+class CloudflareLookup:
+    """Cloudflare's Email Security search, for the accounts of one secret."""
+
+    def __init__(self, base_url: str, secret: Secret, session: DeadlineSession, clock: Callable[[], datetime]) -> None:
+        self._base_url = base_url.rstrip("/")
+        self._secret = secret
+        self._session = session
+        self._clock = clock
+        self._listed: dict[tuple[AccountId, PostfixPart], tuple[datetime, Details]] = {}
+
+    def find(
+        self, account_id: AccountId, questions: Sequence[Question], seconds: float, budget: Budget, mark: Mark
+    ) -> Mapping[Question, Sequence[Details] | NotRead]:
+        """Search for what each question may mean; what is left out is NOT_NOW. Raises LedgerUnavailable."""
+        calls = self._calls(account_id, seconds, budget, mark)
+        return {question: self._find(calls, question) for question in questions[:_SINGLES]}
+
+    def look(
+        self, account_id: AccountId, ids: Sequence[MessageId], seconds: float, budget: Budget, mark: Mark
+    ) -> Mapping[MessageId, Details | NotRead]:
+        """Read messages; what is left out is NOT_NOW. Raises LedgerUnavailable."""
+        look = _Look(self._calls(account_id, seconds, budget, mark), self._clock())
+        if len(ids) > _FEW:
+            listed = self._held(account_id, ids)
+            look.list_around([each for each in ids if each not in listed])
+            self._hold(account_id, look.entries)
+            look.found |= listed | look.seen(ids)
+        for each in [each for each in ids if each not in look.found][:_SINGLES]:
+            look.found[each] = look.read(each)
+        return look.found
+
+    def _calls(self, account_id: AccountId, seconds: float, budget: Budget, mark: Mark) -> Calls:
+        ends_at = time.monotonic() + seconds
+        return Calls(self._session, self._base_url, account_id, self._secret, ends_at, budget, self._clock, mark)
+
+    def _find(self, calls: Calls, question: Question) -> Sequence[Details] | NotRead:
+        found: dict[MessageId, Details] = {}
+        for number, page in enumerate(calls.pages(question.query), start=1):
+            if page.why is not None:
+                return NotRead.NOT_NOW if page.why is NotRead.NOT_NOW else NotRead.FAILED
+            for entry in page.entries:
+                details = details_of(entry, self._clock())
+                if details is not None and fits(details, question, entry):
+                    found[details.message_id] = details
+            if page.is_last:
+                return list(found.values())
+            if number == _SEARCH_PAGES:
+                break
+        return NotRead.FAILED  # of a search that has no end nobody knows what else it holds
+
+    def _held(self, account_id: AccountId, ids: Iterable[MessageId]) -> dict[MessageId, Details]:
+        now, held = self._clock(), {}
+        for each in ids:
+            at, details = self._listed.get((account_id, postfix_part(each)), (None, None))
+            if (
+                at is not None
+                and details is not None
+                and now - at < _HOLDS
+                and not contradict(details.message_id, each)
+            ):
+                held[each] = details
+        return held
+
+    def _hold(self, account_id: AccountId, entries: Mapping[PostfixPart, Sequence[Details]]) -> None:
+        now = self._clock()
+        self._listed = {key: held for key, held in self._listed.items() if now - held[0] < _HOLDS}
+        self._listed |= {(account_id, part): (now, each[0]) for part, each in entries.items() if len(each) == 1}
+
+
+@dataclass(slots=True)
+class _Look:
+    """One run of reading. `entries` are those of the lists, by message."""
+
+    calls: Calls
+    now: datetime
+    pages: int = 0
+    why: NotRead | None = None
+    sought: set[MessageId] = field(default_factory=set)
+    entries: dict[PostfixPart, list[Details]] = field(default_factory=dict)
+    found: dict[MessageId, Details | NotRead] = field(default_factory=dict)
+
+    def list_around(self, ids: Sequence[MessageId]) -> None:
+        """List what is in quarantine around the times of the ids, until all are found or the pages are used up."""
+        self.sought.update(ids)
+        for window in windows_of([Wanted(postfix_part(each), each) for each in ids], self.now):
+            wanted = {one.part for one in window.wanted}
+            query = {"start": _rfc3339(window.start), "end": _rfc3339(window.end), **_HELD}
+            for page in self.calls.pages(query):
+                self.pages += 1
+                self._take_in(page.entries)
+                self.why = self.why or page.why
+                if page.is_last or wanted <= self.entries.keys():
+                    break
+                if self.pages >= _PAGES:
+                    self.why = self.why or NotRead.FAILED
+                    return
+            else:
+                self.why = self.why or NotRead.FAILED
+
+    def seen(self, ids: Iterable[MessageId]) -> dict[MessageId, Details | NotRead]:
+        """Return what the lists showed of ids, where it can be no other message's."""
+        shown: dict[MessageId, Details | NotRead] = {}
+        for each in ids:
+            own = [one for one in self.entries.get(postfix_part(each), ()) if not contradict(one.message_id, each)]
+            if len(own) == 1:
+                shown[each] = own[0]
+        return shown
+
+    def read(self, message_id: MessageId) -> Details | NotRead:
+        """Read one message: by its alert id through the search, else by path, and a bare id in the lists too."""
+        if ALERT_ID.match(message_id):
+            return self._search(message_id)
+        got = self.calls.get(f"/{quote(message_id, safe='')}")
+        if got.why is not NotRead.ABSENT or not is_bare(message_id):
+            own = [details_of(entry, self.now) for entry in dicts(got.content.get("result"))]
+            return got.why or _only([each for each in own if each is not None], message_id)
+        if message_id not in self.sought:
+            self.list_around([message_id])
+        return self.seen([message_id]).get(message_id) or self.why or NotRead.ABSENT
+
+    def _search(self, alert_id: MessageId) -> Details | NotRead:
+        at = time_of(alert_id, self.now)
+        start = {"start": _rfc3339(at - _AROUND)} if at is not None else {}
+        found = []
+        for page in self.calls.pages({"alert_id": alert_id, **start}):
+            found += [each for entry in page.entries if (each := details_of(entry, self.now)) is not None]
+            if page.why is not None or not page.is_last:
+                return page.why or NotRead.FAILED
+        return _only(found, alert_id)
+
+    def _take_in(self, entries: Iterable[Mapping[str, object]]) -> None:
+        for entry in entries:
+            details = details_of(entry, self.now)
+            if details is not None:
+                known = self.entries.setdefault(postfix_part(details.message_id), [])
+                if details not in known:
+                    known.append(details)
+
+
+def _only(found: Sequence[Details], message_id: MessageId) -> Details | NotRead:
+    """Return the one message that answers to an id; of two nobody knows which is meant."""
+    part = postfix_part(message_id)
+    own = [one for one in found if postfix_part(one.message_id) == part and not contradict(one.message_id, message_id)]
+    if len(own) == 1:
+        return own[0]
+    return NotRead.FAILED if found else NotRead.ABSENT
+
+
+def _rfc3339(at: datetime) -> str:
+    return at.strftime("%Y-%m-%dT%H:%M:%SZ")

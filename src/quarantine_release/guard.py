@@ -1,0 +1,232 @@
+"""May this mail leave quarantine: what Cloudflare tells of a message, the policy, and the verdict. Pure.
+
+What is not known is refused. Sources of the fields: Cloudflare's API reference, "Search email messages" and "Get
+message details"; that mail of other delivery modes than DIRECT is never held: "Email Security, API deployment".
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any, Final
+
+from quarantine_release.outcome import Code, MessageId, Outcome
+
+# Their senders mean harm; who releases such a mail says so with `override`.
+HARMFUL: Final = frozenset({"MALICIOUS", "MALICIOUS-BEC"})
+DISPOSITIONS: Final = HARMFUL | {"SUSPICIOUS", "SPOOF", "SPAM", "BULK", "ENCRYPTED", "EXTERNAL", "UNKNOWN", "NONE"}
+# These look at copies, or at mail that is in its mailbox already.
+_HOLDS_NOTHING: Final = frozenset({"API", "BCC", "JOURNAL", "RETRO_SCAN"})
+
+
+class Mode(StrEnum):
+    """Whether a bare postfix id that cannot be read is released: STANDARD does, STRICT does not. OFF reads nothing."""
+
+    STANDARD = "standard"
+    STRICT = "strict"
+    OFF = "off"
+
+
+class Guarded(StrEnum):
+    """How a message came past the guard; kept with its claim."""
+
+    PASSED = "passed"
+    OVERRIDDEN = "overridden"
+    NOT_CHECKED = "not_checked"
+
+
+class NotRead(StrEnum):
+    """Why nothing is known of a message. ABSENT: there is none; NOT_NOW: no call may be made; FAILED: all else."""
+
+    ABSENT = "absent"
+    NOT_NOW = "not_now"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What may be released. None: any. Ages are those of the mail, domains those of all its recipients."""
+
+    dispositions: frozenset[str] | None = None
+    max_age: timedelta | None = None
+    recipient_domains: frozenset[str] | None = None
+    is_strict: bool = False
+
+    def with_stricter(self, other: "Policy | None") -> "Policy":
+        """Return what both allow."""
+        if other is None:
+            return self
+        ages = [age for age in (self.max_age, other.max_age) if age is not None]
+        return Policy(
+            _both(self.dispositions, other.dispositions),
+            min(ages) if ages else None,
+            _both(self.recipient_domains, other.recipient_domains),
+            self.is_strict or other.is_strict,
+        )
+
+
+DEFAULT_POLICY: Final = Policy(dispositions=DISPOSITIONS - HARMFUL)
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """The guard as this deployment has it. `window`: for how long back a message is looked for."""
+
+    mode: Mode = Mode.OFF
+    policy: Policy = DEFAULT_POLICY
+    window: timedelta = timedelta(days=30)
+    confirms: bool = False
+
+
+NO_GUARD: Final = Guard()
+
+
+@dataclass(frozen=True, slots=True)
+class Details:
+    """What Cloudflare tells of one message. `at` is when it was scanned; personal data never leaves in a repr."""
+
+    message_id: MessageId
+    is_quarantined: bool
+    disposition: str | None = None
+    delivery_mode: str | None = None
+    at: datetime | None = None
+    recipients: tuple[str, ...] = field(default=(), repr=False)
+    sender: str | None = field(default=None, repr=False)
+    subject: str | None = field(default=None, repr=False)
+    is_released: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One of several messages that an id may mean."""
+
+    message_id: MessageId
+    at: datetime | None
+    disposition: str | None
+    is_quarantined: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Why an id of a request is not released on its behalf: an end, reached before anything was claimed."""
+
+    outcome: Outcome
+    code: Code | None
+    detail: str
+    candidates: tuple[Candidate, ...] = ()
+
+
+def judge(
+    details: Details | NotRead,
+    policy: Policy,
+    now: datetime,
+    *,
+    is_bare: bool,
+    override: bool = False,
+    force: bool = False,
+) -> Guarded | Ended:
+    """Say whether a message may be released. `override` passes the rule on dispositions, `force` that on quarantine.
+
+    Must not be asked of what could not be read for now.
+    """
+    if details is NotRead.ABSENT and is_bare:
+        if not policy.is_strict:
+            return Guarded.NOT_CHECKED
+        remedy = "Cloudflare does not let this Postfix id be read: send the AlertID or the investigate id instead."
+        return Ended(Outcome.DENIED, Code.GUARD_CANNOT_READ, remedy)
+    if details is NotRead.ABSENT:
+        return Ended(Outcome.NOT_FOUND, None, "Cloudflare knows no such message.")
+    if isinstance(details, NotRead):
+        return Ended(Outcome.DENIED, Code.GUARD_UNAVAILABLE, "The message could not be read, so it is not released.")
+    return (
+        (None if force else _not_held(details)) or _refused(details, policy, now, override) or _passed(details, policy)
+    )
+
+
+def _not_held(details: Details) -> Ended | None:
+    if details.is_quarantined:
+        return None
+    if details.delivery_mode in _HOLDS_NOTHING:
+        said = f"Cloudflare holds no mail in delivery mode {details.delivery_mode}; use its move instead."
+        return Ended(Outcome.NOT_QUARANTINED, Code.NOTHING_HELD, said)
+    if details.is_released:
+        return Ended(Outcome.NOT_QUARANTINED, Code.ALREADY_DELIVERED, "It was released before, past this service.")
+    said = "It is not in quarantine: it was delivered, or is held elsewhere. To put it into the inbox use move."
+    return Ended(Outcome.NOT_QUARANTINED, Code.ALREADY_DELIVERED, said)
+
+
+def _refused(details: Details, policy: Policy, now: datetime, override: bool) -> Ended | None:
+    if not (override or _may_be_disposed(details, policy)):
+        told = details.disposition if details.disposition in DISPOSITIONS else "not known"
+        said = f"Rule dispositions: mail whose disposition is {told} is not released."
+        return Ended(Outcome.DENIED, Code.DISPOSITION_NOT_ALLOWED, said)
+    if policy.max_age is not None and (details.at is None or now - details.at > policy.max_age):
+        said = f"Rule max_age_days: mail older than {policy.max_age.days} days is not released."
+        return Ended(Outcome.DENIED, Code.MESSAGE_TOO_OLD, said)
+    if policy.recipient_domains is not None and not _are_within(details.recipients, policy.recipient_domains):
+        said = "Rule recipient_domains: mail to other domains than those allowed is not released."
+        return Ended(Outcome.DENIED, Code.RECIPIENT_NOT_ALLOWED, said)
+    return None
+
+
+def _passed(details: Details, policy: Policy) -> Guarded:
+    return Guarded.PASSED if _may_be_disposed(details, policy) else Guarded.OVERRIDDEN
+
+
+def _may_be_disposed(details: Details, policy: Policy) -> bool:
+    """Say whether the disposition is allowed; one that is not known never is."""
+    is_known = details.disposition in DISPOSITIONS
+    return is_known and (policy.dispositions is None or details.disposition in policy.dispositions)
+
+
+def _are_within(recipients: tuple[str, ...], domains: frozenset[str]) -> bool:
+    return bool(recipients) and all(each.rpartition("@")[2].lower() in domains for each in recipients)
+
+
+def _both(one: frozenset[str] | None, other: frozenset[str] | None) -> frozenset[str] | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return one & other
+
+
+def policy_of(entry: Mapping[str, Any]) -> Policy:
+    """Read a policy as a client's entry has it. Raises ValueError naming the member and the rule."""
+    unknown = entry.keys() - {"dispositions", "max_age_days", "recipient_domains", "strict"}
+    if unknown:  # a rule that is misspelt would be no rule
+        raise ValueError("policy: may hold dispositions, max_age_days, recipient_domains and strict, and nothing else")
+    days = entry.get("max_age_days")
+    if days is not None and (type(days) is not int or not 1 <= days <= 365):
+        raise ValueError("policy: max_age_days must be a whole number from 1 to 365")
+    strict = entry.get("strict", False)
+    if not isinstance(strict, bool):
+        raise ValueError("policy: strict must be true or false")
+    dispositions = _names(entry, "dispositions")
+    if dispositions is not None and not dispositions <= DISPOSITIONS:
+        raise ValueError(f"policy: dispositions must be of {', '.join(sorted(DISPOSITIONS))}")
+    domains = _names(entry, "recipient_domains")
+    return Policy(
+        dispositions,
+        timedelta(days=days) if days is not None else None,
+        frozenset(name.lower() for name in domains) if domains is not None else None,
+        strict,
+    )
+
+
+def policy_entry(policy: Policy) -> dict[str, Any]:
+    """Return a policy as `policy_of` reads it."""
+    entry: dict[str, Any] = {"strict": True} if policy.is_strict else {}
+    for name, values in (("dispositions", policy.dispositions), ("recipient_domains", policy.recipient_domains)):
+        if values is not None:
+            entry[name] = sorted(values)
+    if policy.max_age is not None:
+        entry["max_age_days"] = policy.max_age.days
+    return entry
+
+
+def _names(entry: Mapping[str, Any], member: str) -> frozenset[str] | None:
+    values = entry.get(member)
+    if values is None:
+        return None
+    if not isinstance(values, list) or not all(isinstance(value, str) and value for value in values):
+        raise ValueError(f"policy: {member} must be a list of texts")
+    return frozenset(values)

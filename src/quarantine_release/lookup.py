@@ -1,0 +1,113 @@
+"""Which message an id means that only a search can tell, and what an entry of the search says of it. Pure.
+
+A Message-ID is chosen by the sender: it may be missing, used again, or forged. So several matches are never guessed at.
+Source of the fields: Cloudflare's API reference, "Search email messages".
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from quarantine_release.guard import Candidate, Details, Ended
+from quarantine_release.outcome import Code, MessageId, Outcome
+from quarantine_release.reading import RELEASE, id_of, time_of
+from quarantine_release.trace import Narrowing
+
+CANDIDATES_SHOWN: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A search for the message that a Message-ID means, from `start` on."""
+
+    header: MessageId
+    narrowing: Narrowing = field(repr=False)
+    start: datetime
+
+    @property
+    def text(self) -> str:
+        """Return the question as the ledger keeps its answer by: whatever may change the answer, but the window."""
+        since = self.narrowing.since.isoformat() if self.narrowing.since else None
+        return json.dumps([self.header, self.narrowing.recipient, self.narrowing.sender, since])
+
+    @property
+    def query(self) -> dict[str, str]:
+        """Return the parameters of the search."""
+        start = max(self.start, self.narrowing.since) if self.narrowing.since else self.start
+        query = {"message_id": self.header, "start": start.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")}
+        for name, value in (("recipient", self.narrowing.recipient), ("sender", self.narrowing.sender)):
+            if value is not None:
+                query[name] = value
+        return query
+
+
+def details_of(entry: Mapping[str, Any], now: datetime) -> Details | None:
+    """Read an entry of the search, or a message's details; None for what tells no id."""
+    message_id = id_of(entry)
+    if message_id is None:
+        return None
+    operations, held = entry.get("post_delivery_operations"), entry.get("is_quarantined")
+    return Details(
+        message_id,
+        is_quarantined=held is True,
+        disposition=_text(entry, "final_disposition"),
+        delivery_mode=_text(entry, "delivery_mode"),
+        at=_time(entry.get("scanned_at")) or _time(entry.get("ts")) or time_of(message_id, now),
+        recipients=_texts(entry.get("client_recipients")) or _texts(entry.get("envelope_to")),
+        sender=_text(entry, "from") or _text(entry, "envelope_from"),
+        subject=_text(entry, "subject"),
+        is_released=isinstance(operations, list) and RELEASE in operations,
+    )
+
+
+def fits(details: Details, question: Question, entry: Mapping[str, Any]) -> bool:
+    """Say whether an entry is what was asked for: Cloudflare may match more loosely than it says."""
+    told, narrowing = entry.get("message_id"), question.narrowing
+    if isinstance(told, str) and told.strip("<> ") != question.header.strip("<>"):
+        return False
+    is_recent = narrowing.since is None or details.at is None or details.at >= narrowing.since
+    return (
+        is_recent
+        and (narrowing.recipient is None or any(_is_of(each, narrowing.recipient) for each in details.recipients))
+        and (narrowing.sender is None or (details.sender is not None and _is_of(details.sender, narrowing.sender)))
+    )
+
+
+def choose(found: Sequence[Details], expected: int | None) -> Details | Ended:
+    """Return the one message that a search found, or why there is not one."""
+    candidates = tuple(
+        Candidate(each.message_id, each.at, each.disposition, each.is_quarantined) for each in found[:CANDIDATES_SHOWN]
+    )
+    if expected is not None and len(found) != expected:
+        said = f"expect_count is {expected}, and {len(found)} messages were found."
+        return Ended(Outcome.AMBIGUOUS, Code.COUNT_DIFFERS, said, candidates)
+    if not found:
+        return Ended(Outcome.NOT_FOUND, None, "No message with this Message-ID was found in the time looked through.")
+    if len(found) > 1:
+        said = f"{len(found)} messages have this Message-ID: send the id of the one that is meant."
+        return Ended(Outcome.AMBIGUOUS, Code.SEVERAL_MATCHES, said, candidates)
+    return found[0]
+
+
+def _is_of(address: str, wanted: str) -> bool:
+    address, wanted = address.rpartition("<")[2].strip("> ").lower(), wanted.lower()
+    return address == wanted or address.rpartition("@")[2] == wanted
+
+
+def _text(entry: Mapping[str, Any], name: str) -> str | None:
+    value = entry.get(name)
+    return value if isinstance(value, str) and value else None
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    return tuple(each for each in value if isinstance(each, str)) if isinstance(value, list) else ()
+
+
+def _time(value: Any) -> datetime | None:
+    try:
+        at = datetime.fromisoformat(str(value))
+    except ValueError:
+        return None
+    return at if at.tzinfo is not None else at.replace(tzinfo=UTC)

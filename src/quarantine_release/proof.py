@@ -1,0 +1,45 @@
+"""Proof of delivery: read back at Cloudflare what a release call says it released. Pure but for its ports.
+
+It only ever adds to what is known: what is not proved stays released and unconfirmed.
+"""
+
+from contextlib import suppress
+from dataclasses import replace
+from typing import Final
+
+from quarantine_release.attempt import Run
+from quarantine_release.outcome import Evidence, Seen, State, Wanted
+from quarantine_release.ports import LedgerUnavailable, Move, Ports
+from quarantine_release.trace import MessageRow
+
+# Cloudflare's search may lag behind its own release, for how long is not documented: so long apart it is read.
+_PAUSES: Final = (0.0, 0.5, 1.0, 2.0, 4.0)
+
+
+def confirm(run: Run, ports: Ports, seconds: float) -> None:
+    """Look for proof of what was released for requests that want it, for so many seconds at most."""
+    began = ports.clock()
+    for pause in _PAUSES:
+        rows = _unproved(run)
+        left = seconds - (ports.clock() - began).total_seconds() - pause
+        if not rows or left <= 0:
+            return
+        ports.pause(pause)
+        wanted = [Wanted(row.part, row.message_id, row.forced_after) for row in rows]
+        with suppress(LedgerUnavailable):
+            readings = ports.reader.read(run.account_id, wanted, left, ports.budget)
+            proved = [row for row in rows if (told := readings.get(row.part)) and told.seen is Seen.RELEASED]
+            moves = [Move(row, _proved(row, ports)) for row in proved]
+            others = ports.ledger.project(moves) if moves else {}
+            run.rows |= {move.after.part: others.get(move.after.part, move.after) for move in moves}
+
+
+def _unproved(run: Run) -> list[MessageRow]:
+    asking = {name for name, request in run.requests.items() if request.confirm}
+    rows = run.rows.values() if asking else ()
+    return [row for row in rows if row.state is State.RELEASED and row.owner in asking and row.confirmed_at is None]
+
+
+def _proved(row: MessageRow, ports: Ports) -> MessageRow:
+    evidence = replace(row.evidence or Evidence(), seen=Seen.RELEASED)
+    return replace(row, confirmed_at=ports.clock(), evidence=evidence)

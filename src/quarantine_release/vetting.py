@@ -1,0 +1,215 @@
+"""Before a claim: find the message that an id means, read what it is, and let the guard say whether it may leave.
+
+Pure but for its ports. Nothing is claimed here; what ends here ends for good, with its reason in the request.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import Final
+
+from quarantine_release.attempt import Run, Want
+from quarantine_release.guard import Details, Ended, Guarded, Mode, NotRead, judge
+from quarantine_release.lookup import Question, choose
+from quarantine_release.outcome import (
+    ALERT_ID,
+    Code,
+    MessageId,
+    Outcome,
+    PostfixPart,
+    RequestId,
+    fullest,
+    is_bare,
+    is_header,
+    postfix_part,
+)
+from quarantine_release.ports import Mark, Ports
+from quarantine_release.trace import RequestRow, Target
+
+# For so long a Message-ID is taken to mean what it was found to mean.
+_ALIAS: Final = timedelta(days=1)
+_NOT_FOUND_OUT: Final = Ended(
+    Outcome.DENIED, Code.LOOKUP_UNAVAILABLE, "Which message this means could not be looked up, so nothing is released."
+)
+_UNREADABLE: Final = Ended(
+    Outcome.DENIED, Code.GUARD_UNAVAILABLE, "The message could not be read, so it is not released."
+)
+
+
+class Vetting:
+    """Lookup and guard for the requests of one run, within so many seconds."""
+
+    def __init__(self, run: Run, ports: Ports, seconds: float, mark: Mark) -> None:
+        self._run = run
+        self._ports = ports
+        self._ends_at = ports.clock() + timedelta(seconds=seconds)
+        self._mark = mark
+        self._before = dict(run.requests)
+        self.details: dict[PostfixPart, Details] = {}
+        self.must_wait = False
+
+    def resolve(
+        self, given: Mapping[RequestId, Iterable[MessageId]], answers: Mapping[str, tuple[MessageId, int]]
+    ) -> None:
+        """Find what the Message-IDs among these ids mean; `answers` are those that the ledger knew before."""
+        now, asked = self._ports.clock(), dict[Question, list[tuple[RequestId, MessageId]]]()
+        for name, ids in given.items():
+            request = self._run.requests[name]
+            for each in ids:
+                if is_header(each) and each not in request.resolved and each not in request.ended:
+                    asked.setdefault(self.question(request, each), []).append((name, each))
+        found: dict[Question, MessageId] = {}
+        for question in asked:
+            known, until = answers.get(question.text, (None, 0))
+            if known is not None and until > now.timestamp():
+                found[question] = known
+        open_questions = [question for question in asked if question not in found]
+        shown = self._find(open_questions) if open_questions else {}
+        learned = {}
+        for question in open_questions:
+            told = shown.get(question, NotRead.NOT_NOW)
+            for name, each in asked[question]:
+                request = self._run.requests[name]
+                if isinstance(told, NotRead):
+                    self._end_unread(request, [each], told, _NOT_FOUND_OUT)
+                    continue
+                chosen = choose(told, request.narrowing.expect_count)
+                if isinstance(chosen, Ended):
+                    self._end(request, [each], chosen)
+                else:
+                    self.details[postfix_part(chosen.message_id)] = chosen
+                    found[question] = learned[question.text] = chosen.message_id
+        for question, message_id in found.items():
+            for name, each in asked[question]:
+                request = self._run.requests[name]
+                if each not in request.ended:
+                    resolved = {**request.resolved, each: message_id}
+                    self._run.requests[name] = replace(request, resolved=resolved)
+        if learned:
+            account_id = self._run.account_id
+            self._ports.ledger.keep_aliases(account_id, learned, now + _ALIAS)
+
+    def vet(self, wants: Sequence[Want]) -> list[Want]:
+        """Return what may be claimed, each for whom and how it passed; what may not has ended, or waits."""
+        guard = self._ports.guard
+        read = [want for want in wants if guard.mode is not Mode.OFF or ALERT_ID.match(want.target.message_id)]
+        missing = [want.target.message_id for want in read if want.target.part not in self.details]
+        shown = self._look(missing) if missing else {}
+        passed = []
+        for want in wants:
+            target = want.target
+            if is_header(target.message_id):  # nobody knows yet what it means
+                continue
+            told: Details | NotRead = self.details.get(target.part) or shown.get(target.message_id, NotRead.NOT_NOW)
+            if isinstance(told, Details):
+                self.details[target.part] = told
+                target = self._named(want, told)
+            guards = self._guards(want, target, told)
+            if guards:
+                disposition = told.disposition if isinstance(told, Details) else None
+                passed.append(Want(target, tuple(guards), guards, disposition))
+        return passed
+
+    def save(self, wants: Sequence[Want]) -> list[Want]:
+        """Write down what was found out of accepted requests; return what may still be claimed."""
+        others = set()
+        for name, before in self._before.items():
+            after = self._run.requests[name]
+            if after is before:
+                continue
+            actual = self._ports.ledger.note(before, after)
+            if actual is not None:  # somebody else was first, and what he found out is what counts
+                self._run.requests[name] = actual
+                others.add(name)
+            else:
+                self.tell_trace(after)
+        kept = (replace(want, requests=tuple(name for name in want.requests if name not in others)) for want in wants)
+        return [want for want in kept if want.requests]
+
+    def tell_trace(self, request: RequestRow) -> None:
+        """Have the trace of each message know of a request that ended before it was claimed."""
+        ids = {request.resolved.get(given, given) for given in request.ended}
+        parts = sorted({postfix_part(each) for each in ids if not is_header(each)})
+        unknown = [part for part in parts if part not in self._run.rows]
+        until = self._ports.terms.expiry(self._ports.clock())
+        self._ports.ledger.note_unclaimed(self._run.account_id, unknown, request.request_id, until)
+        known = [self._run.rows[part] for part in parts if part in self._run.rows]
+        self._run.ask_for([Want(Target(row.part, row.message_id), (request.request_id,)) for row in known])
+
+    def question(self, request: RequestRow, given: MessageId) -> Question:
+        """Return the search for what a Message-ID means to a request."""
+        header = given if given.startswith("<") else MessageId(f"<{given}>")
+        return Question(header, request.narrowing, request.created_at - self._ports.guard.window)
+
+    def end(self, request: RequestRow, parts: set[PostfixPart], ended: Ended) -> None:
+        """End messages for a request, before anything is claimed."""
+        self._end(request, self._given(request, parts), ended)
+
+    def _find(self, questions: Sequence[Question]) -> Mapping[Question, Sequence[Details] | NotRead]:
+        ports = self._ports
+        return ports.lookup.find(self._run.account_id, questions, self._seconds(), ports.budget, self._mark)
+
+    def _look(self, ids: Sequence[MessageId]) -> Mapping[MessageId, Details | NotRead]:
+        ports = self._ports
+        return ports.lookup.look(self._run.account_id, ids, self._seconds(), ports.budget, self._mark)
+
+    def _seconds(self) -> float:
+        return (self._ends_at - self._ports.clock()).total_seconds()
+
+    def _named(self, want: Want, told: Details) -> Target:
+        """Take over the fuller id of a message; a bare one stays bare, since it has a form of its own."""
+        target = want.target
+        if is_bare(target.message_id):
+            return target
+        for name in want.requests:
+            request = self._run.requests[name]
+            alerts = [given for given in request.ids if ALERT_ID.match(given) and postfix_part(given) == target.part]
+            learned = {given: told.message_id for given in alerts if given not in request.resolved}
+            if learned:
+                self._run.requests[name] = replace(request, resolved={**request.resolved, **learned})
+        return Target(target.part, fullest((target.message_id, told.message_id)))
+
+    def _guards(self, want: Want, target: Target, told: Details | NotRead) -> dict[RequestId, Guarded | None]:
+        is_unguarded = self._ports.guard.mode is Mode.OFF
+        if is_unguarded and (isinstance(told, Details) or not ALERT_ID.match(target.message_id)):
+            return dict.fromkeys(want.requests)
+        passes = {name: self._pass(name, target, told) for name in want.requests}
+        return {name: how for name, how in passes.items() if how is not None}
+
+    def _pass(self, name: RequestId, target: Target, told: Details | NotRead) -> Guarded | None:
+        """Say how a message came past the guard for a request; None if it did not."""
+        request, guard = self._run.requests[name], self._ports.guard
+        if told is NotRead.NOT_NOW:
+            self._end_unread(request, self._given(request, {target.part}), told, _UNREADABLE)
+            return None
+        policy = guard.policy.with_stricter(request.policy)
+        if guard.mode is Mode.STRICT:
+            policy = replace(policy, is_strict=True)
+        verdict = judge(
+            told,
+            policy,
+            self._ports.clock(),
+            is_bare=is_bare(target.message_id),
+            override=request.override,
+            force=request.force,
+        )
+        if isinstance(verdict, Ended):
+            self.end(request, {target.part}, verdict)
+            return None
+        return verdict
+
+    def _given(self, request: RequestRow, parts: set[PostfixPart]) -> list[MessageId]:
+        return [each for each in request.ids if postfix_part(request.resolved.get(each, each)) in parts]
+
+    def _end_unread(self, request: RequestRow, given: Iterable[MessageId], why: NotRead, ended: Ended) -> None:
+        """End what could not be read; but what may only not be read for now waits, where nobody waits for it."""
+        if why is NotRead.NOT_NOW and not (request.force or request.dry_run):
+            self.must_wait = True
+        else:
+            self._end(request, given, ended)
+
+    def _end(self, request: RequestRow, given: Iterable[MessageId], ended: Ended) -> None:
+        request = self._run.requests[request.request_id]
+        self._run.requests[request.request_id] = replace(
+            request, ended={**request.ended, **dict.fromkeys(given, ended)}
+        )
