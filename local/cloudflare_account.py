@@ -28,6 +28,7 @@ class Settings:
     ids_in_answers: str = "investigate"  # investigate, or as_asked
     postfix_ids_in_answers: bool = True
     reads_by_postfix_id: bool = False
+    searches_pending: int = 0  # how often a search is answered 202 with a Location before it is done
     read_delay_seconds: float = 0.0  # how long after a release the reads still say "quarantined"
     ratelimit_headers: bool = True
     rate_limit: dict[str, float] | None = field(

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, unquote, urlencode
 
 from local.cloudflare_account import RateLimit, Settings, masked, refuse_credentials
 from local.cloudflare_messages import Message, Quarantine, Release
@@ -158,6 +158,11 @@ class SimulatedCloudflare:
             return error(400, 1004, f"Invalid search parameter: {problem}")
         if not 1 <= per_page <= 1000:
             return error(400, 1004, "Invalid search parameter: per_page")
+        polls = int(call.query.get("poll", "0"))
+        if polls < self.settings.searches_pending:
+            later = urlencode({**call.query, "poll": str(polls + 1)})
+            pending = envelope([], result_info={"count": 0, "next": None})
+            return Answer(202, pending.body, {"Location": f"{call.path}?{later}"})
         page, following = found[offset : offset + per_page], offset + per_page
         cursor = f"{following:x}" if following < len(found) else None
         info = {"count": len(page), "per_page": per_page, "next": cursor, "previous": None, "total_count": 0, "page": 0}

@@ -19,6 +19,7 @@ EARLIEST_ARRIVAL = datetime(2010, 1, 1, tzinfo=UTC)
 # The message of Cloudflare's own examples, whose digits and time do not follow from its postfix id.
 PUBLISHED_EXAMPLE = ("4Njp3P0STMz2c02Q", datetime(2024, 1, 5, 10, tzinfo=UTC), "12345678")
 PEOPLE = ("alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi")
+CHANGEABLE = ("quarantined", "disposition", "message_id", "recipients", "sender", "subject", "delivery_mode")
 DETECTIONS = ("MALICIOUS", "SUSPICIOUS", "SPOOF", "SPAM", "BULK")
 
 
@@ -42,6 +43,9 @@ class Message:
     quarantined: bool = True
     disposition: str = "SPAM"
     message_id: str = ""
+    sender: str = "newsletter@example.net"
+    subject: str = "Your order has been shipped"
+    delivery_mode: str = "DIRECT"
     release_calls: int = 0
     releases: list[Release] = field(default_factory=list)
 
@@ -64,7 +68,9 @@ class Message:
             "is_phish_submission": False,
             "client_recipients": self.recipients,
             "detection_reasons": ["simulated"],
-            "delivery_mode": "DIRECT",
+            "delivery_mode": self.delivery_mode,
+            "from": self.sender,
+            "subject": self.subject,
             "delivery_status": ["quarantined" if is_quarantined else "delivered"],
             "final_disposition": self.disposition,
             "post_delivery_operations": ["QUARANTINE_RELEASE"] if self.is_released(now) else [],
@@ -128,7 +134,7 @@ class Quarantine:
         """Set attributes of a message; `recipients` may be a number."""
         message = self.find(str(changes.get("id")), now)
         if message is not None:
-            for name in ("quarantined", "disposition", "message_id", "recipients"):
+            for name in CHANGEABLE:
                 setattr(message, name, changes.get(name, getattr(message, name)))
             if isinstance(message.recipients, int):
                 message.recipients = [f"recipient{number:04}@example.com" for number in range(message.recipients)]
@@ -157,10 +163,17 @@ class Quarantine:
                 and (query.get("detections_only") == "false" or message.disposition in DETECTIONS)
                 and query.get("alert_id", message.alert_id) == message.alert_id
                 and query.get("message_id", details["message_id"]) == details["message_id"]
+                and ("recipient" not in query or any(_is_of(each, query["recipient"]) for each in message.recipients))
+                and ("sender" not in query or _is_of(message.sender, query["sender"]))
                 and query.get("delivery_status", details["delivery_status"][0]) in details["delivery_status"]
                 and ("message_action" not in query or (query["message_action"] == "QUARANTINE_RELEASED" and released))
             ):
                 yield message
+
+
+def _is_of(address: str, wanted: str) -> bool:
+    """Whether an address is the one wanted, or of that domain."""
+    return wanted.lower() in (address.lower(), address.rpartition("@")[2].lower())
 
 
 def postfix_time(postfix_id: str) -> datetime | None:

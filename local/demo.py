@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import requests
@@ -16,9 +17,13 @@ from local.stack import Stack
 
 EXAMPLE_ID = "4Njp3P0STMz2c02Q"
 PARTIAL_ID, LIMITED_ID, DOWN_ID = "4Wt9kR6nlBz9sNH", "4WtBkR7nmCz9sNJ", "4WtDkR9nqFz9sNL"
-MANY_IDS = [f"4WtEkS{number:03d}nqFz9" for number in range(250)]
 LOST_ID = "4WtCkR8npDz9sNK-2024-08-28T15:32:35-87654321"
 REASON = {"reason": "False positive, checked with the sender", "ticket": "SOC-1042", "requested_by": "j.doe"}
+_DAY = datetime.now(UTC) - timedelta(days=1)
+ALERT_ID = f"4WtFkS1nlBz9sNM-{_DAY:%Y-%m-%dT%H:%M:%S}"
+MANY_IDS = [f"4WtHkS{number:03d}nqFz9-{_DAY:%Y-%m-%dT%H:%M:%S}-{number}" for number in range(250)]
+MESSAGE_ID = "<20261125.1532.shipping@example.net>"
+HARMFUL_ID = f"4WtGkS2nlBz9sNN-{_DAY:%Y-%m-%dT%H:%M:%S}-55667788"
 RESULTS_SHOWN = 3
 LISTS = ("delivered", "undelivered", "failed")
 TIMEOUT_SECONDS = 40
@@ -40,6 +45,7 @@ class Case:
     answers: Set[tuple[int, str]]
     body: Any
     script: Mapping[str, Any] | None = None
+    messages: Sequence[Mapping[str, Any]] = ()  # what is in quarantine before
     has_token: bool = True
     release_calls: int | None = None  # how many of them Cloudflare must have seen by then
 
@@ -60,6 +66,9 @@ class Demo:
         if case.script:
             script_url = f"{self.stack.simulator_url}/_simulator/script"
             self.session.post(script_url, json=case.script, timeout=TIMEOUT_SECONDS)
+        if case.messages:
+            url = f"{self.stack.simulator_url}/_simulator/messages"
+            self.session.post(url, json=list(case.messages), timeout=TIMEOUT_SECONDS)
         sent = json.dumps(case.body)
         _say(f"   > POST /v1/releases  {sent if len(sent) <= LONGEST_SHOWN else f'{sent[:LONGEST_SHOWN]} ...'}")
         answer = self.session.post(
@@ -125,6 +134,8 @@ class Demo:
         _say(f"   < {answer.status_code}  {body['message']}{retry}")
         for result in results[:RESULTS_SHOWN]:
             lists = [f"{name}: {', '.join(result[name])}" for name in LISTS if result[name]]
+            lists += [f"as {result['resolved_id']}"] if "resolved_id" in result else []
+            lists += [result["detail"]] if "detail" in result else []
             _say(f"     {result['id']}  {'; '.join([result['outcome'], *lists])}")
         if len(results) > RESULTS_SHOWN:
             _say(f"     and {len(results) - RESULTS_SHOWN} more")
@@ -160,24 +171,45 @@ CASES: Sequence[Case] = (
     Case("Without a token", {(401, "unauthenticated")}, [EXAMPLE_ID], has_token=False),
     Case("An id that is none", {(400, "invalid_id")}, {"ids": ["../../user"]}, release_calls=2),
 )
+# What a SIEM knows of a mail: the AlertID and the Message-ID of Cloudflare's log.
+ALERTED = (
+    Case(
+        "By the AlertID of Cloudflare's log, in a dry run first: nothing is sent",
+        {(200, "would_release")},
+        {"alert_ids": [ALERT_ID], "dry_run": True},
+        messages=[
+            {"id": f"{ALERT_ID}-11223344", "message_id": MESSAGE_ID},
+            {"id": HARMFUL_ID, "disposition": "MALICIOUS", "subject": "Invoice"},
+        ],
+        release_calls=2,
+    ),
+    Case("Then in earnest", {(200, "released")}, {"alert_ids": [ALERT_ID], "confirm": True}, release_calls=3),
+    Case("By its Message-ID it is the same mail", {(200, "already_released")}, [MESSAGE_ID], release_calls=3),
+    Case("A malicious mail stays where it is", {(200, "denied")}, [HARMFUL_ID], release_calls=3),
+)
 LOST = Case(
     "The answer of Cloudflare is lost: neither success nor failure",
     {(202, "unconfirmed")},
     {"ids": [LOST_ID], **REASON},
     script={"behaviour": "reset_after_effect", "id": LOST_ID, "times": 1},
-    release_calls=3,
+    release_calls=4,
 )
 # The reconciler may be quicker.
 AGAIN = Case(
-    "Asking again makes no second call", {(202, "unconfirmed"), (200, "already_released")}, [LOST_ID], release_calls=3
+    "Asking again makes no second call", {(202, "unconfirmed"), (200, "already_released")}, [LOST_ID], release_calls=4
 )
-MANY = Case("A bad detection rule: many at once are taken on and released in few calls", ACCEPTED, {"ids": MANY_IDS})
+MANY = Case(
+    "A bad detection rule: many at once are taken on and released in few calls",
+    ACCEPTED,
+    {"ids": MANY_IDS},
+    messages=[{"id": each} for each in MANY_IDS],
+)
 LIMITED = Case(
     "Cloudflare's rate limit is used up: nothing was released yet, it will be tried again",
     ACCEPTED,
     [LIMITED_ID],
     script={"behaviour": "429", "retry_after": 3, "times": 1},
-    release_calls=7,
+    release_calls=8,
 )
 # The last, since it ends Cloudflare.
 DOWN = Case(
@@ -195,15 +227,15 @@ def main() -> int:
             session.trust_env = False  # a proxy would not find the way back to this machine
             demo = Demo(stack, session)
             _say(f"Quarantine Release at {stack.base_url}, with a simulated Cloudflare")
-            for case in CASES:
+            for case in (*CASES, *ALERTED):
                 demo.play(case)
             lost_request = demo.play(LOST)
             demo.play(AGAIN)
-            demo.wait(lost_request, "What became of it is read from Cloudflare, not guessed", 3, RECONCILER)
+            demo.wait(lost_request, "What became of it is read from Cloudflare, not guessed", 4, RECONCILER)
             demo.trace(EXAMPLE_ID, "What happened to the first message?", "RELEASED")
             demo.trace(LOST_ID, "And to the one whose answer was lost?", "RELEASED")
-            demo.wait(demo.play(MANY), f"All {len(MANY_IDS)} are released", 6, "the worker")
-            demo.wait(demo.play(LIMITED), "No call was made while it was used up; then one was", 8, "the worker")
+            demo.wait(demo.play(MANY), f"All {len(MANY_IDS)} are released", 7, "the worker")
+            demo.wait(demo.play(LIMITED), "No call was made while it was used up; then one was", 9, "the worker")
             if stack.simulator:
                 stack.simulator.stop()
             demo.cancel(demo.play(DOWN), "What was not sent yet can be cancelled")

@@ -27,6 +27,7 @@ OVERRIDES = {
     "SETTLE_SECONDS": SECONDS,
     "BUDGET_INLINE_CALLS": SECONDS,
     "BUDGET_CALLS": SECONDS,
+    "GUARD_MODE": (re.compile(r"standard|strict|off"), "standard, strict or off"),
 }
 DEFAULT_RECONCILE_EVERY = "60"
 FRACTION = re.compile(r"[0-9]{1,5}(\.[0-9]{1,3})?")

@@ -2,7 +2,8 @@
 
 The control API (JSON in and out):
     POST /_simulator/script     {"behaviour", "id": postfix id or "*", "on": endpoint, "times", ...parameters}
-    POST /_simulator/messages   {"id", "recipients": list or number, "quarantined", "disposition", "scanned_at", ...}
+    POST /_simulator/messages   {"id", "recipients": list or number, "quarantined", "disposition", "scanned_at", ...},
+                                or a list of such
     POST /_simulator/settings   any of `cloudflare_account.Settings`
     POST /_simulator/reset      {}
     GET  /_simulator            totals, faults, settings, messages
@@ -153,6 +154,8 @@ class _ApiConnection(Connection):
                 cloudflare.script.add(step)
             return {"added": len(steps)}
         if path == "/messages":
+            if isinstance(document, list):
+                return {"changed": sum(cloudflare.quarantine.change(each, now) is not None for each in document)}
             message = cloudflare.quarantine.change(document, now)
             return message.summary(now) if message else None
         if path == "/settings":

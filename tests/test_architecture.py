@@ -64,8 +64,8 @@ OURS = {
         " secret_store settings table telemetry"
     ),
     "routes": (
-        "answer attempt authentication clients credentials guard http_event outcome ports problem release release_request"
-        " secret_store telemetry trace wiring"
+        "answer attempt authentication clients credentials guard http_event outcome ports problem release"
+        " release_request secret_store telemetry trace wiring"
     ),
     "webhook": "authentication http_event ports problem release_request routes telemetry wiring",
     "worker": "batch release_queue telemetry wiring",

@@ -38,7 +38,8 @@ def target(given: MessageId) -> Target:
 
 
 def want(given: MessageId, *names: str) -> Want:
-    return Want(target(given), tuple(RequestId(f"rq_{name}") for name in names or ("one",)))
+    requests = tuple(RequestId(f"rq_{name}") for name in names or ("one",))
+    return Want(target(given), requests, dict.fromkeys(requests))
 
 
 def row(given: MessageId, largest_call: int | None = None) -> MessageRow:

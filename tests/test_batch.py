@@ -521,7 +521,9 @@ def test_an_id_that_another_worker_had_claimed_before_the_cancel_comes_to_what_i
 
     def claim_and_cancel() -> None:
         another.rows = world.ledger.messages(ACCOUNT, [part])
-        claims = another.claim(Call(WireForm.OBJECT, (Want(Target(part, FULL_OTHER), (request.request_id,)),)))
+        claims = another.claim(
+            Call(WireForm.OBJECT, (Want(Target(part, FULL_OTHER), (request.request_id,), {request.request_id: None}),))
+        )
         assert isinstance(claims, Claims)
         claimed.append(claims)
         cancel(request, world.ports())

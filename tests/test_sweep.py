@@ -249,8 +249,9 @@ def test_what_a_worker_claims_as_the_day_ends_does_not_expire(world: World, monk
 
     def before_the_claim(account_id: AccountId, parts: list[PostfixPart]) -> dict[PostfixPart, MessageRow]:
         rows = messages(account_id, parts)
+        one = RequestId("rq_one")
         claimed.append(
-            worker.claim(Call(WireForm.ARRAY, (Want(Target(postfix_part(BARE), BARE), (RequestId("rq_one"),)),)))
+            worker.claim(Call(WireForm.ARRAY, (Want(Target(postfix_part(BARE), BARE), (one,), {one: None}),)))
         )
         return rows
 

@@ -95,7 +95,8 @@ class _Line:
         own = [batch.requests[name] for name in {hint.request_id: None for hint in hints}]
         self._run = Run(own, ports, is_accepted=True)
         self._run.settled = batch.settled  # is told whatever fails after it
-        vetting = Vetting(self._run, ports, min(_VETTING_SECONDS, ports.time_left() / 3), Mark.ALL)
+        spared = CALL_SECONDS + 2 * RECORD_SECONDS
+        vetting = Vetting(self._run, ports, Mark.ALL, seconds=_VETTING_SECONDS, spared=spared)
         self._resolve(hints, vetting)
         wants = _merged(hints, self._run.requests)
         self._run.rows = ports.ledger.messages(own[0].account_id, [want.target.part for want in wants])
@@ -154,7 +155,7 @@ class _Line:
         cancelled = [request for request in run.requests.values() if request.cancelled_at is not None]
         known = run.rows.keys() - {target.part for request in cancelled for target in targets_of(request.message_ids)}
         run.rows |= self._ports.ledger.messages(run.account_id, sorted(parts - known))
-        confirm(run, self._ports, min(_PROOF_SECONDS, self._ports.time_left() - 2 * RECORD_SECONDS))
+        confirm(run, self._ports, seconds=_PROOF_SECONDS, spared=2 * RECORD_SECONDS)
         run.finish()
         self._batch.requests |= run.requests
         free = {name: free_of(request, run) for name, request in run.requests.items()}

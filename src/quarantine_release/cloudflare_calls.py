@@ -120,7 +120,9 @@ class Calls:
         headers = {**credential.headers, "User-Agent": USER_AGENT}
         reply = self.session.send("GET", url, headers, None, seconds)
         if not isinstance(reply, Reply):
-            return Got({}, Evidence(failure=reply.failure), NotRead.FAILED)
+            # Who cannot be reached is waited for, as before a release; who does not answer has failed.
+            self.stopped = None if reply.was_sent else NotRead.NOT_NOW
+            return Got({}, Evidence(failure=reply.failure), self.stopped or NotRead.FAILED)
         if reply.status in _REFUSED and self._has_another(credential):
             return self._get(url)
         self._credential = credential

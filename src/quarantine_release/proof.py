@@ -5,6 +5,7 @@ It only ever adds to what is known: what is not proved stays released and unconf
 
 from contextlib import suppress
 from dataclasses import replace
+from datetime import timedelta
 from typing import Final
 
 from quarantine_release.attempt import Run
@@ -16,13 +17,15 @@ from quarantine_release.trace import MessageRow
 _PAUSES: Final = (0.0, 0.5, 1.0, 2.0, 4.0)
 
 
-def confirm(run: Run, ports: Ports, seconds: float) -> None:
-    """Look for proof of what was released for requests that want it, for so many seconds at most."""
-    began = ports.clock()
+def confirm(run: Run, ports: Ports, *, seconds: float, spared: float) -> None:
+    """Look for so long for proof of what was released for requests that want it; leave as many seconds as `spared`."""
+    ends_at = ports.clock() + timedelta(seconds=seconds)
     for pause in _PAUSES:
         rows = _unproved(run)
-        left = seconds - (ports.clock() - began).total_seconds() - pause
-        if not rows or left <= 0:
+        if not rows:
+            return
+        left = min((ends_at - ports.clock()).total_seconds(), ports.time_left() - spared) - pause
+        if left <= 0:
             return
         ports.pause(pause)
         wanted = [Wanted(row.part, row.message_id, row.forced_after) for row in rows]

@@ -54,7 +54,8 @@ def release(request: RequestRow, ports: Ports, *, inline: bool = True) -> Answer
     what would be done. Raises LedgerUnavailable if it is not known whether the request was accepted.
     """
     run = Run([request], ports, is_accepted=False)
-    vetting = Vetting(run, ports, _vetting_seconds(ports), Mark.ALL if request.force else Mark.INLINE)
+    mark = Mark.ALL if request.force else Mark.INLINE
+    vetting = Vetting(run, ports, mark, seconds=_VETTING_SECONDS, spared=CALL_SECONDS + RECORD_SECONDS)
     wants: list[Want] = []
     if inline:
         if ports.guard.mode is not Mode.OFF or any(map(is_header, request.ids)) or request.dry_run:
@@ -108,17 +109,12 @@ def release(request: RequestRow, ports: Ports, *, inline: bool = True) -> Answer
             vetting.tell_trace(run.request)
     if request.force:
         run.end_without_call(request, [want.target for call in waiting for want in call.wants])
-    confirm(run, ports, min(_PROOF_SECONDS, ports.time_left() - RECORD_SECONDS))
+    confirm(run, ports, seconds=_PROOF_SECONDS, spared=RECORD_SECONDS)
     (answer,) = run.finish()
     hints = hints_of(answer.request, free_of(answer.request, run))
     if hints:
         ports.queue.send(hints)
     return answer
-
-
-def _vetting_seconds(ports: Ports) -> float:
-    """Return how long the messages may be read: what claim, call and record do not need."""
-    return min(_VETTING_SECONDS, ports.time_left() - CALL_SECONDS - RECORD_SECONDS)
 
 
 def _look_up_first(run: Run, vetting: Vetting, ports: Ports) -> RequestRow | None:

@@ -37,13 +37,14 @@ _UNREADABLE: Final = Ended(
 
 
 class Vetting:
-    """Lookup and guard for the requests of one run, within so many seconds."""
+    """Lookup and guard for the requests of one run. A look takes `seconds` at most, and leaves as many as `spared`."""
 
-    def __init__(self, run: Run, ports: Ports, seconds: float, mark: Mark) -> None:
+    def __init__(self, run: Run, ports: Ports, mark: Mark, *, seconds: float, spared: float) -> None:
         self._run = run
         self._ports = ports
-        self._ends_at = ports.clock() + timedelta(seconds=seconds)
         self._mark = mark
+        self._limit = seconds
+        self._spared = spared
         self._before = dict(run.requests)
         self.details: dict[PostfixPart, Details] = {}
         self.must_wait = False
@@ -154,7 +155,7 @@ class Vetting:
         return ports.lookup.look(self._run.account_id, ids, self._seconds(), ports.budget, self._mark)
 
     def _seconds(self) -> float:
-        return (self._ends_at - self._ports.clock()).total_seconds()
+        return min(self._limit, self._ports.time_left() - self._spared)
 
     def _named(self, want: Want, told: Details) -> Target:
         """Take over the fuller id of a message; a bare one stays bare, since it has a form of its own."""
