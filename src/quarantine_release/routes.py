@@ -94,6 +94,9 @@ def _post_release(call: Call) -> Response:
         raise Declined("idempotency_key_reused", detail, field="Idempotency-Key")
     for settled in answer.settled:
         telemetry.release_outcome(settled, answer.request)
+    for result in answer.results:
+        if result.ended is not None and not answer.replayed:
+            telemetry.not_released(result, answer.request)
     response = _respond_with(answer, call, wanted.warnings)
     if wanted.prefers_async and not wanted.is_inline:
         return replace(response, headers={**response.headers, "Preference-Applied": "respond-async"})
