@@ -35,7 +35,7 @@ def entry(investigate_id: str = INVESTIGATE_ID, **members: Any) -> dict[str, Any
 
 
 @pytest.fixture
-def messages(upstream: Upstream) -> list[dict[str, Any]]:
+def messages(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Return what Cloudflare knows of, to be changed."""
     known = [entry(), entry(EVIL, final_disposition="MALICIOUS", message_id="<evil@example.net>")]
 
@@ -57,7 +57,7 @@ def messages(upstream: Upstream) -> list[dict[str, Any]]:
         alert = query.get("alert_id", [""])[0]
         return Listed([each for each in found if each["id"].startswith(alert)])
 
-    upstream.answer = answer  # type: ignore[method-assign]
+    monkeypatch.setattr(upstream, "answer", answer)
     return known
 
 

@@ -222,7 +222,7 @@ def test_what_cannot_be_read_for_now_waits_and_is_released_by_the_worker(guarded
 def test_without_time_to_read_nothing_is_read(guarded: World) -> None:
     guarded.seconds_left = [14.0] * 9
     assert told(ask(guarded, FULL, HEADER)) == [(Outcome.IN_PROGRESS, None)] * 2
-    assert guarded.lookup.looked == guarded.lookup.questions == []
+    assert (guarded.lookup.looked, guarded.lookup.questions) == ([], [])
 
 
 def test_what_is_released_already_is_neither_read_nor_denied(guarded: World) -> None:
@@ -233,7 +233,9 @@ def test_what_is_released_already_is_neither_read_nor_denied(guarded: World) -> 
     assert guarded.lookup.looked == []
 
 
-def test_what_became_free_since_it_was_read_is_not_claimed_unread(guarded: World) -> None:
+def test_what_became_free_since_it_was_read_is_not_claimed_unread(
+    guarded: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is under way for another when the rows are read, and free when it would be claimed."""
     guarded.cloudflare.answers.append(Refused(RefusalReason.RATE_LIMITED, Evidence(429), 42))
     ask(guarded, FULL)
@@ -243,7 +245,7 @@ def test_what_became_free_since_it_was_read_is_not_claimed_unread(guarded: World
     def seen_before(*arguments: Any) -> Any:
         return replace(known(*arguments), messages={PART: under_way})
 
-    guarded.ledger.known = seen_before  # type: ignore[method-assign]
+    monkeypatch.setattr(guarded.ledger, "known", seen_before)
     guarded.lookup.looked.clear()
     assert told(ask(guarded, FULL, name="two")) == [(Outcome.IN_PROGRESS, None)]
     assert (len(guarded.cloudflare.calls), guarded.lookup.looked) == (1, [])
@@ -407,12 +409,11 @@ def test_a_verdict_that_another_worker_wrote_first_is_the_one_that_counts(guarde
     stale = replace(
         closed, state=RequestState.OPEN, letters=None, resolved={}, ended={}, closed_at=None, expires_at=None
     )
-    requests = guarded.ledger.requests
-    guarded.ledger.requests = lambda _: {stale.request_id: stale}  # type: ignore[method-assign]
     guarded.lookup.messages[FULL_OTHER] = OTHER_SPAM
     guarded.queue.sent = [(hint, 0.0) for hint in hints]
-    guarded.work()
-    guarded.ledger.requests = requests  # type: ignore[method-assign]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(guarded.ledger, "requests", lambda _: {stale.request_id: stale})
+        guarded.work()
     assert kept(guarded) == closed
     assert guarded.cloudflare.calls == [(WireForm.OBJECT, [FULL])]
 
@@ -460,11 +461,11 @@ def test_whatever_others_found_out_meanwhile_is_left_to_them(guarded: World) -> 
         assert note(before, first) is None
         return note(before, after)
 
-    guarded.ledger.note = overtaken  # type: ignore[method-assign]
-    guarded.work()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(guarded.ledger, "note", overtaken)
+        guarded.work()
     assert guarded.cloudflare.calls == []
     assert kept(guarded).ended[FULL_OTHER].outcome is Outcome.NOT_FOUND
-    guarded.ledger.note = note  # type: ignore[method-assign]
     guarded.work()
     assert told(later(guarded)) == [RELEASED, (Outcome.NOT_FOUND, None)]
 
@@ -532,12 +533,14 @@ def test_a_dry_run_of_what_is_under_way_ends_with_it_and_claims_nothing(guarded:
     assert not kept(guarded, "dry").may_claim
 
 
-def test_a_dry_run_may_be_asked_again(guarded: World, faults: list[Fault | None]) -> None:
+def test_a_dry_run_may_be_asked_again(
+    guarded: World, faults: list[Fault | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     faults += [None, None, Fault.TIMEOUT_BEFORE]
     ask(guarded, FULL, dry_run=True)
     assert ask(guarded, FULL, dry_run=True, nonce="again").replayed
-    guarded.ledger.known = lambda *_: replace(known, request=None)  # type: ignore[method-assign]
     known = World(guarded.dynamodb).ledger.known(ACCOUNT, RequestId("rq_one"), [], [])
+    monkeypatch.setattr(guarded.ledger, "known", lambda *_: replace(known, request=None))
     assert ask(guarded, FULL, dry_run=True, nonce="at once").replayed
 
 

@@ -156,6 +156,7 @@ def _get_message(call: Call, given: str) -> Response:
             row,
             ledger.requests(sorted(asks | unclaimed)),
             ledger.attempts(account_id, sorted(attempts)),
+            account_id=account_id,
             part=part,
             visible_to=visible_to,
             now=call.ports.clock(),
