@@ -23,6 +23,8 @@ EXPECTED = {
     "digits": "invalid_field",
     "duplicate-members": "invalid_body",
     "forced": "accepted",
+    "message-id-of-two": "invalid_id",
+    "message-ids": "accepted",
     "nan": "invalid_body",
     "nobody": "no_token",
     "not-utf-8": "invalid_body",
