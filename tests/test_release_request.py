@@ -190,6 +190,7 @@ def id_number(number: int) -> str:
         ({"ids": BARE, "reason": "esc\x1b[0m"}, "invalid_field", "reason"),
         ({"ids": BARE, "reason": "\x7f"}, "invalid_field", "reason"),
         ({"ids": BARE, "reason": "\u2028"}, "invalid_field", "reason"),
+        ({"ids": BARE, "reason": "\u2029"}, "invalid_field", "reason"),
         ({"ids": BARE, "reason": "\ud800"}, "invalid_field", "reason"),
         ({"ids": BARE, "force": "yes"}, "invalid_field", "force"),
         ({"ids": BARE, "force": 1}, "invalid_field", "force"),
@@ -204,10 +205,52 @@ def test_what_breaks_a_rule_is_told_by_code_and_field(content: Any, code: str, f
     assert invalid(content) == (code, field)
 
 
+RULES: list[tuple[Any, str]] = [
+    (["short"], "An id must be 8 to 128 of A-Z a-z 0-9 . _ : -."),
+    (["<>"], "A Message-ID must be 1 to 250 printable ASCII characters, in < >."),
+    ({}, "ids must hold at least one id."),
+    ([], "ids must hold at least one id."),
+    ({"ids": 5}, "ids must be an array of strings, or one comma-separated string."),
+    (
+        {"ids": BARE, "id": BARE},
+        "Only one of ids, postfix_ids, postfix_id, id, alert_ids, message_ids may be given, and these are: ids, id.",
+    ),
+    (b"\xff", "The body must be UTF-8."),
+    (b"{", "The body must be JSON."),
+    (5, "The body must be a JSON object, or an array of ids."),
+    ({"ids": BARE, "account_id": 5}, "account_id must be 32 lower-case hexadecimal digits."),
+    ({"ids": BARE, "reason": 5}, "reason must be a string."),
+    ({"ids": BARE, "reason": "\n"}, "reason must not hold control characters."),
+    ({"ids": BARE, "ticket": "t" * 101}, "ticket must have at most 100 characters."),
+    ({"ids": BARE, "force": 1}, "force must be true or false."),
+    ({"ids": BARE, "fail_on": 1}, "fail_on must be one of never, none, partial."),
+    ({"ids": BARE, "force": True}, "force needs a reason."),
+    ({"ids": BARE, "override": True}, "override needs a reason."),
+    ({"ids": BARE, "force": True, "reason": "r"}, "force needs the header Idempotency-Key."),
+    ({"ids": BARE, "sender": "a b"}, "sender must be an e-mail address or a domain."),
+    ({"ids": BARE, "since": "now"}, "since must be an ISO 8601 time with its offset from UTC."),
+    ({"ids": BARE, "expect_count": 0}, "expect_count must be a whole number from 1 to 999."),
+]
+
+
+@pytest.mark.parametrize(("content", "rule"), RULES)
+def test_the_rule_that_was_broken_is_told_in_words(content: Any, rule: str) -> None:
+    with pytest.raises(InvalidRequest) as refusal:
+        parse(content)
+    assert refusal.value.detail == rule
+
+
+def test_the_rule_of_a_key_is_told_in_words() -> None:
+    with pytest.raises(InvalidRequest) as refusal:
+        parse([BARE], {"idempotency-key": ("",)})
+    assert refusal.value.detail == "The key must be one value of 1 to 255 printable ASCII characters."
+
+
 def test_a_body_that_is_not_the_base64_it_is_marked_as_is_invalid() -> None:
     with pytest.raises(InvalidRequest) as refusal:
         parse_release_request(AuthenticatedPayload(CLIENT, {}, None))
     assert refusal.value.code == "invalid_body"
+    assert refusal.value.detail == "The body is marked as base64 and is not base64."
 
 
 def test_1000_different_ids_are_accepted_however_often_each_is_repeated() -> None:
@@ -340,6 +383,7 @@ def test_beside_the_signed_id_no_other_key_is_taken(other: str) -> None:
     with pytest.raises(InvalidRequest) as refusal:
         parse_release_request(AuthenticatedPayload(CLIENT, headers, json.dumps([BARE]).encode(), "msg_1"))
     assert (refusal.value.code, refusal.value.field) == ("invalid_idempotency_key", "Idempotency-Key")
+    assert refusal.value.detail == "The key of a signed request must equal its webhook-id."
 
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -370,6 +414,10 @@ def test_an_accepted_request_holds_what_was_wanted() -> None:
     assert (row.reason, row.ticket, row.requested_by, row.fail_on) == ("r", "t", "b", FailOn.NONE)
     assert row.state is RequestState.OPEN
     assert row.nonce == RANDOM.hex()
+    assert (row.force, row.trace_id) == (False, None)
+    forced = parse({"ids": BARE, **FORCED}, KEY | {"x-amzn-trace-id": (f"Root={ROOT}",)})
+    row = accept(forced, ACCOUNT, NOON, RANDOM)
+    assert (row.force, row.trace_id) == (True, ROOT)
 
 
 def test_the_request_id_comes_from_client_and_key() -> None:
@@ -420,8 +468,9 @@ def test_what_cannot_be_a_request_id_is_none(given_id: str) -> None:
 
 def test_an_id_in_a_path_is_refused_with_its_rule() -> None:
     assert parse_message_id(FULL) == FULL
-    with pytest.raises(InvalidRequest, match=r"^invalid_id$"):
+    with pytest.raises(InvalidRequest, match=r"^invalid_id$") as refusal:
         parse_message_id("short")
+    assert (refusal.value.field, refusal.value.detail) == ("id", RULES[0][1])
     assert parse_account_id(ACCOUNT) == ACCOUNT
 
 

@@ -125,7 +125,8 @@ def test_a_full_stop_cannot_be_moved_from_the_body_to_the_time() -> None:
 @pytest.mark.parametrize(("seconds", "found"), [(TOLERANCE, Signed.YES), (TOLERANCE + 1, Signed.LONG_AGO)])
 def test_five_minutes_before_and_after_now_and_not_a_second_more(seconds: int, found: Signed) -> None:
     for sign_of in (1, -1):
-        assert check(signed(at=NOON + sign_of * timedelta(seconds=seconds))) is found
+        headers = signed(at=NOON + sign_of * timedelta(seconds=seconds))
+        assert check_signature(headers, BODY, (KEY,), NOON) == (found, MESSAGE_ID if found is Signed.YES else "")
 
 
 def test_five_signatures_are_too_many() -> None:
@@ -137,6 +138,20 @@ def test_five_signatures_are_too_many() -> None:
 def test_what_fills_the_place_of_a_missing_key_signs_nothing() -> None:
     assert check(signed(BODY, bytes(32)), BODY, KEY) is Signed.WRONG
     assert check_signature(signed(BODY, bytes(32)), BODY, (), NOON)[0] is Signed.WRONG
+
+
+@pytest.mark.parametrize("filler", ["", "XXXX", "None", "null"])
+@pytest.mark.parametrize("sent", [(), (MESSAGE_ID, MESSAGE_ID)])
+def test_nothing_that_is_signed_takes_the_place_of_an_id_that_was_not_sent_once(
+    filler: str, sent: tuple[str, ...]
+) -> None:
+    assert check(signed(message_id=filler) | {"webhook-id": sent}) is Signed.WRONG
+
+
+@pytest.mark.parametrize("name", signed())
+def test_half_a_surrogate_pair_signs_nothing(name: str) -> None:
+    """The gateway's event may hold one, and bytes cannot."""
+    assert check(signed() | {name: ("\ud800",)}) is Signed.WRONG
 
 
 def test_a_body_that_could_not_be_read_was_not_signed() -> None:
