@@ -278,7 +278,13 @@ class _Condition:
             name = self._next()
             assert self._next() == ")"
             return (self._names.get(name, name) in self._item) == (token == "attribute_exists")
-        found = self._item.get(self._names.get(token, token))
+        if token == "size":
+            assert self._next() == "("
+            members = self._item.get(self._names[self._next()], {"SS": []})["SS"]
+            assert self._next() == ")"
+            found: Any = {"N": str(len(members))}
+        else:
+            found = self._item.get(self._names.get(token, token))
         compare, wanted = self._next(), self._values[self._next()]
         if found is None or found.keys() != wanted.keys():
             return compare == "<>"

@@ -209,7 +209,7 @@ def trace(
     visible_to: str | None = "soar",
 ) -> dict[str, Any]:
     by_id = {request.request_id: request for request in requests}
-    return trace_body(row, by_id, attempts, part=row.part, visible_to=visible_to, now=NOON)
+    return trace_body(row, by_id, attempts, account_id=ACCOUNT, part=row.part, visible_to=visible_to, now=NOON)
 
 
 def test_the_trace_tells_who_why_when_and_how_it_is_known() -> None:

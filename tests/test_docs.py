@@ -243,7 +243,9 @@ def trace() -> dict[str, Any]:
         evidence=OK,
         verdicts={row.part: DELIVERED},
     )
-    return trace_body(row, {request.request_id: request}, [attempt], part=row.part, visible_to=None, now=NOON)
+    return trace_body(
+        row, {request.request_id: request}, [attempt], account_id=ACCOUNT, part=row.part, visible_to=None, now=NOON
+    )
 
 
 def shape(value: Any) -> Any:

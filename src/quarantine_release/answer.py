@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from quarantine_release.attempt import Answer
 from quarantine_release.guard import Guarded
-from quarantine_release.outcome import Evidence, Outcome, PostfixPart, RequestId, State
+from quarantine_release.outcome import AccountId, Evidence, Outcome, PostfixPart, RequestId, State
 from quarantine_release.trace import (
     AttemptRow,
     FailOn,
@@ -128,6 +128,7 @@ def trace_body(
     requests: Mapping[RequestId, RequestRow],
     attempts: Sequence[AttemptRow],
     *,
+    account_id: AccountId,
     part: PostfixPart,
     visible_to: str | None,
     now: datetime,
@@ -138,11 +139,11 @@ def trace_body(
     """
     asked = sorted(requests.values(), key=lambda request: (request.created_at, request.request_id))
     own = {request.request_id for request in asked if visible_to in (None, request.client)}
-    shown = _message_body(row, own) if row is not None else {"id": part, "state": None}
     return {
-        "id": shown.pop("id"),
+        "id": row.message_id if row is not None else part,
         "postfix_id": part,
-        **shown,
+        "account_id": account_id,
+        **(_message_body(row, own) if row is not None else _UNCLAIMED),
         "requests": [_request_body(request, row, part, own, now) for request in asked],
         "requests_not_shown": len(row.asks - requests.keys()) + row.asks_uncounted if row is not None else 0,
         "attempts": [_attempt_body(attempt, part, own) for attempt in attempts],
@@ -150,12 +151,17 @@ def trace_body(
     }
 
 
+_NOT_KNOWN: Final = ("state", "code", "evidence", "released_by", "guard", "disposition", "confirmed_at")
+_UNCLAIMED: Final[dict[str, Any]] = {
+    **dict.fromkeys((*_NOT_KNOWN, "updated_at", "expires_at")),
+    **{name: () for name in ("delivered", "undelivered", "failed")},
+}
+
+
 def _message_body(row: MessageRow, own: set[RequestId]) -> dict[str, Any]:
     is_own = row.owner is None or row.owner in own
     is_known = row.state is not State.RELEASING  # a claimed row still holds what an earlier call came to
     return {
-        "id": row.message_id,
-        "account_id": row.account_id,
         "state": row.state,
         "code": row.code if is_known else None,
         **_recipients(row),

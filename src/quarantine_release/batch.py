@@ -25,7 +25,7 @@ from quarantine_release.outcome import (
 from quarantine_release.ports import Hint, LedgerUnavailable, Mark, Ports
 from quarantine_release.proof import confirm
 from quarantine_release.release import EXPIRY, free_of, hinted, hinted_ids
-from quarantine_release.trace import MessageRow, RequestRow, Target, targets_of
+from quarantine_release.trace import MessageRow, RequestRow, Result, Target, targets_of
 from quarantine_release.vetting import Vetting
 
 # What Cloudflare refuses without saying for how long waits for the full minute after the next half: all of it comes
@@ -44,6 +44,7 @@ class Batch:
     """What became of a batch of hints. `failed` are those to be delivered again: the ledger did not do its part."""
 
     settled: list[MessageRow] = field(default_factory=list)
+    ended: list[tuple[Result, RequestRow]] = field(default_factory=list)
     requests: dict[RequestId, RequestRow] = field(default_factory=dict)
     failed: set[Hint] = field(default_factory=set)
     hints: int = 0
@@ -107,6 +108,10 @@ class _Line:
             names = tuple(name for name in want.requests if want.target.part in free[name])
             still_wanted += [replace(want, requests=names)] if names else []
         vetted = vetting.save(vetting.vet(still_wanted))
+        for request in self._run.requests.values():
+            before = batch.requests[request.request_id].ended
+            new = (one for one in self._run.results(request) if one.ended is not None and one.id not in before)
+            batch.ended += [(result, request) for result in new]
         self._calls = deque(calls_of(vetted, self._run.rows, ports.wire_form))
         self._must_wait = vetting.must_wait
 

@@ -112,7 +112,7 @@ class Calls:
             return Got({}, _NOT_CALLED, self.stopped)
         seconds = min(_CALL_SECONDS, self.ends_at - time.monotonic())
         if seconds <= 0:
-            self.stopped = NotRead.FAILED
+            self.stopped = NotRead.NOT_NOW
             return Got({}, _NOT_CALLED, self.stopped)
         if self.budget.take(self.account_id, self.mark):
             self.stopped = NotRead.NOT_NOW

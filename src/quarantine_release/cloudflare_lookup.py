@@ -150,8 +150,9 @@ class _Look:
             return self._search(message_id)
         got = self.calls.get(f"/{quote(message_id, safe='')}")
         if got.why is not NotRead.ABSENT or not is_bare(message_id):
-            own = [details_of(entry, self.now) for entry in dicts(got.content.get("result"))]
-            return got.why or _only([each for each in own if each is not None], message_id)
+            entries = [details_of(entry, self.now) for entry in dicts(got.content.get("result"))]
+            own = [each for each in entries if each is not None]
+            return got.why or (_only(own, message_id) if own else NotRead.FAILED)
         if message_id not in self.sought:
             self.list_around([message_id])
         return self.seen([message_id]).get(message_id) or self.why or NotRead.ABSENT

@@ -14,7 +14,7 @@ from quarantine_release.ports import LedgerUnavailable, Move, Ports
 from quarantine_release.trace import MessageRow
 
 # Cloudflare's search may lag behind its own release, for how long is not documented: so long apart it is read.
-_PAUSES: Final = (0.0, 0.5, 1.0, 2.0, 4.0)
+_PAUSES: Final = (0.0, 0.5, 1.0, 2.0)
 
 
 def confirm(run: Run, ports: Ports, *, seconds: float, spared: float) -> None:

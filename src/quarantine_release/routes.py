@@ -94,6 +94,9 @@ def _post_release(call: Call) -> Response:
         raise Declined("idempotency_key_reused", detail, field="Idempotency-Key")
     for settled in answer.settled:
         telemetry.release_outcome(settled, answer.request)
+    for result in answer.results:
+        if result.ended is not None and not answer.replayed:
+            telemetry.not_released(result, answer.request)
     response = _respond_with(answer, call, wanted.warnings)
     if wanted.prefers_async and not wanted.is_inline:
         return replace(response, headers={**response.headers, "Preference-Applied": "respond-async"})
@@ -153,6 +156,7 @@ def _get_message(call: Call, given: str) -> Response:
             row,
             ledger.requests(sorted(asks | unclaimed)),
             ledger.attempts(account_id, sorted(attempts)),
+            account_id=account_id,
             part=part,
             visible_to=visible_to,
             now=call.ports.clock(),

@@ -10,9 +10,9 @@ from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 
 from quarantine_release.ledger_items import message_key
-from quarantine_release.outcome import AccountId, Evidence
+from quarantine_release.outcome import AccountId, Evidence, is_header
 from quarantine_release.settings import SettingsInvalid
-from quarantine_release.trace import MessageRow, RequestRow, WireForm
+from quarantine_release.trace import MessageRow, RequestRow, Result, WireForm
 
 logger: Final = Logger()
 metrics: Final = Metrics()
@@ -34,8 +34,26 @@ def release_outcome(row: MessageRow, request: RequestRow | None) -> None:
         ticket=request.ticket if request else None,
         request=request.request_id if request else None,
         attempt=row.attempt,
+        guard=row.guard,
+        disposition=row.disposition,
     )
     count(row.state.title().replace("_", ""))
+
+
+def not_released(result: Result, request: RequestRow) -> None:
+    """Log that an id of a request ended before anything was claimed: lookup or guard refused it."""
+    is_found = result.resolved is not None or not is_header(result.id)
+    logger.info(
+        "not_released",
+        message_key=message_key(request.account_id, result.part) if is_found else None,
+        outcome=result.outcome,
+        code=result.code,
+        client=request.client,
+        ticket=request.ticket,
+        request=request.request_id,
+        dry_run=request.dry_run,
+    )
+    count(result.outcome.title().replace("_", ""))
 
 
 def cloudflare_call(

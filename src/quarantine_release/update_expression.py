@@ -56,8 +56,8 @@ class UpdateExpression:
 
     def require_fewer(self, name: str, number: int) -> None:
         """Let the update pass only if the set is not there or holds fewer elements."""
-        limit = self._value({"N": str(number)})
-        self._conditions.append(f"(attribute_not_exists({self._name(name)}) OR size({self._name(name)}) < {limit})")
+        most = self._value({"N": str(number - 1)})
+        self._conditions.append(f"(attribute_not_exists({self._name(name)}) OR size({self._name(name)}) <= {most})")
 
     def build(self) -> dict[str, Any]:
         """Return the parameters of UpdateItem, which are also those of an Update within a transaction."""

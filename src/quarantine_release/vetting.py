@@ -18,6 +18,7 @@ from quarantine_release.outcome import (
     Outcome,
     PostfixPart,
     RequestId,
+    contradict,
     fullest,
     is_bare,
     is_header,
@@ -62,30 +63,27 @@ class Vetting:
         found: dict[Question, MessageId] = {}
         for question in asked:
             known, until = answers.get(question.text, (None, 0))
-            if known is not None and until > now.timestamp():
+            if known is not None and until > now.timestamp() and question.narrowing.expect_count in (None, 1):
                 found[question] = known
         open_questions = [question for question in asked if question not in found]
         shown = self._find(open_questions) if open_questions else {}
         learned = {}
         for question in open_questions:
             told = shown.get(question, NotRead.NOT_NOW)
+            chosen = told if isinstance(told, NotRead) else choose(told, question.narrowing.expect_count)
+            if isinstance(chosen, Details):
+                self.details[postfix_part(chosen.message_id)] = chosen
+                found[question] = learned[question.text] = chosen.message_id
+                continue
             for name, each in asked[question]:
-                request = self._run.requests[name]
-                if isinstance(told, NotRead):
-                    self._end_unread(request, [each], told, _NOT_FOUND_OUT)
-                    continue
-                chosen = choose(told, request.narrowing.expect_count)
                 if isinstance(chosen, Ended):
-                    self._end(request, [each], chosen)
+                    self._end(self._run.requests[name], [each], chosen)
                 else:
-                    self.details[postfix_part(chosen.message_id)] = chosen
-                    found[question] = learned[question.text] = chosen.message_id
+                    self._end_unread(self._run.requests[name], [each], chosen, _NOT_FOUND_OUT)
         for question, message_id in found.items():
             for name, each in asked[question]:
                 request = self._run.requests[name]
-                if each not in request.ended:
-                    resolved = {**request.resolved, each: message_id}
-                    self._run.requests[name] = replace(request, resolved=resolved)
+                self._run.requests[name] = replace(request, resolved={**request.resolved, each: message_id})
         if learned:
             account_id = self._run.account_id
             self._ports.ledger.keep_aliases(account_id, learned, now + _ALIAS)
@@ -102,6 +100,8 @@ class Vetting:
             if is_header(target.message_id):  # nobody knows yet what it means
                 continue
             told: Details | NotRead = self.details.get(target.part) or shown.get(target.message_id, NotRead.NOT_NOW)
+            if isinstance(told, Details) and contradict(told.message_id, target.message_id):
+                told = NotRead.FAILED  # a Message-ID has led to another message of this Postfix id
             if isinstance(told, Details):
                 self.details[target.part] = told
                 target = self._named(want, told)
@@ -123,13 +123,14 @@ class Vetting:
                 self._run.requests[name] = actual
                 others.add(name)
             else:
-                self.tell_trace(after)
+                self.tell_trace(after, before)
         kept = (replace(want, requests=tuple(name for name in want.requests if name not in others)) for want in wants)
         return [want for want in kept if want.requests]
 
-    def tell_trace(self, request: RequestRow) -> None:
+    def tell_trace(self, request: RequestRow, before: RequestRow | None = None) -> None:
         """Have the trace of each message know of a request that ended before it was claimed."""
-        ids = {request.resolved.get(given, given) for given in request.ended}
+        ended = request.ended.keys() - (before.ended.keys() if before is not None else ())
+        ids = {request.resolved.get(given, given) for given in ended}
         parts = sorted({postfix_part(each) for each in ids if not is_header(each)})
         unknown = [part for part in parts if part not in self._run.rows]
         until = self._ports.terms.expiry(self._ports.clock())
@@ -147,12 +148,16 @@ class Vetting:
         self._end(request, self._given(request, parts), ended)
 
     def _find(self, questions: Sequence[Question]) -> Mapping[Question, Sequence[Details] | NotRead]:
-        ports = self._ports
-        return ports.lookup.find(self._run.account_id, questions, self._seconds(), ports.budget, self._mark)
+        ports, seconds = self._ports, self._seconds()
+        if seconds <= 0:
+            return {}
+        return ports.lookup.find(self._run.account_id, questions, seconds, ports.budget, self._mark)
 
     def _look(self, ids: Sequence[MessageId]) -> Mapping[MessageId, Details | NotRead]:
-        ports = self._ports
-        return ports.lookup.look(self._run.account_id, ids, self._seconds(), ports.budget, self._mark)
+        ports, seconds = self._ports, self._seconds()
+        if seconds <= 0:
+            return {}
+        return ports.lookup.look(self._run.account_id, ids, seconds, ports.budget, self._mark)
 
     def _seconds(self) -> float:
         return min(self._limit, self._ports.time_left() - self._spared)

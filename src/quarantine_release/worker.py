@@ -28,6 +28,8 @@ def lambda_handler(event: dict[str, Any], context: "LambdaContext") -> dict[str,
 def _report(batch: Batch, malformed: int) -> None:
     for row in batch.settled:
         telemetry.release_outcome(row, batch.requests.get(row.owner) if row.owner else None)
+    for result, request in batch.ended:
+        telemetry.not_released(result, request)
     telemetry.count("Hints", batch.hints)
     counts = {"HintsStale": batch.stale, "HintsMalformed": malformed, "HintsFailed": len(batch.failed)}
     for name, number in counts.items():

@@ -1,0 +1,612 @@
+"""Lookup and guard before a claim, in webhook and worker: what is claimed, what ends with which reason, what waits."""
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from quarantine_release.attempt import Answer
+from quarantine_release.guard import DEFAULT_POLICY, Details, Ended, Guard, Guarded, Mode, NotRead, Policy
+from quarantine_release.outcome import (
+    Answered,
+    Code,
+    Evidence,
+    MessageId,
+    Outcome,
+    Reading,
+    RefusalReason,
+    Refused,
+    RequestId,
+    Seen,
+    State,
+    Verdict,
+    postfix_part,
+)
+from quarantine_release.release import KeyReused, Refusal, look_up, release
+from quarantine_release.trace import MessageRow, Narrowing, RequestRow, RequestState, WireForm
+from tests.model_dynamodb import Fault, ModelDynamoDB
+from tests.stand_ins import ACCOUNT, BARE, FULL, NOON, OK, TERMS, World, request_row
+
+ALERT = MessageId("4Njp3P0STMz2c02Q-2024-01-05T10:00:00")
+HEADER = MessageId("<1.2@example.net>")
+FULL_OTHER = MessageId("4WtWkr6nlBz9sNH-2024-08-28T15:32:35-7")
+BULK = MessageId("4WtBkR7nmCz9sNJ")
+PART = postfix_part(BARE)
+SPAM = Details(
+    FULL, is_quarantined=True, disposition="SPAM", at=NOON - timedelta(days=2), recipients=("a@example.com",)
+)
+OTHER_SPAM = replace(SPAM, message_id=FULL_OTHER)
+EVIL = replace(SPAM, disposition="MALICIOUS")
+STANDARD = Guard(Mode.STANDARD, DEFAULT_POLICY)
+
+
+@pytest.fixture
+def guarded(world: World) -> World:
+    """A world whose guard is on, and that knows one mail that is good and one that is not."""
+    world.guard = STANDARD
+    world.lookup.messages |= {FULL: SPAM, ALERT: SPAM, FULL_OTHER: replace(EVIL, message_id=FULL_OTHER)}
+    world.lookup.answers[HEADER] = [SPAM]
+    return world
+
+
+def ask(world: World, *ids: str, inline: bool = True, **members: Any) -> Answer:
+    answer = release(request_row(*ids, created_at=world.clock(), **members), world.ports(), inline=inline)
+    assert isinstance(answer, Answer)
+    return answer
+
+
+def told(answer: Answer) -> list[tuple[Outcome, Code | None]]:
+    return [(result.outcome, result.code) for result in answer.results]
+
+
+def kept(world: World, name: str = "one") -> RequestRow:
+    return world.ledger.requests([RequestId(f"rq_{name}")])[RequestId(f"rq_{name}")]
+
+
+def later(world: World, name: str = "one") -> Answer:
+    return look_up(kept(world, name), world.ports())
+
+
+def message(world: World, given: MessageId = FULL) -> MessageRow:
+    return world.ledger.messages(ACCOUNT, [postfix_part(given)])[postfix_part(given)]
+
+
+RELEASED, DENIED = (Outcome.RELEASED, None), (Outcome.DENIED, Code.DISPOSITION_NOT_ALLOWED)
+
+
+def test_what_the_guard_lets_pass_is_released_and_the_row_says_how(guarded: World) -> None:
+    assert told(ask(guarded, FULL)) == [RELEASED]
+    row = message(guarded)
+    assert (row.guard, row.disposition) == (Guarded.PASSED, "SPAM")
+
+
+def test_what_it_does_not_ends_with_its_reason_and_nothing_is_claimed(guarded: World) -> None:
+    answer = ask(guarded, FULL_OTHER)
+    assert told(answer) == [DENIED]
+    assert guarded.cloudflare.calls == []
+    assert guarded.ledger.messages(ACCOUNT, [postfix_part(FULL_OTHER)]) == {}
+    assert (kept(guarded).state, kept(guarded).letters) == (RequestState.CLOSED, "D")
+    assert "MALICIOUS" in kept(guarded).ended[FULL_OTHER].detail
+    assert told(later(guarded)) == [DENIED]
+
+
+def test_of_a_batch_the_good_is_released_and_the_bad_is_not(guarded: World) -> None:
+    assert told(ask(guarded, FULL, FULL_OTHER)) == [RELEASED, DENIED]
+    assert guarded.cloudflare.calls == [(WireForm.OBJECT, [FULL])]
+    assert kept(guarded).letters == "RD"
+
+
+def test_whom_nothing_was_claimed_for_is_in_the_trace_all_the_same(guarded: World) -> None:
+    ask(guarded, FULL_OTHER)
+    assert guarded.ledger.unclaimed(ACCOUNT, postfix_part(FULL_OTHER)) == {"rq_one"}
+    assert guarded.ledger.unclaimed(ACCOUNT, PART) == frozenset()
+
+
+def test_who_is_denied_what_others_have_claimed_is_in_its_trace(guarded: World) -> None:
+    guarded.cloudflare.answers.append(Refused(RefusalReason.RATE_LIMITED, Evidence(429), 42))
+    ask(guarded, FULL)
+    guarded.lookup.messages[FULL] = EVIL
+    assert told(ask(guarded, FULL, name="two")) == [DENIED]
+    assert message(guarded).asks == {"rq_one", "rq_two"}
+
+
+def test_a_trace_that_cannot_be_written_hides_no_answer(guarded: World, faults: list[Fault | None]) -> None:
+    faults += [None, None, Fault.TIMEOUT_BEFORE]
+    assert told(ask(guarded, FULL_OTHER)) == [DENIED]
+    assert faults == []
+
+
+def test_what_could_not_be_read_is_not_released(guarded: World) -> None:
+    guarded.lookup.messages[FULL] = NotRead.FAILED
+    answer = ask(guarded, FULL)
+    assert told(answer) == [(Outcome.DENIED, Code.GUARD_UNAVAILABLE)]
+    assert answer.results[0].retryable
+    assert guarded.cloudflare.calls == []
+
+
+def test_what_is_not_there_is_told(guarded: World) -> None:
+    guarded.lookup.messages[FULL] = NotRead.ABSENT
+    assert told(ask(guarded, FULL)) == [(Outcome.NOT_FOUND, None)]
+
+
+def test_a_bare_id_that_cannot_be_read_differs_by_mode(guarded: World) -> None:
+    guarded.lookup.messages[BARE] = NotRead.ABSENT
+    guarded.guard = replace(STANDARD, mode=Mode.STRICT)
+    assert told(ask(guarded, BARE, name="strict")) == [(Outcome.DENIED, Code.GUARD_CANNOT_READ)]
+    guarded.guard = STANDARD
+    assert told(ask(guarded, BARE, name="by client", policy=Policy(is_strict=True))) == [
+        (Outcome.DENIED, Code.GUARD_CANNOT_READ)
+    ]
+    assert told(ask(guarded, BARE)) == [RELEASED]
+    assert message(guarded).guard is Guarded.NOT_CHECKED
+    assert guarded.cloudflare.calls == [(WireForm.ARRAY, [BARE])]
+
+
+def test_a_bare_id_that_can_be_read_is_sent_as_it_was_given(guarded: World) -> None:
+    guarded.lookup.messages[BARE] = SPAM
+    assert told(ask(guarded, BARE)) == [RELEASED]
+    assert guarded.cloudflare.calls == [(WireForm.ARRAY, [BARE])]
+
+
+def test_a_guard_that_is_off_reads_nothing(world: World) -> None:
+    assert told(ask(world, FULL)) == [RELEASED]
+    assert world.lookup.looked == []
+    assert message(world).guard is None
+
+
+def test_an_alert_id_is_looked_up_though_the_guard_is_off(world: World) -> None:
+    world.lookup.messages |= {ALERT: EVIL}
+    answer = ask(world, ALERT)
+    assert told(answer) == [RELEASED]
+    assert answer.results[0].resolved == FULL
+    assert world.cloudflare.calls == [(WireForm.OBJECT, [FULL])]
+
+
+@pytest.mark.parametrize(
+    ("why", "expected"),
+    [
+        (NotRead.ABSENT, (Outcome.NOT_FOUND, None)),
+        (NotRead.FAILED, (Outcome.DENIED, Code.GUARD_UNAVAILABLE)),
+        (NotRead.NOT_NOW, (Outcome.IN_PROGRESS, None)),
+    ],
+)
+def test_an_alert_id_that_leads_nowhere_is_not_released(
+    world: World, why: NotRead, expected: tuple[Outcome, Code | None]
+) -> None:
+    world.lookup.messages |= {ALERT: why}
+    assert told(ask(world, ALERT)) == [expected]
+    assert world.cloudflare.calls == []
+
+
+def test_override_passes_the_rule_on_dispositions_and_is_recorded(guarded: World) -> None:
+    assert told(ask(guarded, FULL_OTHER, override=True, reason="a drill")) == [RELEASED]
+    assert (message(guarded, FULL_OTHER).guard, kept(guarded).override) == (Guarded.OVERRIDDEN, True)
+
+
+def test_a_client_may_be_held_to_more_and_never_to_less(guarded: World) -> None:
+    only_bulk = Policy(dispositions=frozenset({"BULK"}))
+    assert told(ask(guarded, FULL, name="held", policy=only_bulk)) == [DENIED]
+    any_at_all = Policy(dispositions=frozenset({"SPAM", "MALICIOUS"}))
+    assert told(ask(guarded, FULL_OTHER, name="free", policy=any_at_all)) == [DENIED]
+    assert kept(guarded, "free").policy == any_at_all
+
+
+def test_a_forced_release_is_guarded_but_need_not_be_in_quarantine(guarded: World) -> None:
+    ask(guarded, FULL)
+    guarded.lookup.messages[FULL] = replace(SPAM, is_quarantined=False, is_released=True)
+    assert told(ask(guarded, FULL, name="again", force=True)) == [RELEASED]
+    guarded.lookup.messages[FULL] = replace(EVIL, is_quarantined=False)
+    assert told(ask(guarded, FULL, name="evil", force=True)) == [DENIED]
+    guarded.lookup.messages[FULL] = NotRead.NOT_NOW
+    assert told(ask(guarded, FULL, name="now", force=True)) == [(Outcome.DENIED, Code.GUARD_UNAVAILABLE)]
+    assert len(guarded.cloudflare.calls) == 2
+
+
+def test_what_cannot_be_read_for_now_waits_and_is_released_by_the_worker(guarded: World) -> None:
+    guarded.lookup.messages[FULL] = NotRead.NOT_NOW
+    assert told(ask(guarded, FULL)) == [(Outcome.IN_PROGRESS, None)]
+    assert guarded.cloudflare.calls == []
+    guarded.work()
+    ((hint, delay),) = guarded.queue.sent
+    assert (hint.request_id, delay) == ("rq_one", 5.0)
+    guarded.budget.paused = 42.0
+    guarded.work()
+    assert [delay for _, delay in guarded.queue.sent] == [42.0]
+    guarded.budget.paused = 0.0
+    guarded.lookup.messages[FULL] = SPAM
+    guarded.work()
+    assert told(later(guarded)) == [RELEASED]
+
+
+def test_without_time_to_read_nothing_is_read(guarded: World) -> None:
+    guarded.seconds_left = [14.0] * 9
+    assert told(ask(guarded, FULL, HEADER)) == [(Outcome.IN_PROGRESS, None)] * 2
+    assert (guarded.lookup.looked, guarded.lookup.questions) == ([], [])
+
+
+def test_what_is_released_already_is_neither_read_nor_denied(guarded: World) -> None:
+    ask(guarded, FULL)
+    guarded.lookup.looked.clear()
+    guarded.lookup.messages[FULL] = EVIL
+    assert told(ask(guarded, FULL, name="two")) == [(Outcome.ALREADY_RELEASED, None)]
+    assert guarded.lookup.looked == []
+
+
+def test_what_became_free_since_it_was_read_is_not_claimed_unread(
+    guarded: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is under way for another when the rows are read, and free when it would be claimed."""
+    guarded.cloudflare.answers.append(Refused(RefusalReason.RATE_LIMITED, Evidence(429), 42))
+    ask(guarded, FULL)
+    under_way = replace(message(guarded), state=State.RELEASING, deadline=NOON + timedelta(hours=1))
+    known = guarded.ledger.known
+
+    def seen_before(*arguments: Any) -> Any:
+        return replace(known(*arguments), messages={PART: under_way})
+
+    monkeypatch.setattr(guarded.ledger, "known", seen_before)
+    guarded.lookup.looked.clear()
+    assert told(ask(guarded, FULL, name="two")) == [(Outcome.IN_PROGRESS, None)]
+    assert (len(guarded.cloudflare.calls), guarded.lookup.looked) == (1, [])
+
+
+def test_a_replay_is_answered_as_it_was_and_reads_nothing(guarded: World) -> None:
+    ask(guarded, FULL_OTHER)
+    guarded.lookup.looked.clear()
+    guarded.lookup.messages[FULL_OTHER] = OTHER_SPAM
+    answer = ask(guarded, FULL_OTHER, nonce="again")
+    assert (told(answer), answer.replayed, guarded.lookup.looked) == ([DENIED], True, [])
+    other = release(request_row(FULL, fingerprint="another"), guarded.ports())
+    assert isinstance(other, KeyReused)
+
+
+def test_a_refused_request_may_begin_again_under_its_key(guarded: World) -> None:
+    guarded.cloudflare.answers.append(Refused(RefusalReason.CREDENTIALS, Evidence(403, (10000,))))
+    assert isinstance(release(request_row(FULL), guarded.ports()), Refusal)
+    assert told(ask(guarded, FULL, nonce="again")) == [RELEASED]
+
+
+def test_a_request_that_is_forgotten_may_begin_again_under_its_key(guarded: World) -> None:
+    ask(guarded, FULL_OTHER)
+    guarded.clock.now += TERMS.retention + timedelta(days=1)
+    guarded.lookup.messages[FULL_OTHER] = OTHER_SPAM
+    assert told(ask(guarded, FULL_OTHER, nonce="again")) == [RELEASED]
+
+
+@pytest.mark.parametrize(("ids", "expected"), [([FULL], 3), ([HEADER], 5)], ids=["by its id", "by its Message-ID"])
+def test_one_message_costs_a_read_of_the_ledger_more(guarded: World, ids: list[MessageId], expected: int) -> None:
+    """A Message-ID costs two more: what it means is kept, and the row of what it means is read."""
+    dynamodb: ModelDynamoDB = guarded.dynamodb
+    dynamodb.calls.clear()
+    ask(guarded, *ids)
+    assert len(dynamodb.calls) == expected
+
+
+# --- Message-IDs
+
+
+def test_a_message_id_is_released_as_what_it_means(guarded: World) -> None:
+    answer = ask(guarded, HEADER)
+    assert told(answer) == [RELEASED]
+    assert (answer.results[0].id, answer.results[0].resolved) == (HEADER, FULL)
+    assert guarded.cloudflare.calls == [(WireForm.OBJECT, [FULL])]
+    assert told(later(guarded)) == [RELEASED]
+    (question,) = guarded.lookup.questions
+    assert (question.header, NOON - question.start > timedelta(days=29)) == (HEADER, True)
+
+
+def test_every_shape_of_one_message_is_released_once(guarded: World) -> None:
+    ids = [HEADER, ALERT, FULL, BARE]
+    assert told(ask(guarded, *ids)) == [RELEASED] * 4
+    assert told(ask(guarded, *ids, name="two")) == [(Outcome.ALREADY_RELEASED, None)] * 4
+    assert guarded.cloudflare.calls == [(WireForm.OBJECT, [FULL])]
+
+
+def test_without_brackets_it_is_the_same(guarded: World) -> None:
+    answer = ask(guarded, "1.2@example.net")
+    assert (told(answer), answer.results[0].id) == ([RELEASED], "1.2@example.net")
+
+
+def test_a_repeat_costs_no_search(guarded: World) -> None:
+    ask(guarded, HEADER)
+    ask(guarded, HEADER, name="two")
+    assert len(guarded.lookup.questions) == 1
+    guarded.clock.move(hours=25)
+    ask(guarded, HEADER, name="three")
+    assert len(guarded.lookup.questions) == 2
+
+
+def test_what_it_was_narrowed_down_by_is_part_of_the_question(guarded: World) -> None:
+    ask(guarded, HEADER)
+    ask(guarded, HEADER, name="two", narrowing=Narrowing(sender="example.net"))
+    ask(guarded, HEADER, name="three", narrowing=Narrowing(expect_count=2))
+    assert [question.narrowing.sender for question in guarded.lookup.questions] == [None, "example.net", None]
+    assert told(later(guarded, "three")) == [(Outcome.AMBIGUOUS, Code.COUNT_DIFFERS)]
+
+
+def test_of_several_matches_none_is_released_and_all_are_shown(guarded: World) -> None:
+    guarded.lookup.answers[HEADER] = [SPAM, OTHER_SPAM]
+    answer = ask(guarded, HEADER)
+    assert told(answer) == [(Outcome.AMBIGUOUS, Code.SEVERAL_MATCHES)]
+    assert answer.results[0].ended is not None
+    assert [one.message_id for one in answer.results[0].ended.candidates] == [FULL, FULL_OTHER]
+    assert later(guarded).results == answer.results
+    assert guarded.cloudflare.calls == []
+
+
+@pytest.mark.parametrize(
+    ("why", "expected"),
+    [
+        ([], (Outcome.NOT_FOUND, None)),
+        (NotRead.FAILED, (Outcome.DENIED, Code.LOOKUP_UNAVAILABLE)),
+        (NotRead.NOT_NOW, (Outcome.IN_PROGRESS, None)),
+    ],
+)
+def test_a_message_id_that_leads_nowhere_is_not_released(
+    guarded: World, why: Any, expected: tuple[Outcome, Code | None]
+) -> None:
+    guarded.lookup.answers[HEADER] = why
+    assert told(ask(guarded, HEADER)) == [expected]
+    assert guarded.cloudflare.calls == []
+
+
+def test_what_a_message_id_means_is_guarded_too(guarded: World) -> None:
+    guarded.lookup.answers[HEADER] = [EVIL]
+    answer = ask(guarded, HEADER)
+    assert (told(answer), answer.results[0].resolved) == ([DENIED], FULL)
+    assert guarded.ledger.unclaimed(ACCOUNT, PART) == {"rq_one"}
+
+
+def test_a_message_id_that_leads_to_another_message_of_a_given_id_releases_neither(guarded: World) -> None:
+    other = MessageId("4Njp3P0STMz2c02Q-2024-01-05T10:00:00-999")
+    guarded.lookup.answers[HEADER] = [replace(SPAM, message_id=other)]
+    assert told(ask(guarded, HEADER, FULL)) == [(Outcome.NEEDS_REVIEW, Code.ID_CONFLICT)] * 2
+    assert guarded.cloudflare.calls == []
+
+
+# --- In the worker
+
+
+def test_the_worker_guards_what_nobody_waited_for(guarded: World) -> None:
+    guarded.lookup.answers[HEADER] = [SPAM]
+    ask(guarded, HEADER, FULL_OTHER, BULK, inline=False)
+    guarded.lookup.messages[BULK] = NotRead.ABSENT
+    batch = guarded.work()
+    assert told(later(guarded)) == [RELEASED, DENIED, RELEASED]
+    assert [result.id for result, _ in batch.ended] == [FULL_OTHER]
+    assert guarded.cloudflare.calls == [(WireForm.OBJECT, [FULL]), (WireForm.ARRAY, [BULK])]
+    assert message(guarded, BULK).guard is Guarded.NOT_CHECKED
+
+
+def test_a_message_id_is_found_in_the_worker_and_its_alias_kept(guarded: World) -> None:
+    ask(guarded, HEADER, inline=False)
+    assert guarded.lookup.questions == []
+    guarded.work()
+    assert told(later(guarded)) == [RELEASED]
+    assert kept(guarded).resolved == {HEADER: FULL}
+    ask(guarded, HEADER, inline=False, name="two")
+    guarded.work()
+    assert told(later(guarded, "two")) == [(Outcome.ALREADY_RELEASED, None)]
+    assert len(guarded.lookup.questions) == 1
+
+
+def test_a_message_that_one_may_have_and_the_other_may_not_is_released_for_the_one(guarded: World) -> None:
+    ask(guarded, FULL, inline=False, policy=Policy(dispositions=frozenset({"BULK"})))
+    ask(guarded, FULL, inline=False, name="two")
+    guarded.work()
+    assert told(later(guarded)) == [DENIED]
+    assert told(later(guarded, "two")) == [RELEASED]
+    assert message(guarded).asks == {"rq_two"}
+
+
+def test_a_verdict_that_another_worker_wrote_first_is_the_one_that_counts(guarded: World) -> None:
+    ask(guarded, FULL_OTHER, HEADER, inline=False)
+    hints = [hint for hint, _ in guarded.queue.sent]
+    guarded.work()
+    assert told(later(guarded)) == [DENIED, RELEASED]
+    closed = kept(guarded)
+    stale = replace(
+        closed, state=RequestState.OPEN, letters=None, resolved={}, ended={}, closed_at=None, expires_at=None
+    )
+    guarded.lookup.messages[FULL_OTHER] = OTHER_SPAM
+    guarded.queue.sent = [(hint, 0.0) for hint in hints]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(guarded.ledger, "requests", lambda _: {stale.request_id: stale})
+        guarded.work()
+    assert kept(guarded) == closed
+    assert guarded.cloudflare.calls == [(WireForm.OBJECT, [FULL])]
+
+
+def test_a_verdict_that_cannot_be_written_is_found_again(guarded: World, faults: list[Fault | None]) -> None:
+    ask(guarded, FULL_OTHER, inline=False)
+    faults += [None, None, Fault.TIMEOUT_BEFORE]
+    (hint,) = (hint for hint, _ in guarded.queue.sent)
+    assert guarded.work().failed == {hint}
+    guarded.queue.sent = [(hint, 0.0)]
+    guarded.work()
+    assert told(later(guarded)) == [DENIED]
+
+
+def test_a_thousand_message_ids_do_not_hide_one_another(guarded: World) -> None:
+    headers = [f"<{number}@example.net>" for number in range(120)]
+    for number, header in enumerate(headers):
+        full = MessageId(f"4Njp3P0STMz{number:04d}-2024-01-05T10:00:00-{number}")
+        guarded.lookup.answers[MessageId(header)] = [replace(SPAM, message_id=full)]
+    ask(guarded, *headers, inline=False)
+    assert len(guarded.queue.sent) == 2
+    guarded.work()
+    assert told(later(guarded)) == [RELEASED] * 120
+    assert [len(ids) for _, ids in guarded.cloudflare.calls] == [98, 22]
+
+
+def test_what_a_message_id_led_to_is_no_proof_of_another_id(guarded: World) -> None:
+    """Two requests: one by a Message-ID, one by an id that contradicts what it means."""
+    other = MessageId("4Njp3P0STMz2c02Q-2024-01-05T10:00:00-999")
+    guarded.lookup.answers[HEADER] = [replace(SPAM, message_id=other)]
+    ask(guarded, FULL, inline=False)
+    ask(guarded, HEADER, inline=False, name="two")
+    guarded.lookup.messages[FULL] = EVIL
+    guarded.work()
+    assert told(later(guarded)) == [(Outcome.DENIED, Code.GUARD_UNAVAILABLE)]
+    assert guarded.cloudflare.calls == []
+
+
+def test_whatever_others_found_out_meanwhile_is_left_to_them(guarded: World) -> None:
+    ask(guarded, ALERT, FULL_OTHER, inline=False)
+    note = guarded.ledger.note
+
+    def overtaken(before: RequestRow, after: RequestRow) -> RequestRow | None:
+        first = replace(after, resolved={}, ended={FULL_OTHER: Ended(Outcome.NOT_FOUND, None, "gone")})
+        assert note(before, first) is None
+        return note(before, after)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(guarded.ledger, "note", overtaken)
+        guarded.work()
+    assert guarded.cloudflare.calls == []
+    assert kept(guarded).ended[FULL_OTHER].outcome is Outcome.NOT_FOUND
+    guarded.work()
+    assert told(later(guarded)) == [RELEASED, (Outcome.NOT_FOUND, None)]
+
+
+def test_what_a_message_id_means_is_found_once_though_its_message_must_wait(guarded: World) -> None:
+    ask(guarded, HEADER, FULL_OTHER, inline=False)
+    guarded.lookup.answers[HEADER] = [replace(SPAM, message_id=FULL)]
+    guarded.budget.waits.append(9.0)
+    guarded.work()
+    assert told(later(guarded)) == [(Outcome.IN_PROGRESS, None), DENIED]
+    guarded.work()
+    assert told(later(guarded)) == [RELEASED, DENIED]
+    assert len(guarded.lookup.questions) == 1
+
+
+def test_an_id_that_was_denied_for_one_is_found_for_the_other_by_the_same_search(guarded: World) -> None:
+    ask(guarded, HEADER, inline=False, narrowing=Narrowing(expect_count=1))
+    guarded.work()
+    guarded.lookup.answers[HEADER] = [SPAM, OTHER_SPAM]
+    ask(guarded, HEADER, inline=False, name="two")
+    ask(guarded, HEADER, inline=False, name="three", narrowing=Narrowing(recipient="example.com"))
+    guarded.work()
+    assert told(later(guarded, "two")) == [(Outcome.ALREADY_RELEASED, None)]
+    assert told(later(guarded, "three")) == [(Outcome.AMBIGUOUS, Code.SEVERAL_MATCHES)]
+
+
+# --- Dry runs
+
+
+def test_a_dry_run_does_everything_but_the_release(guarded: World) -> None:
+    answer = ask(guarded, ALERT, FULL_OTHER, dry_run=True)
+    assert told(answer) == [(Outcome.WOULD_RELEASE, None), DENIED]
+    assert [(call.wire_form, [want.target.message_id for want in call.wants]) for call in answer.plan] == [
+        (WireForm.OBJECT, [FULL])
+    ]
+    assert answer.details[PART] == SPAM
+    assert (guarded.cloudflare.calls, guarded.queue.sent) == ([], [])
+    assert guarded.ledger.messages(ACCOUNT, [PART]) == {}
+    assert kept(guarded).letters == "WD"
+    assert guarded.ledger.unclaimed(ACCOUNT, PART) == {"rq_one"}
+    assert told(later(guarded)) == told(answer)
+
+
+def test_a_dry_run_of_what_is_released_says_so(guarded: World) -> None:
+    ask(guarded, FULL)
+    answer = ask(guarded, FULL, name="dry", dry_run=True)
+    assert (told(answer), answer.plan) == ([(Outcome.ALREADY_RELEASED, None)], ())
+
+
+def test_a_dry_run_that_cannot_read_says_so(guarded: World) -> None:
+    guarded.lookup.messages[FULL] = NotRead.NOT_NOW
+    guarded.lookup.answers[HEADER] = NotRead.NOT_NOW
+    assert told(ask(guarded, FULL, HEADER, dry_run=True)) == [
+        (Outcome.DENIED, Code.GUARD_UNAVAILABLE),
+        (Outcome.DENIED, Code.LOOKUP_UNAVAILABLE),
+    ]
+
+
+def test_a_dry_run_of_what_is_under_way_ends_with_it_and_claims_nothing(guarded: World) -> None:
+    guarded.cloudflare.answers.append(Answered({}, Evidence(failure="no_answer_in_time")))
+    ask(guarded, FULL)
+    answer = ask(guarded, FULL, name="dry", dry_run=True)
+    assert told(answer) == [(Outcome.UNCONFIRMED, Code.MISSING_IN_ANSWER)]
+    assert guarded.queue.sent == []
+    assert not kept(guarded, "dry").may_claim
+
+
+def test_a_dry_run_may_be_asked_again(
+    guarded: World, faults: list[Fault | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults += [None, None, Fault.TIMEOUT_BEFORE]
+    ask(guarded, FULL, dry_run=True)
+    assert ask(guarded, FULL, dry_run=True, nonce="again").replayed
+    known = World(guarded.dynamodb).ledger.known(ACCOUNT, RequestId("rq_one"), [], [])
+    monkeypatch.setattr(guarded.ledger, "known", lambda *_: replace(known, request=None))
+    assert ask(guarded, FULL, dry_run=True, nonce="at once").replayed
+
+
+# --- Proof of delivery
+
+
+def shown(seen: Seen) -> Reading:
+    return Reading(seen, Evidence(200))
+
+
+def test_a_release_is_confirmed_by_a_read(guarded: World) -> None:
+    guarded.reader.readings[PART] = shown(Seen.RELEASED)
+    ask(guarded, FULL, confirm=True)
+    row = message(guarded)
+    assert (row.state, row.confirmed_at is not None) == (State.RELEASED, True)
+    assert row.evidence is not None
+    assert (row.evidence.status, row.evidence.seen) == (OK.status, Seen.RELEASED)
+
+
+def test_what_is_not_proved_stays_released_and_unconfirmed(guarded: World) -> None:
+    guarded.reader.readings[PART] = shown(Seen.QUARANTINED)
+    began = guarded.clock.now
+    assert told(ask(guarded, FULL, confirm=True)) == [RELEASED]
+    assert message(guarded).confirmed_at is None
+    assert timedelta(seconds=3) < guarded.clock.now - began < timedelta(seconds=7)
+    assert len(guarded.reader.wanted) == 4
+
+
+def test_nobody_reads_what_nobody_wants_confirmed(guarded: World) -> None:
+    ask(guarded, FULL)
+    assert guarded.reader.wanted == []
+
+
+def test_what_was_not_released_is_not_confirmed(guarded: World) -> None:
+    guarded.cloudflare.answers.append(
+        lambda ids: Answered(dict.fromkeys(ids, Verdict(State.FAILED, Code.NOT_DELIVERED)), OK)
+    )
+    ask(guarded, FULL, confirm=True)
+    assert guarded.reader.wanted == []
+
+
+def test_without_time_nothing_is_confirmed(guarded: World) -> None:
+    ports = guarded.ports(time_left=lambda: 4.0 if guarded.cloudflare.calls else 20.0)
+    answer = release(request_row(FULL, confirm=True), ports)
+    assert isinstance(answer, Answer)
+    assert (told(answer), guarded.reader.wanted) == ([RELEASED], [])
+
+
+def test_a_proof_that_cannot_be_written_is_none(guarded: World, faults: list[Fault | None]) -> None:
+    guarded.reader.readings[PART] = shown(Seen.RELEASED)
+    faults += [None, None, None, *[Fault.TIMEOUT_BEFORE] * 4]
+    assert told(ask(guarded, FULL, confirm=True)) == [RELEASED]
+    assert message(guarded).confirmed_at is None
+
+
+def test_the_worker_confirms_too(guarded: World) -> None:
+    guarded.reader.readings[PART] = shown(Seen.RELEASED)
+    ask(guarded, FULL, confirm=True, inline=False)
+    guarded.work()
+    assert message(guarded).confirmed_at is not None
+
+
+def test_a_later_release_is_not_confirmed_by_an_earlier_one(guarded: World) -> None:
+    ask(guarded, FULL)
+    released_at = message(guarded).updated_at
+    guarded.reader.readings[PART] = shown(Seen.RELEASED)
+    ask(guarded, FULL, name="again", force=True, confirm=True)
+    (wanted,) = guarded.reader.wanted
+    assert wanted.since == released_at
