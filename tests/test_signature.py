@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 from standardwebhooks import Webhook
@@ -155,6 +155,7 @@ class Rotation(RuleBasedStateMachine):
 
 
 TestRotation = Rotation.TestCase
+TestRotation.settings = settings(max_examples=30)
 
 
 def test_a_request_without_a_body_is_signed_too() -> None:
