@@ -197,14 +197,16 @@ class Deployment:
         self.environment = environment
         self.aws_calls: list[str] = []
         self.hints: list[dict[str, Any]] = []
+        self.leaks: list[str] = []
         self._logs = logs
         self._secrets = boto3.client("secretsmanager")
         self._dynamodb = boto3.client("dynamodb")
         self._sqs = boto3.client("sqs")
 
     def hear(self, model: Any, params: Mapping[str, Any], **_: Any) -> None:
-        """Keep what the functions call, and each hint that they send, with its delay."""
+        """Keep what the functions call, each hint that they send, with its delay, and what leaks into rows or hints."""
         self.aws_calls.append(model.name)
+        self.leaks += leaked(repr(params), SECRET) + leaked(repr(params.get("Entries")))
         for entry in params.get("Entries", ()):
             self.hints.append(json.loads(entry["MessageBody"]) | {"delay": entry["DelaySeconds"]})
 
@@ -359,7 +361,7 @@ def deploy(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> Iterator[Depl
         with listening(deployment.hear):
             yield deployment
         _disconnect()
-    assert leaked(logs.getvalue()) == []
+    assert leaked(logs.getvalue()) + deployment.leaks == []
 
 
 @contextmanager

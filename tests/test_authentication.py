@@ -59,6 +59,13 @@ def test_the_holder_of_a_token_is_let_in(headers: Multi) -> None:
     assert who(headers) == "soar"
 
 
+def test_only_spaces_are_no_part_of_what_is_sent() -> None:
+    odd = (replace(SOAR, tokens=(token("X_token_that_begins_and_ends_with_an_X"),)),)
+    assert who(bearer(" X_token_that_begins_and_ends_with_an_X "), clients=odd) == "soar"
+    assert who({"authorization": (f"XBearer {TOKEN}",)}) is None
+    assert who({"authorization": (f"\tBearer {TOKEN}",)}) is None
+
+
 def test_each_client_is_known_by_its_own_token() -> None:
     assert who(bearer(FOREIGN)) == "somebody"
 
@@ -160,6 +167,7 @@ def reason(
     """Return why these headers authenticate nobody, and whose token it was."""
     with pytest.raises(Unauthenticated) as refusal:
         authenticate(headers, query or {}, b"body", clients, NOON)
+    assert refusal.value.args == (refusal.value.reason,)
     return refusal.value.reason, refusal.value.client
 
 
@@ -224,6 +232,13 @@ def test_headers_of_a_client_without_keys_are_its_own_business() -> None:
 def test_the_signed_id_is_known_to_who_parses() -> None:
     assert authenticate(signed(bearer(TOKEN)), {}, b"body", SIGNING, NOON).signed_id == "msg_1"
     assert authenticate(bearer(TOKEN), {}, b"body", SIGNING, NOON).signed_id is None
+
+
+@pytest.mark.parametrize("clients", [CLIENTS, SIGNING, REQUIRED])
+def test_the_payload_is_what_was_sent_whether_it_had_to_be_signed_or_not(clients: tuple[Client, ...]) -> None:
+    for headers in (bearer(TOKEN), signed(bearer(TOKEN)))[clients is REQUIRED :]:
+        payload = authenticate(headers, {}, b"body", clients, NOON)
+        assert (payload.client, payload.headers, payload.body) == (clients[0], headers, b"body")
 
 
 def test_as_much_is_compared_for_who_is_unknown_as_for_who_signs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,6 +77,8 @@ BAD_INPUT: list[tuple[str, Any, dict[str, Any], int, str]] = [
     ("Infinity", f'{{"ids": ["{MESSAGE}"], "{CANARY}": -Infinity}}', {}, 400, "invalid_body"),
     ("depth 5", {"ids": [MESSAGE], CANARY: [[[[]]]]}, {}, 400, "invalid_body"),
     ("depth 60,000", "[" * 60_000, {}, 400, "invalid_body"),
+    ("depth 100,000", "[" * 100_000, {}, 413, "body_too_large"),
+    ("5 MB of arrays", "[]" * 2_500_000, {}, 413, "body_too_large"),
     ("an empty key", [MESSAGE], {"headers": [("Idempotency-Key", "")]}, 400, "invalid_idempotency_key"),
     (
         "two keys",

@@ -1,6 +1,9 @@
 """The search for leaks finds what it is to find, so that its silence in every other test says something."""
 
+import json
 from base64 import b64encode, urlsafe_b64encode
+from types import SimpleNamespace
+from typing import Any
 from urllib.parse import quote_plus
 
 import pytest
@@ -37,6 +40,20 @@ def test_a_recipient_is_found_and_is_no_secret() -> None:
 
 def test_nothing_is_found_in_what_holds_nothing() -> None:
     assert leaked("A sparrow, and " + b64encode(bytes(range(256))).decode()) == []
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"Item": {"reason": {"S": API_TOKEN}}},
+        {"Entries": [{"MessageBody": json.dumps({"to": RECIPIENT}), "DelaySeconds": 0}]},
+    ],
+)
+def test_a_secret_in_a_row_or_a_recipient_in_a_hint_fails_the_test(
+    upstream: Upstream, monkeypatch: pytest.MonkeyPatch, params: dict[str, Any]
+) -> None:
+    with pytest.raises(AssertionError), deploy(upstream, monkeypatch) as deployment:
+        deployment.hear(SimpleNamespace(name="a call"), params)
 
 
 def test_a_recipient_in_the_log_fails_the_test(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -417,6 +417,7 @@ def test_a_quota_that_reads_on_and_on_is_judged_in_no_time() -> None:
         ("0", 1),
         ("3601", 3600),
         ("9" * 5000, 3600),
+        ("0000000000000030", 30),
         ("Sun, 22 Nov 2026 12:00:45 GMT", 45),
         ("Sun, 22 Nov 2026 13:00:45 +0100", 45),
         ("Sun, 22 Nov 2026 12:00:45", 45),
@@ -467,6 +468,11 @@ def test_of_the_errors_eight_codes_are_kept_and_no_text() -> None:
     body = refusal(*range(1000, 1020))
     assert evidence_of(Reply(500, {}, body)) == Evidence(500, tuple(range(1000, 1008)))
     assert answer(500, body).evidence == evidence_of(Reply(500, {}, body))
+
+
+def test_a_code_has_at_most_nine_digits() -> None:
+    body = refusal(-1, 0, 999_999_999, 1_000_000_000, True, 7.0, "8", None)
+    assert evidence_of(Reply(400, {}, body)).error_codes == (0, 999_999_999)
 
 
 # --- What a verify call tells --------------------------------------------------------------------------------------
@@ -597,6 +603,6 @@ def test_what_is_said_of_one_message_says_nothing_of_another(asked: list[Message
 
 def test_the_time_given_is_the_only_clock() -> None:
     reply = Reply(429, {"retry-after": "Sun, 22 Nov 2026 12:01:00 GMT"}, b"")
-    came = classify(reply, [FULL], NOON + timedelta(seconds=50))
+    came = classify(reply, [FULL], NOON + timedelta(seconds=50), bulk_4xx_is_atomic=False)
     assert isinstance(came, Refused)
     assert came == replace(came, retry_after=10)

@@ -17,14 +17,24 @@ CASES = sorted(CORPUS.iterdir())
 EXPECTED = {
     "all-members": "accepted",
     "array": "accepted",
+    "at-sign-alone": "accepted",
     "byte-order-mark": "invalid_body",
     "comma-separated": "accepted",
     "deep": "invalid_body",
     "digits": "invalid_field",
     "duplicate-members": "invalid_body",
+    "force-without-key": "force_needs_key",
+    "force-without-reason": "force_needs_reason",
     "forced": "accepted",
+    "ids-under-two-names": "ids_ambiguous",
+    "ids-without-ids": "ids_missing",
+    "key-not-ascii": "invalid_idempotency_key",
+    "long-ticket": "field_too_long",
+    "message-id-of-two": "invalid_id",
+    "message-ids": "accepted",
     "nan": "invalid_body",
     "nobody": "no_token",
+    "not-signed": "not_signed",
     "not-utf-8": "invalid_body",
     "signed": "accepted",
     "signed-late": "signed_long_ago",
@@ -32,6 +42,7 @@ EXPECTED = {
     "signed-without-padding": "wrong_signature",
     "surrogate": "invalid_id",
     "two-tokens": "two_tokens",
+    "unknown-token": "unknown_token",
 }
 
 

@@ -99,6 +99,12 @@ def test_full_ids_with_one_postfix_part_contradict_each_other_unless_they_are_th
     assert not contradict(ids[0], same_part)
 
 
+@pytest.mark.parametrize("other", [FULL, ALERT, f"{BARE}.other", f"{BARE}:1"])
+def test_a_bare_id_contradicts_nothing_that_begins_with_it(other: str) -> None:
+    assert not contradict(BARE, MessageId(other))
+    assert not contradict(MessageId(other), BARE)
+
+
 @given(message_ids, message_ids)
 def test_contradiction_is_mutual_and_nobody_contradicts_himself(one: MessageId, other: MessageId) -> None:
     assert contradict(one, other) == contradict(other, one)

@@ -3,6 +3,7 @@
 import json
 from base64 import b32encode
 from dataclasses import replace
+from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from quarantine_release.authentication import AuthenticatedPayload
 from quarantine_release.clients import Client, Scope
+from quarantine_release.guard import Policy
 from quarantine_release.outcome import MessageId
 from quarantine_release.problem import PROBLEMS
 from quarantine_release.release_request import (
@@ -25,7 +27,7 @@ from quarantine_release.release_request import (
     parse_release_request,
     parse_request_id,
 )
-from quarantine_release.trace import FailOn, RequestState
+from quarantine_release.trace import FailOn, Narrowing, RequestState
 from tests.shapes import message_ids
 from tests.stand_ins import ACCOUNT, BARE, FULL, NOON, OTHER
 
@@ -190,6 +192,7 @@ def id_number(number: int) -> str:
         ({"ids": BARE, "reason": "esc\x1b[0m"}, "invalid_field", "reason"),
         ({"ids": BARE, "reason": "\x7f"}, "invalid_field", "reason"),
         ({"ids": BARE, "reason": "\u2028"}, "invalid_field", "reason"),
+        ({"ids": BARE, "reason": "\u2029"}, "invalid_field", "reason"),
         ({"ids": BARE, "reason": "\ud800"}, "invalid_field", "reason"),
         ({"ids": BARE, "force": "yes"}, "invalid_field", "force"),
         ({"ids": BARE, "force": 1}, "invalid_field", "force"),
@@ -204,10 +207,52 @@ def test_what_breaks_a_rule_is_told_by_code_and_field(content: Any, code: str, f
     assert invalid(content) == (code, field)
 
 
+RULES: list[tuple[Any, str]] = [
+    (["short"], "An id must be 8 to 128 of A-Z a-z 0-9 . _ : -."),
+    (["<>"], "A Message-ID must be 1 to 250 printable ASCII characters, in < >."),
+    ({}, "ids must hold at least one id."),
+    ([], "ids must hold at least one id."),
+    ({"ids": 5}, "ids must be an array of strings, or one comma-separated string."),
+    (
+        {"ids": BARE, "id": BARE},
+        "Only one of ids, postfix_ids, postfix_id, id, alert_ids, message_ids may be given, and these are: ids, id.",
+    ),
+    (b"\xff", "The body must be UTF-8."),
+    (b"{", "The body must be JSON."),
+    (5, "The body must be a JSON object, or an array of ids."),
+    ({"ids": BARE, "account_id": 5}, "account_id must be 32 lower-case hexadecimal digits."),
+    ({"ids": BARE, "reason": 5}, "reason must be a string."),
+    ({"ids": BARE, "reason": "\n"}, "reason must not hold control characters."),
+    ({"ids": BARE, "ticket": "t" * 101}, "ticket must have at most 100 characters."),
+    ({"ids": BARE, "force": 1}, "force must be true or false."),
+    ({"ids": BARE, "fail_on": 1}, "fail_on must be one of never, none, partial."),
+    ({"ids": BARE, "force": True}, "force needs a reason."),
+    ({"ids": BARE, "override": True}, "override needs a reason."),
+    ({"ids": BARE, "force": True, "reason": "r"}, "force needs the header Idempotency-Key."),
+    ({"ids": BARE, "sender": "a b"}, "sender must be an e-mail address or a domain."),
+    ({"ids": BARE, "since": "now"}, "since must be an ISO 8601 time with its offset from UTC."),
+    ({"ids": BARE, "expect_count": 0}, "expect_count must be a whole number from 1 to 999."),
+]
+
+
+@pytest.mark.parametrize(("content", "rule"), RULES)
+def test_the_rule_that_was_broken_is_told_in_words(content: Any, rule: str) -> None:
+    with pytest.raises(InvalidRequest) as refusal:
+        parse(content)
+    assert refusal.value.detail == rule
+
+
+def test_the_rule_of_a_key_is_told_in_words() -> None:
+    with pytest.raises(InvalidRequest) as refusal:
+        parse([BARE], {"idempotency-key": ("",)})
+    assert refusal.value.detail == "The key must be one value of 1 to 255 printable ASCII characters."
+
+
 def test_a_body_that_is_not_the_base64_it_is_marked_as_is_invalid() -> None:
     with pytest.raises(InvalidRequest) as refusal:
         parse_release_request(AuthenticatedPayload(CLIENT, {}, None))
     assert refusal.value.code == "invalid_body"
+    assert refusal.value.detail == "The body is marked as base64 and is not base64."
 
 
 def test_1000_different_ids_are_accepted_however_often_each_is_repeated() -> None:
@@ -340,6 +385,7 @@ def test_beside_the_signed_id_no_other_key_is_taken(other: str) -> None:
     with pytest.raises(InvalidRequest) as refusal:
         parse_release_request(AuthenticatedPayload(CLIENT, headers, json.dumps([BARE]).encode(), "msg_1"))
     assert (refusal.value.code, refusal.value.field) == ("invalid_idempotency_key", "Idempotency-Key")
+    assert refusal.value.detail == "The key of a signed request must equal its webhook-id."
 
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -370,6 +416,10 @@ def test_an_accepted_request_holds_what_was_wanted() -> None:
     assert (row.reason, row.ticket, row.requested_by, row.fail_on) == ("r", "t", "b", FailOn.NONE)
     assert row.state is RequestState.OPEN
     assert row.nonce == RANDOM.hex()
+    assert (row.force, row.trace_id) == (False, None)
+    forced = parse({"ids": BARE, **FORCED}, KEY | {"x-amzn-trace-id": (f"Root={ROOT}",)})
+    row = accept(forced, ACCOUNT, NOON, RANDOM)
+    assert (row.force, row.trace_id) == (True, ROOT)
 
 
 def test_the_request_id_comes_from_client_and_key() -> None:
@@ -420,9 +470,129 @@ def test_what_cannot_be_a_request_id_is_none(given_id: str) -> None:
 
 def test_an_id_in_a_path_is_refused_with_its_rule() -> None:
     assert parse_message_id(FULL) == FULL
-    with pytest.raises(InvalidRequest, match=r"^invalid_id$"):
+    with pytest.raises(InvalidRequest, match=r"^invalid_id$") as refusal:
         parse_message_id("short")
+    assert (refusal.value.field, refusal.value.detail) == ("id", RULES[0][1])
     assert parse_account_id(ACCOUNT) == ACCOUNT
+
+
+# --- Message-IDs, what narrows them down, and how a request is gone about ---------------------------------------------
+
+HEADER = "<CAF+b=a,c@mail.example.com>"
+NARROWED = {
+    "ids": HEADER,
+    "recipient": "ann@example.com",
+    "sender": "example.org",
+    "since": "2026-11-01T02:00:00+02:00",
+    "expect_count": 2,
+}
+
+
+@pytest.mark.parametrize(
+    ("content", "ids"),
+    [
+        ([HEADER], (HEADER,)),
+        ({"ids": f"{HEADER}, {BARE} ,{OTHER}"}, (HEADER, BARE, OTHER)),
+        ({"message_ids": [HEADER, "a@b"]}, (HEADER, "a@b")),
+        (["<no-at-sign>"], ("<no-at-sign>",)),
+        ([f"<{'a' * 250}>"], (f"<{'a' * 250}>",)),
+    ],
+)
+def test_a_message_id_is_taken_as_it_is_given(content: Any, ids: tuple[str, ...]) -> None:
+    assert parse(content).ids == ids
+
+
+@pytest.mark.parametrize("given_id", ["<>", "<a b@c>", f"<{'a' * 251}>", "a@b>", "<a@b", "<a@b><c@d>", "ä@b", "a@b\n"])
+def test_what_is_no_message_id_is_refused(given_id: str) -> None:
+    assert invalid([given_id]) == ("invalid_id", "ids")
+    assert invalid({"message_ids": [given_id]}) == ("invalid_id", "message_ids")
+
+
+def test_what_narrows_a_message_id_down_is_read_and_kept() -> None:
+    wanted = parse(NARROWED)
+    since = datetime(2026, 11, 1, tzinfo=UTC)
+    assert wanted.narrowing == Narrowing("ann@example.com", "example.org", since, 2)
+    assert wanted.narrowing.since is not None
+    assert wanted.narrowing.since.tzinfo is UTC
+    assert accept(wanted, ACCOUNT, NOON, RANDOM).narrowing == wanted.narrowing
+    assert wanted.warnings == ()
+    assert parse(NARROWED | {"ids": [BARE, HEADER]}).warnings == ()
+
+
+def test_what_narrows_nothing_down_is_told_to_be_without_effect() -> None:
+    named = ("recipient", "sender", "since", "expect_count")
+    told = tuple(f"Without effect, since no id is a Message-ID: {name}" for name in named)
+    assert parse(NARROWED | {"ids": [BARE]}).warnings == told
+    assert parse(NARROWED | {"ids": [BARE], "sender": None, "x": 1}).warnings == (
+        "Unknown member ignored: x",
+        *(line for line in told if "sender" not in line),
+    )
+
+
+@pytest.mark.parametrize("at", ["2000-01-01T00:00:00Z", "2100-01-01T00:00:00+00:00", "2026-W45-1T00:00Z"])
+def test_since_may_be_any_time_of_this_century_in_any_spelling_of_iso_8601(at: str) -> None:
+    assert parse({"ids": HEADER, "since": at}).narrowing.since == datetime.fromisoformat(at)
+
+
+@pytest.mark.parametrize(("count", "read"), [(1, 1), ("1", 1), (999, 999), ("10", 10)])
+def test_a_count_may_come_as_a_number_or_as_text(count: Any, read: int) -> None:
+    assert parse({"ids": HEADER, "expect_count": count}).narrowing.expect_count == read
+
+
+@pytest.mark.parametrize(
+    ("member", "value"),
+    [
+        ("recipient", "a b@c.de"),
+        ("recipient", "Ann <ann@example.com>"),
+        ("recipient", "ann@"),
+        ("recipient", ["ann@example.com"]),
+        ("sender", 5),
+        ("sender", ""),
+        ("sender", "ä.example"),
+        ("sender", "example.com\n"),
+        ("since", "1999-12-31T23:59:59Z"),
+        ("since", "2100-01-01T00:00:01Z"),
+        ("since", "2026-11-01T00:00:00"),
+        ("since", "\uff12\uff10\uff12\uff16-11-01T00:00:00Z"),
+        ("since", 1),
+        ("since", ""),
+        ("expect_count", 0),
+        ("expect_count", -1),
+        ("expect_count", 1000),
+        ("expect_count", 1.0),
+        ("expect_count", "01"),
+        ("expect_count", "\u0661"),
+        ("expect_count", True),
+        ("expect_count", [1]),
+        ("override", 1),
+        ("dry_run", "yes"),
+        ("confirm", []),
+    ],
+)
+def test_what_narrows_or_says_how_is_refused_if_it_is_not_what_it_should_be(member: str, value: Any) -> None:
+    assert invalid({"ids": HEADER, member: value}) == ("invalid_field", member)
+
+
+def test_how_a_request_is_gone_about_is_kept_with_it() -> None:
+    client = replace(CLIENT, policy=Policy(is_strict=True))
+    for chosen in ("override", "dry_run", "confirm"):
+        wanted = parse({"ids": BARE, "reason": "r", chosen: True}, client=client)
+        row = accept(wanted, ACCOUNT, NOON, RANDOM)
+        flags = {name: getattr(row, name) for name in ("force", "override", "dry_run", "confirm")}
+        assert flags == {"force": False, "override": False, "dry_run": False, "confirm": False, chosen: True}
+        assert row.policy is client.policy
+
+
+def test_whatever_may_change_the_answer_makes_another_request() -> None:
+    contents: list[dict[str, Any]] = [
+        NARROWED,
+        NARROWED | {"recipient": "bob@example.com"},
+        NARROWED | {"sender": None},
+        NARROWED | {"since": None},
+        NARROWED | {"expect_count": 3},
+        *({**NARROWED, "reason": "r", flag: True} for flag in ("override", "dry_run", "confirm")),
+    ]
+    assert len({accept(parse(each), ACCOUNT, NOON, RANDOM).fingerprint for each in contents}) == len(contents)
 
 
 # Nothing that our own sentences say may be drawn, or an echo could not be told from them.

@@ -5,10 +5,12 @@ import secrets
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 from standardwebhooks import Webhook
 
 from quarantine_release.signature import KEYS_LIMIT, TOLERANCE, Signed, check_signature
@@ -40,16 +42,77 @@ def test_what_is_signed_is_believed_and_its_id_is_known() -> None:
     assert check_signature(signed(), BODY, (KEY,), NOON) == (Signed.YES, MESSAGE_ID)
 
 
-def test_the_published_vector_is_believed() -> None:
-    """The example of the specification's reference libraries, "Testing"."""
-    headers = {
-        "webhook-id": ("msg_p5jXN8AQM9LWM0D4loKWxJek",),
-        "webhook-timestamp": ("1614265330",),
-        "webhook-signature": ("v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",),
-    }
-    key, now = b64decode("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"), datetime.fromtimestamp(1614265330, UTC)
-    assert check_signature(headers, b'{"test": 2432232314}', (key,), now)[0] is Signed.YES
-    assert check_signature(headers, b'{"test": 2432232315}', (key,), now)[0] is Signed.WRONG
+@pytest.mark.parametrize(
+    ("key", "message_id", "at", "signature", "body"),
+    [
+        (
+            "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+            "msg_p5jXN8AQM9LWM0D4loKWxJek",
+            1614265330,
+            "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
+            b'{"test": 2432232314}',
+        ),
+        (
+            "plJ3nmyCDGBKInavdOK15jsl",
+            "msg_loFOjxBNrRLzqYUf",
+            1731705121,
+            "v1,rAvfW3dJ/X/qxhsaXPOyyCGmRKsaKWcsNccKXlIktD0=",
+            b'{"event_type":"ping","data":{"success":true}}',
+        ),
+    ],
+)
+def test_the_published_vectors_are_believed(key: str, message_id: str, at: int, signature: str, body: bytes) -> None:
+    """Of the reference libraries' tests, and of Svix's page "Verifying webhooks manually"."""
+    headers = {"webhook-id": (message_id,), "webhook-timestamp": (str(at),), "webhook-signature": (signature,)}
+    keys, now = (b64decode(key),), datetime.fromtimestamp(at, UTC)
+    assert check_signature(headers, body, keys, now) == (Signed.YES, message_id)
+    assert check_signature(headers, body + b" ", keys, now) == (Signed.WRONG, "")
+
+
+def hmac_of(key: bytes, content: bytes) -> bytes:
+    """Return HMAC-SHA256 as RFC 2104 defines it, with nothing of the module `hmac`."""
+    key = (sha256(key).digest() if len(key) > 64 else key).ljust(64, b"\0")
+    inner = sha256(bytes(byte ^ 0x36 for byte in key) + content).digest()
+    return sha256(bytes(byte ^ 0x5C for byte in key) + inner).digest()
+
+
+@pytest.mark.parametrize(
+    ("key", "content", "expected"),
+    [
+        (b"\x0b" * 20, b"Hi There", "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7"),
+        (
+            b"Jefe",
+            b"what do ya want for nothing?",
+            "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843",
+        ),
+        (b"\xaa" * 20, b"\xdd" * 50, "773ea91e36800e46854db8ebd09181a72959098b3ef8c122d9635514ced565fe"),
+        (bytes(range(1, 26)), b"\xcd" * 50, "82558a389a443c0ea4cc819899f2083a85f0faa3e578f8077a2e3ff46729665b"),
+        (b"\x0c" * 20, b"Test With Truncation", "a3b6167473100ee06e0c796c2955552b"),
+        (
+            b"\xaa" * 131,
+            b"Test Using Larger Than Block-Size Key - Hash Key First",
+            "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54",
+        ),
+        (
+            b"\xaa" * 131,
+            b"This is a test using a larger than block-size key and a larger than block-size data. "
+            b"The key needs to be hashed before being used by the HMAC algorithm.",
+            "9b09ffa71b942fcb27635fbcd5b0e944bfdc63644f0713938a7f51535c3a35e2",
+        ),
+    ],
+)
+def test_the_vectors_of_rfc_4231_hold(key: bytes, content: bytes, expected: str) -> None:
+    """For the definition that the next test compares with, and for what `check_signature` calls."""
+    assert hmac_of(key, content).hex().startswith(expected)
+    assert hmac.digest(key, content, sha256).hex().startswith(expected)
+
+
+@given(st.binary(min_size=24, max_size=100), st.from_regex(r"\A[a-z_-]{1,40}\Z"), st.binary(max_size=300))
+def test_what_is_believed_is_hmac_sha256_by_its_definition(key: bytes, message_id: str, body: bytes) -> None:
+    headers = signed(message_id=message_id)
+    content = f"{message_id}.{headers['webhook-timestamp'][0]}.".encode() + body
+    headers["webhook-signature"] = (f"v1,{b64encode(hmac_of(key, content)).decode()}",)
+    assert check_signature(headers, body, (key,), NOON) == (Signed.YES, message_id)
 
 
 @given(st.binary(min_size=24, max_size=64), st.text(max_size=200), st.integers(-TOLERANCE, TOLERANCE))
@@ -65,6 +128,34 @@ def test_during_rotation_either_key_is_believed_and_both_together(keys: tuple[by
     for signing in ((KEY,), (SECOND,), (KEY, SECOND), (FOREIGN, SECOND), (FOREIGN, FOREIGN, FOREIGN, KEY)):
         assert check(signed(BODY, *signing), BODY, *keys) is Signed.YES
     assert check(signed(BODY, FOREIGN), BODY, *keys) is Signed.WRONG
+
+
+class Rotation(RuleBasedStateMachine):
+    """A caller and an owner who change keys whenever they like: believed is who signs with a key of this moment."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keys: tuple[bytes, ...] = ()
+
+    @precondition(lambda self: len(self.keys) < KEYS_LIMIT)
+    @rule(key=st.sampled_from([KEY, SECOND, FOREIGN]), is_first=st.booleans())
+    def add(self, key: bytes, is_first: bool) -> None:
+        self.keys = (key, *self.keys) if is_first else (*self.keys, key)
+
+    @precondition(lambda self: self.keys)
+    @rule(at=st.integers(0, KEYS_LIMIT - 1))
+    def remove(self, at: int) -> None:
+        at %= len(self.keys)
+        self.keys = self.keys[:at] + self.keys[at + 1 :]
+
+    @rule(signing=st.lists(st.sampled_from([KEY, SECOND, FOREIGN, bytes(32)]), min_size=1, max_size=4))
+    def send(self, signing: list[bytes]) -> None:
+        found, _ = check_signature(signed(BODY, *signing), BODY, self.keys, NOON)
+        assert found is (Signed.YES if set(signing) & set(self.keys) else Signed.WRONG)
+
+
+TestRotation = Rotation.TestCase
+TestRotation.settings = settings(max_examples=30)
 
 
 def test_a_request_without_a_body_is_signed_too() -> None:
@@ -125,7 +216,8 @@ def test_a_full_stop_cannot_be_moved_from_the_body_to_the_time() -> None:
 @pytest.mark.parametrize(("seconds", "found"), [(TOLERANCE, Signed.YES), (TOLERANCE + 1, Signed.LONG_AGO)])
 def test_five_minutes_before_and_after_now_and_not_a_second_more(seconds: int, found: Signed) -> None:
     for sign_of in (1, -1):
-        assert check(signed(at=NOON + sign_of * timedelta(seconds=seconds))) is found
+        headers = signed(at=NOON + sign_of * timedelta(seconds=seconds))
+        assert check_signature(headers, BODY, (KEY,), NOON) == (found, MESSAGE_ID if found is Signed.YES else "")
 
 
 def test_five_signatures_are_too_many() -> None:
@@ -137,6 +229,20 @@ def test_five_signatures_are_too_many() -> None:
 def test_what_fills_the_place_of_a_missing_key_signs_nothing() -> None:
     assert check(signed(BODY, bytes(32)), BODY, KEY) is Signed.WRONG
     assert check_signature(signed(BODY, bytes(32)), BODY, (), NOON)[0] is Signed.WRONG
+
+
+@pytest.mark.parametrize("filler", ["", "XXXX", "None", "null"])
+@pytest.mark.parametrize("sent", [(), (MESSAGE_ID, MESSAGE_ID)])
+def test_nothing_that_is_signed_takes_the_place_of_an_id_that_was_not_sent_once(
+    filler: str, sent: tuple[str, ...]
+) -> None:
+    assert check(signed(message_id=filler) | {"webhook-id": sent}) is Signed.WRONG
+
+
+@pytest.mark.parametrize("name", signed())
+def test_half_a_surrogate_pair_signs_nothing(name: str) -> None:
+    """The gateway's event may hold one, and bytes cannot."""
+    assert check(signed() | {name: ("\ud800",)}) is Signed.WRONG
 
 
 def test_a_body_that_could_not_be_read_was_not_signed() -> None:

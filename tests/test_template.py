@@ -218,6 +218,13 @@ def test_every_reference_leads_to_a_resource_and_none_in_a_circle(stack: Stack) 
     TopologicalSorter(needs).prepare()  # raises on a circle
 
 
+def test_what_the_security_page_leaves_to_the_account_is_not_in_the_stack(stack: Stack) -> None:
+    left_out = ("AWS::KMS::", "AWS::Backup::", "AWS::EC2::", "AWS::SNS::", "AWS::SecretsManager::RotationSchedule")
+    assert [found["Type"] for found in stack.resources.values() if found["Type"].startswith(left_out)] == []
+    assert not any("VpcConfig" in function for function in stack.of_type("AWS::Lambda::Function").values())
+    assert not any("DataProtectionPolicy" in log for log in stack.of_type("AWS::Logs::LogGroup").values())
+
+
 def test_the_outputs_name_what_the_first_steps_after_deploying_need(stack: Stack) -> None:
     assert {name: output["Value"] for name, output in stack.outputs.items()} == {
         "ApiUrl": "https://${Api}.execute-api.eu-central-1.amazonaws.com/${ApiliveStage}",
@@ -730,6 +737,26 @@ def test_there_is_one_stage_and_it_is_traced_and_throttled_and_logs_no_bodies() 
     ]
 
 
+@pytest.mark.parametrize("chosen", COMBINATIONS, ids=lambda chosen: "+".join(chosen) or "defaults")
+def test_the_throttle_is_what_is_given_beside_any_other_parameters(chosen: tuple[str, ...]) -> None:
+    for throttle in ({}, {"ThrottleRate": "7", "ThrottleBurst": "9"}):
+        stack = Stack(**{name: SWITCHES[name] for name in chosen}, **throttle)
+        (settings,) = stack.only("AWS::ApiGateway::Stage")["MethodSettings"]
+        assert (settings["HttpMethod"], settings["ResourcePath"]) == ("*", "/*")
+        found = (settings["ThrottlingRateLimit"], settings["ThrottlingBurstLimit"])
+        assert found == (("7", "9") if throttle else ("200", "400"))
+
+
+def test_nothing_is_kept_or_changed_on_the_way_to_the_function(stack: Stack) -> None:
+    """A cache would answer without asking who calls; a body that the gateway unpacks is larger than it was sent."""
+    stage, api = stack.only("AWS::ApiGateway::Stage"), stack.only("AWS::ApiGateway::RestApi")
+    assert not stage.keys() & {"CacheClusterEnabled", "CacheClusterSize", "CanarySetting", "ClientCertificateId"}
+    assert not any(setting.keys() & {"CachingEnabled", "CacheTtlInSeconds"} for setting in stage["MethodSettings"])
+    assert not api.keys() & {"BinaryMediaTypes", "MinimumCompressionSize"}
+    extensions = {name for name in api["Body"] if name.startswith("x-")}
+    assert extensions <= {"x-amazon-apigateway-gateway-responses", "x-amazon-apigateway-policy"}
+
+
 def test_the_access_log_is_one_line_of_json_without_query_headers_and_body(stack: Stack) -> None:
     setting = stack.only("AWS::ApiGateway::Stage")["AccessLogSetting"]
     assert setting["DestinationArn"] == "${ApiAccessLog.Arn}"
@@ -774,7 +801,12 @@ def test_the_allow_list_is_enforced_exactly_if_it_is_given(stack: Stack) -> None
         assert "x-amazon-apigateway-policy" not in body
         return
     allow, deny = body["x-amazon-apigateway-policy"]["Statement"]
-    assert allow["Effect"] == "Allow"
+    assert allow == {
+        "Effect": "Allow",
+        "Principal": "*",
+        "Action": "execute-api:Invoke",
+        "Resource": f"execute-api:/{stack.only('AWS::ApiGateway::Stage')['StageName']}/*",
+    }
     assert deny == {
         "Effect": "Deny",
         "Principal": "*",

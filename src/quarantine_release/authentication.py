@@ -76,7 +76,7 @@ def authenticate(
     """
     candidates = {_bearer(value) for value in headers.get("authorization", ())} | set(headers.get("x-api-key", ()))
     token = candidates.pop() if len(candidates) == 1 else None
-    digest = hashlib.sha256((token or "").encode("utf-8", "surrogatepass")).digest()
+    digest = hashlib.sha256((token or "").encode(errors="surrogatepass")).digest()
     found, is_valid = None, False
     for client in clients:
         for known in client.tokens:

@@ -37,6 +37,7 @@ _AMBIGUOUS_4XX: Final = frozenset({408, 425, 499})
 # Cloudflare blocks every call for five minutes once the limit is passed (fundamentals/api/reference/limits).
 LOCKOUT_SECONDS: Final = 300
 _LONGEST_WAIT: Final = 3600
+_DIGITS_LIMIT: Final = 4300  # int() refuses more
 # Of the quota, as far as it is told, so much is left to the dashboard and to others who call with the same credential.
 _SHARE_OF_OTHERS: Final = 4
 _LEFT: Final = re.compile(r"(?:\A|,)([^,;]{1,64});\s*r=([0-9]{1,6});\s*t=([0-9]{1,4})(?=[;,\s]|\Z)")
@@ -57,9 +58,7 @@ class Reply:
 Entry = dict[str, Any]
 
 
-def classify(
-    reply: Reply, ids: Sequence[MessageId], now: datetime, *, bulk_4xx_is_atomic: bool = False
-) -> Answered | Refused:
+def classify(reply: Reply, ids: Sequence[MessageId], now: datetime, *, bulk_4xx_is_atomic: bool) -> Answered | Refused:
     """Say what the answer to a release call proves. What proves nothing is UNKNOWN, never a guess.
 
     No two of the ids may name the same message. `bulk_4xx_is_atomic`: a call with several ids that is rejected has
@@ -122,7 +121,7 @@ def _error_codes(envelope: Mapping[str, Any] | None) -> tuple[int, ...]:
 
 def _envelope(body: bytes) -> dict[str, Any] | None:
     try:
-        content = json.loads(body.decode("utf-8"))
+        content = json.loads(body.decode())
     except (ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None
@@ -136,7 +135,7 @@ def _cf_ray(reply: Reply) -> str | None:
 def _retry_after(reply: Reply, now: datetime) -> int:
     value = reply.headers.get("retry-after", "").strip()
     try:
-        seconds = int(value[:9]) if value.isascii() and value.isdigit() else _seconds_until(value, now)
+        seconds = int(value[:_DIGITS_LIMIT]) if value.isascii() and value.isdigit() else _seconds_until(value, now)
     except (ValueError, OverflowError):  # the parser of dates lets the latter through
         return LOCKOUT_SECONDS
     return min(max(seconds, 1), _LONGEST_WAIT)
@@ -207,7 +206,7 @@ def _verdict(asked: MessageId, told: Sequence[tuple[MessageId, Entry]]) -> Verdi
         return Verdict(State.PARTIAL, Code.PARTLY_DELIVERED, recipients, known)
     if undelivered or failed:
         return Verdict(State.FAILED, Code.NOT_DELIVERED, recipients, known)
-    return Verdict(State.UNKNOWN, Code.NO_RECIPIENTS, recipients, known)
+    return Verdict(State.UNKNOWN, Code.NO_RECIPIENTS, message_id=known)
 
 
 def _recipients(entries: Sequence[Entry], member: str) -> list[str] | None:

@@ -47,7 +47,7 @@ def contradict(one: MessageId, other: MessageId) -> bool:
     """Say whether two ids with the same postfix part name different messages: they differ in timestamp or digits."""
     if is_bare(one) or is_bare(other):
         return False
-    shorter, longer = sorted((one, other), key=len)
+    shorter, longer = sorted((one, other))  # what an id begins with comes before it
     return longer != shorter and not longer.startswith(f"{shorter}-")
 
 

@@ -10,6 +10,7 @@ from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
+from hashlib import sha256
 from typing import Final
 
 # Seconds before and after now; a signature that is older may have been recorded, one of the future kept back.
@@ -47,7 +48,7 @@ def check_signature(
     is_known = False
     for position in range(KEYS_LIMIT):
         key = keys[position] if position < len(keys) else _NO_KEY
-        expected = b"v1," + b64encode(hmac.digest(key, content, "sha256"))
+        expected = b"v1," + b64encode(hmac.digest(key, content, sha256))
         for signature in signatures[:_SIGNATURES_LIMIT]:
             is_same = hmac.compare_digest(expected, _bytes(signature))
             is_known |= is_same and position < len(keys)
@@ -65,4 +66,4 @@ def _only(headers: Mapping[str, tuple[str, ...]], name: str) -> str:
 
 
 def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")
+    return text.encode(errors="surrogatepass")
