@@ -91,7 +91,7 @@ class Calls:
     def _finished(self, got: Got) -> Got:
         """Ask again for a search that is still under way; its result is empty until then."""
         for _ in range(_POLLS):
-            if got.location is None or self.ends_at - time.monotonic() < 2 * _POLL_SECONDS:
+            if not got.location or self.ends_at - time.monotonic() < 2 * _POLL_SECONDS:
                 break
             location = self._below_root(got.location)
             if location is None:
@@ -106,10 +106,11 @@ class Calls:
             url = urljoin(self._root, location)
         except ValueError:
             return None
-        path, _, _ = url.removeprefix(self._root).partition("?")
-        is_below = url.startswith(self._root) and path[:1] in ("", "/")
-        is_plain = all(step.strip(".") for step in unquote(path).split("/")[1:])  # ".." would lead out again
-        return url if is_below and is_plain else None
+        rest = url.removeprefix(self._root)
+        is_below = url != rest and rest[:1] in ("/", "?")  # without either it would be a search for anything
+        steps = unquote(rest.partition("?")[0]).split("/")[1:]
+        leads_out = not all(step.strip(".") for step in steps)
+        return url if is_below and not leads_out else None
 
     def _get(self, url: str) -> Got:
         if self.stopped is not None:
