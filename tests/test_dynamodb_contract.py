@@ -120,9 +120,9 @@ def test_a_set_is_added_to_that_is_absent_or_has_fewer_members(
 ) -> None:
     if members is not None:
         dynamodb.put_item(**put("a", ss={"SS": members}))
-    change = update("a", "ADD #ss :0", "(attribute_not_exists(#ss) OR size(#ss) < :1)")
+    change = update("a", "ADD #ss :0", "(attribute_not_exists(#ss) OR size(#ss) <= :1)")
     change["ExpressionAttributeNames"] = {"#ss": "ss"}
-    change["ExpressionAttributeValues"] = {":0": {"SS": ["new"]}, ":1": {"N": "2"}}
+    change["ExpressionAttributeValues"] = {":0": {"SS": ["new"]}, ":1": {"N": "1"}}
     if holds:
         dynamodb.update_item(**change)
     else:

@@ -32,9 +32,8 @@ class Question:
     @property
     def text(self) -> str:
         """Return the question as the ledger keeps its answer by: whatever may change the answer, but the window."""
-        asked = self.narrowing
-        since = asked.since.isoformat() if asked.since else None
-        return json.dumps([self.header, asked.recipient, asked.sender, since, asked.expect_count])
+        since = self.narrowing.since.isoformat() if self.narrowing.since else None
+        return json.dumps([self.header, self.narrowing.recipient, self.narrowing.sender, since])
 
     @property
     def query(self) -> dict[str, str]:
