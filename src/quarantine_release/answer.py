@@ -10,6 +10,7 @@ from quarantine_release.trace import (
     AttemptRow,
     FailOn,
     MessageRow,
+    OperationRow,
     RequestRow,
     RequestState,
     Result,
@@ -70,6 +71,7 @@ def trace_body(
     row: MessageRow,
     requests: Mapping[RequestId, RequestRow],
     attempts: Sequence[AttemptRow],
+    operations: Sequence[OperationRow] = (),
     *,
     visible_to: str | None,
     now: datetime,
@@ -98,6 +100,7 @@ def trace_body(
         "requests_not_shown": len(row.asks) - len(asked) + row.asks_uncounted,
         "attempts": [_attempt_body(attempt, row, own) for attempt in attempts],
         "refusals": row.refusals,
+        "operations": [operation_body(operation, shows_all=visible_to is None) for operation in operations],
     }
 
 
@@ -109,6 +112,24 @@ def evidence_body(evidence: Evidence) -> dict[str, Any]:
         "cf_ray": evidence.cf_ray,
         "failure": evidence.failure,
         "seen": evidence.seen,
+        **({"operation": evidence.operation} if evidence.operation else {}),
+    }
+
+
+def operation_body(operation: OperationRow, *, shows_all: bool = True) -> dict[str, Any]:
+    """Return what a person has changed; who and why are for those who may see all."""
+    body: dict[str, Any] = {"at": _time(operation.at), "kind": operation.kind}
+    if not shows_all:
+        return body
+    return {
+        "operation_id": operation.operation,
+        **body,
+        "by": operation.by,
+        "reason": operation.reason,
+        "client": operation.client,
+        "settled_as": operation.settled_as,
+        "redriven": operation.redriven,
+        "request_id": operation.request_id,
     }
 
 

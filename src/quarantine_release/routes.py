@@ -27,7 +27,7 @@ from quarantine_release.release_request import (
     parse_request_id,
 )
 from quarantine_release.secret_store import SecretUnavailable
-from quarantine_release.trace import RequestRow, RequestState
+from quarantine_release.trace import RequestRow, RequestState, operations_of
 
 PROBLEM_TYPE: Final = {"Content-Type": "application/problem+json"}
 _POLL_SECONDS: Final = 5
@@ -82,7 +82,8 @@ def _post_release(call: Call) -> Response:
     answer = release(row, call.ports, inline=wanted.is_inline)
     if isinstance(answer, Refusal):
         detail = "Nothing was released, and nothing will be on behalf of this request."
-        raise Declined(answer.reason, detail, retry_after=answer.retry_after)
+        paused = {"pause_reason": answer.stop.reason} if answer.stop else {}
+        raise Declined(answer.reason, detail, retry_after=answer.retry_after, **paused)
     if isinstance(answer, KeyReused):
         detail = "The key was used before with another payload: use a new key for a new request."
         raise Declined("idempotency_key_reused", detail, field="Idempotency-Key")
@@ -140,12 +141,14 @@ def _get_message(call: Call, given: str) -> Response:
     ledger = wiring.ledger()
     attempts = row.attempts | {row.last_refused} if row.last_refused else row.attempts
     visible_to = None if Scope.READ_ALL in client.scopes else client.name
+    requests = ledger.requests(sorted(row.asks))
     return Response(
         200,
         trace_body(
             row,
-            ledger.requests(sorted(row.asks)),
+            requests,
             ledger.attempts(account_id, sorted(attempts)),
+            ledger.operations(account_id, operations_of(row, requests.values())),
             visible_to=visible_to,
             now=call.ports.clock(),
         ),
@@ -159,8 +162,10 @@ def _get_health(call: Call) -> Response:
     try:
         call.ports.ledger.messages(account_id, [postfix_part(parse_message_id("health-check"))])
         checks["ledger"] = "ok"
+        stop = call.ports.budget.stop_of(account_id, client.name)
+        checks["releases"] = "paused" if stop else "ok"
     except LedgerUnavailable:
-        checks["ledger"] = "failed"
+        checks["ledger"], checks["releases"], stop = "failed", "not_known", None
     seconds = min(_HEALTH_SECONDS, call.ports.time_left() - 1)
     checked = read_secret("cloudflare", lambda: wiring.cloudflare().check(account_id, seconds, call.ports.budget))
     names = {True: "accepted", False: "refused", None: "not_checked"}
@@ -171,6 +176,7 @@ def _get_health(call: Call) -> Response:
         "account_id": account_id,
         "checks": checks,
         "evidence": evidence_body(checked.evidence),
+        **({"pause_reason": stop.reason} if stop else {}),
         "note": "An accepted credential proves no permission: only a release shows that it may release.",
     }
     if checks["ledger"] != "ok" or not checked.is_accepted:
