@@ -140,9 +140,14 @@ def _request_body(request: RequestRow, row: MessageRow, own: set[RequestId], now
     body: dict[str, Any] = {"at": _time(request.created_at), "outcome": outcomes[0] if outcomes else None}
     if request.request_id not in own:
         return body
+    return {"request_id": request.request_id, **body, **request_body(request)}
+
+
+def request_body(request: RequestRow) -> dict[str, Any]:
+    """Return who asked, and how."""
     return {
         "request_id": request.request_id,
-        **body,
+        "at": _time(request.created_at),
         "state": request.state.lower(),
         "client": request.client,
         "requested_by": request.requested_by,
