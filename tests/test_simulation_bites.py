@@ -15,7 +15,7 @@ from quarantine_release.allowance import AccountRow
 from quarantine_release.attempt import Claims, Run
 from quarantine_release.budget import AccountBudget, _Known
 from quarantine_release.ledger import DynamoLedger
-from quarantine_release.outcome import Answered, Reading, Seen, State, Verdict, may_claim
+from quarantine_release.outcome import Answered, Reading, Refused, Seen, State, Verdict, may_claim
 from quarantine_release.ports import Conflict, Move
 from quarantine_release.trace import (
     AttemptRow,
@@ -232,6 +232,19 @@ def a_cancelled_request_is_claimed_for(patch: Patch) -> None:
     patch.setattr(DynamoLedger, "_check_open", mutant)
 
 
+def the_switch_is_ignored(patch: Patch) -> None:
+    patch.setattr(AccountBudget, "stop_of", lambda self, account_id, client: None)  # noqa: ARG005
+
+
+def the_switch_is_not_looked_at_again_after_the_claim(patch: Patch) -> None:
+    original = Run._too_late
+
+    def mutant(self: Run, attempt: AttemptRow, seconds: float) -> Refused | None:
+        return original(self, replace(attempt, owners={}), seconds)
+
+    patch.setattr(Run, "_too_late", mutant)
+
+
 def stories() -> Iterator[list[str]]:
     return (found for jobs in SCENARIOS.values() for _, found in schedules(1, jobs))
 
@@ -265,6 +278,8 @@ MUTANTS: tuple[tuple[Callable[[Patch], None], Callable[[], Iterator[list[str]]]]
     (a_pause_stays_with_the_process_that_saw_the_429, seeds(10)),
     (a_lost_hint_is_a_lost_request, stories),
     (a_cancelled_request_is_claimed_for, stories),
+    (the_switch_is_ignored, seeds(0)),
+    (the_switch_is_not_looked_at_again_after_the_claim, seeds(0)),
 )
 
 
