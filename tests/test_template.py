@@ -222,6 +222,7 @@ def test_the_outputs_name_what_the_first_steps_after_deploying_need(stack: Stack
     assert {name: output["Value"] for name, output in stack.outputs.items()} == {
         "ApiUrl": "https://${Api}.execute-api.eu-central-1.amazonaws.com/${ApiliveStage}",
         "TableName": "${Ledger}",
+        "ReleaseQueueUrl": "${ReleaseQueue}",
         "CloudflareSecretArn": "${CloudflareSecret}",
         "ClientsSecretArn": "${ClientsSecret}",
     }

@@ -428,7 +428,7 @@ def test_a_person_settles_only_what_is_unsettled_and_only_as_the_table_allows(
     if told is not None:
         assert told.state in TRANSITIONS[state]
         assert told.evidence == Evidence(seen=seen, operation=BY_HAND)
-        assert (told.operations, told.attempt, told.attempts) == ({BY_HAND}, row.attempt, row.attempts)
+        assert (told.operations, told.attempts) == (frozenset({BY_HAND}), row.attempts)
 
 
 @pytest.mark.parametrize("seen", [Seen.UNCLEAR, Seen.ABSENT, Seen.UNREAD])
