@@ -8,21 +8,27 @@ attempt    `T#<account>#<ulid>`            the write-ahead intent of one Cloudfl
 request    `R#<request_id>`                who, why, which ids; at the end one outcome letter per id
 alias      `I#<account>#<sha256>`          the message that a Message-ID was found to mean, for a day
 unclaimed  `N#<account>#<postfix part>`    who asked for a message without a claim: denied, or a dry run
+operation  `O#<account>#<ulid>`            what a person has changed with the operations tool, who, why; never deleted
 =========  ==============================  =============================================================
 
-Open attempts and requests carry `open_kind` and `open_at`, the keys of the sparse index `open-index`. Every write to a
-message is conditional on the state and the attempt that its writer saw, so that a stale writer changes nothing.
+Open attempts and requests, and messages under review, carry `open_kind` and `open_at`, the keys of the sparse index
+`open-index`. The account's row is `budget.py`'s, but for its switch. Every write to a message is conditional on the
+state and the attempt that its writer saw, so that a stale writer changes nothing.
 Limits: a transaction takes 100 actions and 4 MB, an item 400 KB (DynamoDB developer guide, "Quotas").
 """
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
+from quarantine_release.allowance import AccountRow
 from quarantine_release.ledger_items import (
     Attribute,
     Item,
+    account_key,
+    account_row,
     alias_key,
     attempt_item,
     attempt_key,
@@ -33,10 +39,14 @@ from quarantine_release.ledger_items import (
     message_row,
     open_at,
     open_kind,
+    operation_item,
+    operation_key,
+    operation_row,
     other_check,
     request_item,
     request_key,
     request_row,
+    switch,
     unclaimed_key,
 )
 from quarantine_release.outcome import (
@@ -44,6 +54,7 @@ from quarantine_release.outcome import (
     AccountId,
     AttemptId,
     MessageId,
+    OperationId,
     PostfixPart,
     RequestId,
     State,
@@ -51,7 +62,7 @@ from quarantine_release.outcome import (
 )
 from quarantine_release.ports import Conflict, Known, LedgerContended, Move
 from quarantine_release.table import CONDITION_FAILED, Table
-from quarantine_release.trace import AttemptRow, AttemptState, MessageRow, RequestRow, RequestState
+from quarantine_release.trace import AttemptRow, AttemptState, MessageRow, OperationRow, RequestRow, RequestState
 from quarantine_release.update_expression import UpdateExpression
 
 # Actions in one transaction.
@@ -61,8 +72,17 @@ _TRANSACTION_LIMIT: Final = 100
 _UNCLAIMED_KEPT: Final = 100
 _NOTES_AT_ONCE: Final = 40
 # Sets and counters are changed by what is added or taken away, so that writers who saw another version lose nothing.
-_SETS: Final = ("attempts", "asks")
+_SETS: Final = ("attempts", "asks", "operations")
 _COUNTERS: Final = ("refusals", "asks_uncounted")
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """What a person has paused of an account, as it was seen and as it is wanted."""
+
+    account_id: AccountId
+    before: AccountRow
+    after: AccountRow
 
 
 class DynamoLedger:
@@ -145,6 +165,23 @@ class DynamoLedger:
             if self._table.transact(list(map(self._move, some))) is not None:
                 others |= self._write_each(some)
         return others
+
+    def operate(self, operation: OperationRow, change: Move | RequestRow | Switch) -> bool:
+        """Write what a person changes together with the operation, or nothing, and return False, if it has moved.
+
+        The change passes on the same conditions as everybody's: a message must be as it was seen, a request new.
+        """
+        match change:
+            case Move():
+                action = self._move(change)
+            case RequestRow():
+                action = self._put_request(change)
+            case Switch():
+                action = self._set_switch(change)
+        put = {"Put": self._put(operation_item(operation), "attribute_not_exists(pk)")}
+        reasons = self._table.transact([action, put])
+        # The operation's own row was there already: written by this very call, whose answer was lost.
+        return reasons is None or reasons[1]["Code"] == CONDITION_FAILED
 
     def close(self, requests: Sequence[RequestRow]) -> None:
         """Close open requests; without effect on those that somebody else closed."""
@@ -253,6 +290,21 @@ class DynamoLedger:
         rows = map(request_row, self._table.read([request_key(request_id) for request_id in request_ids]))
         return {row.request_id: row for row in rows}
 
+    def operations(self, account_id: AccountId, operations: Sequence[OperationId]) -> list[OperationRow]:
+        """Read operations, oldest first."""
+        rows = map(operation_row, self._table.read([operation_key(account_id, each) for each in operations]))
+        return sorted(rows, key=lambda row: row.operation)
+
+    def account(self, account_id: AccountId) -> AccountRow:
+        """Read an account."""
+        item = next(self._table.read([account_key(account_id)]), None)
+        return account_row(item) if item else AccountRow()
+
+    def under_review(self, until: datetime, limit: int) -> list[MessageRow]:
+        """Read the messages that need review since then or longer, at most so many of each shard, oldest first."""
+        rows = map(message_row, self._table.read(self._table.due("M", until, limit)))
+        return sorted((row for row in rows if row.state is State.NEEDS_REVIEW), key=lambda row: row.updated_at)
+
     def open_attempts(self, until: datetime, limit: int) -> list[AttemptRow]:
         """Read the open attempts that are due by then, at most so many of each shard of the index, oldest first."""
         rows = map(attempt_row, self._table.read(self._table.due("T", until, limit)))
@@ -326,6 +378,17 @@ class DynamoLedger:
                 update.set(name, new)
         update.require("state", before["state"])
         update.require("attempt", before["attempt"])
+        return {"Update": update.build()}
+
+    def _set_switch(self, change: Switch) -> dict[str, Any]:
+        before, after = switch(change.before), switch(change.after)
+        assert after is not None  # noqa: S101  it names at least the operation that changes it
+        update = UpdateExpression(self._table.name, {"S": account_key(change.account_id)})
+        update.set("switch", after)
+        if before is None:
+            update.require_absent("switch")
+        else:
+            update.require("switch", before)
         return {"Update": update.build()}
 
     def _write_each(self, moves: Sequence[Move]) -> dict[PostfixPart, MessageRow]:

@@ -17,6 +17,7 @@ from quarantine_release.outcome import (
     Reading,
     Refused,
     RequestId,
+    Stop,
     Wanted,
 )
 from quarantine_release.trace import AttemptRow, AttemptState, MessageRow, RequestRow, WireForm
@@ -169,6 +170,12 @@ class Budget(Protocol):
 
     def pause_left(self, account_id: AccountId) -> float:
         """Return for how many seconds Cloudflare wants no call. Raises LedgerUnavailable."""
+
+    def stop_of(self, account_id: AccountId, client: str) -> Stop | None:
+        """Return why a person has paused a client's releases, if one has. Raises LedgerUnavailable.
+
+        No round trip within a second of the last, that of `take` included.
+        """
 
     def put_back(self, account_id: AccountId) -> None:
         """Put a call back that was taken and not made."""
