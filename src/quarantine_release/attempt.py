@@ -179,7 +179,8 @@ class Run:
             rows = self.rows | {move.after.part: move.after for move in (*moves, *asks)}
             opened = None if self.is_accepted else self._closed(self.request, rows) or self.request
             accepted = sorted(set(attempt.owners.values())) if self.is_accepted else []
-            conflict = self.ports.ledger.claim(opened, accepted, attempt if moves else None, moves, asks)
+            notes = {name: self.requests[name].notes for name in accepted}
+            conflict = self.ports.ledger.claim(opened, accepted, attempt if moves else None, moves, asks, notes)
             if conflict is None:
                 if opened is not None:
                     self.requests[opened.request_id] = opened
@@ -222,7 +223,7 @@ class Run:
                 some = wants[start : start + _CLAIM_LIMIT]
                 known = [(row, self._asked(row, want)) for want in some if (row := self.rows.get(want.target.part))]
                 asks = [Move(row, after) for row, after in known if after != row]
-                conflict = self.ports.ledger.claim(None, [], None, (), asks) if asks else None
+                conflict = self.ports.ledger.claim(None, [], None, (), asks, {}) if asks else None
                 if conflict is None:
                     self.rows |= {move.after.part: move.after for move in asks}
                     break
@@ -289,7 +290,7 @@ class Run:
         now = self.ports.clock()
         for name in want.requests:
             request = self.requests.get(name) if name in want.guards else None
-            if request is None or not request.may_claim:
+            if request is None or not request.may_claim or want.target.part in request.ended_parts:
                 continue
             # Whose caller still waits is told no before the call, and whether it was refused is then in its row.
             if self._was_accepted_before and self.stop_of(request):

@@ -34,6 +34,7 @@ from quarantine_release.ledger_items import (
     attempt_key,
     attempt_row,
     checks_item,
+    ended_parts,
     message_item,
     message_key,
     message_row,
@@ -71,6 +72,7 @@ _TRANSACTION_LIMIT: Final = 100
 # expression may have 4 KB (DynamoDB developer guide, "Quotas").
 _UNCLAIMED_KEPT: Final = 100
 _NOTES_AT_ONCE: Final = 40
+_NO_NOTES: Final[Mapping[RequestId, int]] = {}
 # Sets and counters are changed by what is added or taken away, so that writers who saw another version lose nothing.
 _SETS: Final = ("attempts", "asks", "operations")
 _COUNTERS: Final = ("refusals", "asks_uncounted")
@@ -98,14 +100,16 @@ class DynamoLedger:
         attempt: AttemptRow | None,
         moves: Sequence[Move],
         asks: Sequence[Move],
+        notes: Mapping[RequestId, int] = _NO_NOTES,
     ) -> Conflict | None:
         """Write request, attempt, claims and asks in one transaction, or nothing and tell why.
 
-        One round trip. Requests accepted before must still be open: nothing leaves on behalf of one that was refused
-        or has ended. A claim whose answer was lost is recognised by its own attempt or nonce and is a success.
+        `notes`: how many an accepted request had when it was read. One round trip. Requests accepted before must still
+        be open: nothing leaves on behalf of one that was refused or has ended. A claim whose answer was lost is
+        recognised by its own attempt or nonce and is a success.
         """
         updates = {move.after.part: self._move(move) for move in (*moves, *asks) if move.before != move.after}
-        requests = {request_id: self._check_open(request_id) for request_id in accepted}
+        requests = {request_id: self._check_open(request_id, notes.get(request_id, 0)) for request_id in accepted}
         if opened is not None:
             requests = {opened.request_id: self._put_request(opened)}
         actions = [*updates.values(), *requests.values()]
@@ -198,7 +202,11 @@ class DynamoLedger:
         return request_row(found) if found else None
 
     def note(self, before: RequestRow, after: RequestRow) -> RequestRow | None:
-        """Write what lookup and guard made of an open request's ids; return the request if others wrote some before."""
+        """Write what lookup and guard made of an open request's ids; return the request if others were quicker.
+
+        An id is ended only while its message is not claimed for this request; and a claim that has not seen what is
+        written here does not pass, since it counts the notes.
+        """
         known, wanted = checks_item(before), checks_item(after)
         new = [(name, value) for name, value in wanted.items() if name not in known]
         nonce: Attribute = {"S": after.nonce}
@@ -210,12 +218,19 @@ class DynamoLedger:
                 # What an id means and that it has ended are one finding: no two writers may each have half of it.
                 for each in {name, other_check(name)} - (wanted.keys() - {name}):
                     update.require_absent(each)
+            if start == 0:
+                update.add("notes", {"N": "1"})
             update.require("state", {"S": RequestState.OPEN})
             update.require("nonce", nonce)
-            found = self._table.write({"Update": update.build()})
-            if found is None or (found.get("nonce") == nonce and all(found.get(name) == value for name, value in some)):
-                continue  # written, by this call or by an earlier one whose answer was lost
-            return request_row(found) if found else before
+            update.require_absent("cancelled_at")
+            unclaimed = [self._check_not_owner(after, part) for part in ended_parts(after, dict(some))]
+            reasons = self._table.transact([{"Update": update.build()}, *unclaimed])
+            if reasons is None:
+                continue
+            found: Item = reasons[0].get("Item", {})
+            is_written = found.get("nonce") == nonce and all(found.get(name) == value for name, value in some)
+            if not is_written:  # else it was, by this call, whose answer was lost
+                return request_row(found) if found else self.requests([after.request_id]).get(after.request_id, before)
         return None
 
     def note_unclaimed(
@@ -345,14 +360,29 @@ class DynamoLedger:
                 update.require_present()
                 self._table.write({"Update": update.build()})
 
-    def _check_open(self, request_id: RequestId) -> dict[str, Any]:
+    def _check_not_owner(self, request: RequestRow, part: PostfixPart) -> dict[str, Any]:
+        return {
+            "ConditionCheck": {
+                "TableName": self._table.name,
+                "Key": {"pk": {"S": message_key(request.account_id, part)}},
+                "ConditionExpression": "attribute_not_exists(#owner) OR #owner <> :this",
+                "ExpressionAttributeNames": {"#owner": "owner"},
+                "ExpressionAttributeValues": {":this": {"S": request.request_id}},
+            }
+        }
+
+    def _check_open(self, request_id: RequestId, notes: int = 0) -> dict[str, Any]:
+        seen = "notes = :notes" if notes else "attribute_not_exists(notes)"
         return {
             "ConditionCheck": {
                 "TableName": self._table.name,
                 "Key": {"pk": {"S": request_key(request_id)}},
-                "ConditionExpression": "#state = :open AND attribute_not_exists(cancelled_at)",
+                "ConditionExpression": f"#state = :open AND attribute_not_exists(cancelled_at) AND {seen}",
                 "ExpressionAttributeNames": {"#state": "state"},
-                "ExpressionAttributeValues": {":open": {"S": RequestState.OPEN}},
+                "ExpressionAttributeValues": {
+                    ":open": {"S": RequestState.OPEN},
+                    **({":notes": {"N": str(notes)}} if notes else {}),
+                },
                 "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
             }
         }

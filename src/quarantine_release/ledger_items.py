@@ -29,6 +29,7 @@ from quarantine_release.outcome import (
     State,
     Stop,
     Verdict,
+    is_header,
     postfix_part,
 )
 from quarantine_release.trace import (
@@ -284,6 +285,7 @@ _REQUEST: Final = {
     "confirm": _FLAG,
     "narrowing": _json(_narrowing_to_json, _narrowing_from_json),
     "policy": _json(policy_entry, policy_of),
+    "notes": _NUMBER,
 }
 _ENDED_CODEC: Final = _json(_ended_to_json, _ended_from_json)
 _ATTEMPT: Final = {
@@ -376,6 +378,13 @@ def checks_item(row: RequestRow) -> dict[str, Attribute]:
             ended = row.ended[given]
             item[f"{_ENDED}{position}"] = _ENDED_CODEC.encode(replace(ended, candidates=ended.candidates[:kept]))
     return item
+
+
+def ended_parts(row: RequestRow, checks: Item) -> list[PostfixPart]:
+    """Return the messages whose end is among these attributes; none for a Message-ID that was not found out."""
+    given = [row.ids[int(name.removeprefix(_ENDED))] for name in checks if name.startswith(_ENDED)]
+    ids = dict.fromkeys(row.resolved.get(each, each) for each in given)
+    return list(dict.fromkeys(postfix_part(each) for each in ids if not is_header(each)))
 
 
 def other_check(name: str) -> str:

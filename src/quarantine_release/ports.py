@@ -67,10 +67,11 @@ class Ledger(Protocol):
         attempt: AttemptRow | None,
         moves: Sequence[Move],
         asks: Sequence[Move],
+        notes: Mapping[RequestId, int],
     ) -> Conflict | None:
         """Write request, attempt, claims and asks in one transaction, or nothing and tell why.
 
-        `opened` is accepted by it; those accepted before must still be open and not cancelled.
+        `opened` is accepted by it; those accepted before must still be open, not cancelled, and have as many `notes`.
         """
 
     def record(

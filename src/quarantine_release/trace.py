@@ -117,8 +117,8 @@ class RequestRow:
 
     Once `cancelled_at` is set nothing is claimed for it any more; it is open until what was claimed has ended. One
     with an `operation` was made by it, out of what an earlier one had left.
-    `resolved` and `ended` are what lookup and guard made of its ids; neither changes once it is written. `policy` is
-    the client's own, as it was when the request was made.
+    `resolved` and `ended` are what lookup and guard made of its ids; neither changes once it is written; `notes` counts
+    how often something was. `policy` is the client's own, as it was when the request was made.
     """
 
     request_id: RequestId
@@ -147,6 +147,7 @@ class RequestRow:
     policy: Policy | None = None
     resolved: Mapping[MessageId, MessageId] = field(default_factory=dict)
     ended: Mapping[MessageId, Ended] = field(default_factory=dict)
+    notes: int = 0
 
     @property
     def message_ids(self) -> tuple[MessageId, ...]:
@@ -154,6 +155,11 @@ class RequestRow:
         if not self.resolved:
             return self.ids
         return tuple(self.resolved.get(given, given) for given in self.ids)
+
+    @property
+    def ended_parts(self) -> frozenset[PostfixPart]:
+        """Return the messages that have ended for it before they were claimed."""
+        return frozenset(postfix_part(self.resolved.get(given, given)) for given in self.ended)
 
     @property
     def may_claim(self) -> bool:
