@@ -1,6 +1,7 @@
 """What the operations tool is told on the command line."""
 
 import argparse
+import re
 from collections.abc import Callable
 from typing import Final
 
@@ -9,6 +10,8 @@ from tools.ops_wiring import LOCAL_FOLDER
 
 REASON_LENGTH: Final = 500
 BY_LENGTH: Final = 200
+# As `clients.py` takes them: no name is the star that stands for all.
+_CLIENT: Final = re.compile(r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 SEEN: Final = {"released": Seen.RELEASED, "not-released": Seen.QUARANTINED}
 
 
@@ -51,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     paused = command("pause", "stop all releases of an account, or of one client", who)
     resumed = command("resume", "lift a pause", who)
     for each in (paused, resumed):
-        each.add_argument("--client", type=_printable(64), help="of this client only")
+        each.add_argument("--client", type=_client, help="of this client only")
     command("redrive", "ask anew for what failed of a request", who).add_argument("request", metavar="REQUEST")
     return parser_
 
@@ -63,3 +66,9 @@ def _printable(limit: int) -> Callable[[str], str]:
         return given.strip()
 
     return text
+
+
+def _client(given: str) -> str:
+    if not _CLIENT.match(given):
+        raise argparse.ArgumentTypeError("must be the name of a client")
+    return given
