@@ -428,7 +428,7 @@ def test_without_time_for_a_call_and_its_record_the_hints_go_out_again_at_once(w
 
 def test_a_call_for_which_the_claim_left_no_time_is_not_made_and_hinted_at_again_at_once(world: World) -> None:
     request = accept(world, BARE)
-    world.seconds_left = [18.0, 7.9]
+    world.seconds_left = [18.0, 18.0, 7.9]
     world.work()
     assert world.queue.sent == [(Hint(request.request_id, 0), 0.0)]
     assert (world.cloudflare.calls, world.budget.put_back_calls) == ([], 1)

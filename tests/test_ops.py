@@ -56,6 +56,7 @@ from tools.ops_tables import facts, listed, table
 CHECKOUT = Path(__file__).parent.parent
 PART = postfix_part(BARE)
 LATER = NOON + timedelta(minutes=5)
+WHY = ("--reason", "seen in the dashboard")
 IDENTITY = "arn:aws:sts::123456789012:user/moto"
 TABLE = "Ledger"
 
@@ -378,9 +379,6 @@ def lose_an_answer(deployment: Deployment, message_id: str = MESSAGE) -> str:
     return path_of(deployment.post([message_id]))
 
 
-WHY = ("--reason", "seen in the dashboard")
-
-
 def test_an_unconfirmed_message_is_shown_settled_and_shown_again(
     deployment: Deployment, tool: Tool, clock: Clock
 ) -> None:
@@ -486,9 +484,11 @@ def test_what_is_not_there_or_not_understood_is_told(
 
 @pytest.mark.parametrize(
     "arguments",
-    [(), ("settle", MESSAGE, "--as", "released"), ("pause", "--reason", "\x1b"), ("pause", "--reason", " ")],
+    [(), ("settle", MESSAGE, "--as", "released"), ("pause", "--reason", "\x1b"), ("pause", *WHY, "--client", "*")],
 )
-def test_nothing_is_changed_without_a_reason(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_changed_without_a_reason_or_for_what_is_no_client(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as ended:
         main([*arguments, "--table", TABLE])
     assert ended.value.code == 2

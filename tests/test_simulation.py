@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import pytest
 
 from quarantine_release.attempt import Answer
-from quarantine_release.outcome import Outcome
+from quarantine_release.outcome import Outcome, RefusalReason
+from quarantine_release.release import Refusal
 from tests.simulated_invariants import check_end
 from tests.simulated_runs import GRACE_SECONDS, GUARDED, IDS, SCENARIOS, failing_seeds, main, schedules, seeded
 from tests.simulation import Job, Simulation, Strike
@@ -94,6 +95,10 @@ def test_seeds_bring_about_what_is_to_be_survived() -> None:
         str(strike) for strike in strikes
     }
     assert any(run.negative_reads for run in runs)
+    assert any(run.pauses for run in runs)
+    answers = [told.answer for run in runs for told in run.told]
+    reasons = {answer.reason for answer in answers if isinstance(answer, Refusal)}
+    assert RefusalReason.PAUSED in reasons
     assert all(run.is_settled for run in runs)
 
 

@@ -399,15 +399,9 @@ def test_a_person_settles_only_what_is_unsettled_and_only_as_the_table_allows(
 ) -> None:
     now = NOON + after
     has_deadline = state in (State.RELEASING, State.UNKNOWN)
-    row = MessageRow(
-        account_id=ACCOUNT,
-        part=PART,
-        state=state,
-        attempt=AttemptId("a1"),
-        message_id=BARE,
-        updated_at=NOON,
+    row = replace(
+        unsettled(state, NOON + TERMS.lease if has_deadline else None),
         owner=RequestId("rq_one"),
-        deadline=NOON + TERMS.lease if has_deadline else None,
         attempts=frozenset(AttemptId(f"a{number}") for number in range(calls)),
         forced_over=forced_over,
     )
@@ -431,31 +425,26 @@ def test_a_person_settles_only_what_is_unsettled_and_only_as_the_table_allows(
         assert (told.operations, told.attempts) == (frozenset({BY_HAND}), row.attempts)
 
 
+def unsettled(state: State, deadline: datetime | None = None) -> MessageRow:
+    return MessageRow(
+        account_id=ACCOUNT,
+        part=PART,
+        state=state,
+        attempt=AttemptId("a1"),
+        message_id=BARE,
+        updated_at=NOON,
+        deadline=deadline,
+    )
+
+
 @pytest.mark.parametrize("seen", [Seen.UNCLEAR, Seen.ABSENT, Seen.UNREAD])
 def test_a_person_says_one_thing_or_the_other(seen: Seen) -> None:
-    row = MessageRow(
-        account_id=ACCOUNT,
-        part=PART,
-        state=State.NEEDS_REVIEW,
-        attempt=AttemptId("a1"),
-        message_id=BARE,
-        updated_at=NOON,
-    )
-    assert settled_by_hand(row, BY_HAND, seen, LONG_AFTER, TERMS) is None
+    assert settled_by_hand(unsettled(State.NEEDS_REVIEW), BY_HAND, seen, LONG_AFTER, TERMS) is None
 
 
-def test_what_a_person_settled_a_slow_reconciler_does_not_settle_again() -> None:
-    row = MessageRow(
-        account_id=ACCOUNT,
-        part=PART,
-        state=State.UNKNOWN,
-        attempt=AttemptId("a1"),
-        message_id=BARE,
-        updated_at=NOON,
-        deadline=NOON + TERMS.lease,
-    )
+def test_what_a_person_has_freed_is_claimed_by_whoever_asks_next_and_keeps_the_operation() -> None:
+    row = unsettled(State.UNKNOWN, NOON + TERMS.lease)
     told = settled_by_hand(row, BY_HAND, Seen.QUARANTINED, LONG_AFTER, TERMS)
-    assert told is not None
     again = claimed(told, Target(PART, BARE), request_row(), sent("a2", at=LONG_AFTER))
-    assert again.state is State.RELEASING
+    assert (again.state, again.forced_over) == (State.RELEASING, None)
     assert again.operations == {BY_HAND}

@@ -17,7 +17,7 @@ from quarantine_release import telemetry, wiring
 from quarantine_release.allowance import EVERYBODY
 from quarantine_release.answer import answer_body, operation_body, request_body, trace_body
 from quarantine_release.attempt import Answer
-from quarantine_release.outcome import AccountId, OperationId, RequestId, Seen, postfix_part
+from quarantine_release.outcome import AccountId, OperationId, RequestId, postfix_part
 from quarantine_release.ports import LedgerUnavailable
 from quarantine_release.release_request import (
     InvalidRequest,
@@ -27,14 +27,12 @@ from quarantine_release.release_request import (
 )
 from quarantine_release.trace import OperationRow, RequestRow, operations_of, results_of, targets_of
 from tools.operations import Person, Unchanged, in_doubt, pause, redrive, resume, settle
+from tools.ops_arguments import SEEN, parser
 from tools.ops_tables import facts, listed
-from tools.ops_wiring import LOCAL_FOLDER, Place, Unreachable, place_of
+from tools.ops_wiring import Place, Unreachable, place_of
 
-REASON_LENGTH: Final = 500
-BY_LENGTH: Final = 200
 # Of each kind and each of the open index's shards.
 OPEN_LIMIT: Final = 250
-SEEN: Final = {"released": Seen.RELEASED, "not-released": Seen.QUARANTINED}
 # What the tables show.
 _MESSAGE: Final = ("id", "account_id", "state", "code", "delivered", "undelivered", "failed", "evidence", "updated_at")
 _ASKED: Final = ("at", "request_id", "client", "requested_by", "outcome", "reason", "ticket")
@@ -61,10 +59,9 @@ class Ended(Exception):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 1 if it found or changed nothing, 2 if it cannot be run."""
-    options = _parser().parse_args(arguments)
-    run: Callable[[argparse.Namespace, Place], tuple[Mapping[str, Any], str]] = options.run
+    options = parser().parse_args(arguments)
     try:
-        body, text = run(options, place_of(options))
+        body, text = _RUN[options.command](options, place_of(options))
     except Ended as end:
         if options.json:
             print(json.dumps({"ok": False, "detail": str(end)}))
@@ -248,60 +245,16 @@ def _person(options: argparse.Namespace, place: Place) -> Person:
     return Person(by, options.reason, now, OperationId(wiring.new_attempt_id(now)))
 
 
-def _parser() -> argparse.ArgumentParser:
-    where = argparse.ArgumentParser(add_help=False)
-    where.add_argument("--stack", help="the CloudFormation stack, whose outputs name table, queue and secret")
-    where.add_argument("--table", help="the table, if not the stack's")
-    where.add_argument("--queue-url", help="the queue of hints; without it the sweep goes on, within minutes")
-    where.add_argument("--region", help="default: as boto3 finds it")
-    where.add_argument("--retention-days", type=int, help="TraceRetentionDays, where no stack tells it; default: 400")
-    where.add_argument(
-        "--local",
-        nargs="?",
-        const=str(LOCAL_FOLDER),
-        metavar="FOLDER",
-        help="the stack that make run serves on this machine",
-    )
-    where.add_argument(
-        "--account", action="append", default=[], help="an account id; default: the secret's first, for pauses all"
-    )
-    where.add_argument("--json", action="store_true", help="print JSON instead of tables")
-    who = argparse.ArgumentParser(add_help=False)
-    who.add_argument("--reason", required=True, type=_printable(REASON_LENGTH), help="why; kept in the trace")
-    who.add_argument("--by", type=_printable(BY_LENGTH), help="who, beside the identity that is kept anyway")
-
-    parser = argparse.ArgumentParser(prog="python -m tools.ops", description="Look at the ledger, and operate it.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def command(name: str, run: Callable[..., Any], help_: str, *parents: argparse.ArgumentParser) -> Any:
-        added = commands.add_parser(name, help=help_, description=help_, parents=[where, *parents])
-        added.set_defaults(run=run)
-        return added
-
-    command("trace", _trace, "what happened to a message").add_argument("message", metavar="MESSAGE")
-    command("request", _request, "what a request has come to").add_argument("request", metavar="REQUEST")
-    command("open", _open, "what is unconfirmed or in review, oldest first")
-    command("pauses", _pauses, "what is paused, and who set and lifted it")
-    settled = command("settle", _settle, "say what became of a message that is unconfirmed or in review", who)
-    settled.add_argument("message", metavar="MESSAGE")
-    settled.add_argument("--as", dest="seen", choices=list(SEEN), required=True, help="as you have found it")
-    paused = command("pause", _pause, "stop all releases of an account, or of one client", who)
-    resumed = command("resume", _resume, "lift a pause", who)
-    for each in (paused, resumed):
-        each.add_argument("--client", type=_printable(64), help="of this client only")
-    command("redrive", _redrive, "ask anew for what failed of a request", who).add_argument(
-        "request", metavar="REQUEST"
-    )
-    return parser
-
-
-def _printable(limit: int) -> Callable[[str], str]:
-    def text(given: str) -> str:
-        if not given.strip() or not given.isprintable() or len(given) > limit:
-            raise argparse.ArgumentTypeError(f"must be 1 to {limit} printable characters")
-        return given.strip()
-
-    return text
+_RUN: Final[dict[str, Callable[[argparse.Namespace, Place], tuple[Mapping[str, Any], str]]]] = {
+    "trace": _trace,
+    "request": _request,
+    "open": _open,
+    "pauses": _pauses,
+    "settle": _settle,
+    "pause": _pause,
+    "resume": _resume,
+    "redrive": _redrive,
+}
 
 
 if __name__ == "__main__":

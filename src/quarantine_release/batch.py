@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from quarantine_release.attempt import CALL_SECONDS, RECORD_SECONDS, Claims, Run, Want, calls_of
+from quarantine_release.attempt import CALL_SECONDS, RECORD_SECONDS, Call, Claims, Run, Want, calls_of
 from quarantine_release.outcome import (
     AccountId,
     MessageId,
@@ -96,6 +96,9 @@ class _Line:
         own = [batch.requests[name] for name in {hint.request_id: None for hint in hints}]
         self._run = Run(own, ports, is_accepted=True)
         self._run.settled = batch.settled  # is told whatever fails after it
+        self._calls: deque[Call] = deque()
+        self._wait = 0.0
+        self._is_taken = False
         spared = CALL_SECONDS + 2 * RECORD_SECONDS
         vetting = Vetting(self._run, ports, Mark.ALL, seconds=_VETTING_SECONDS, spared=spared)
         self._resolve(hints, vetting)
@@ -107,37 +110,46 @@ class _Line:
         for want in wants:
             names = tuple(name for name in want.requests if want.target.part in free[name])
             still_wanted += [replace(want, requests=names)] if names else []
-        vetted = vetting.save(vetting.vet(still_wanted))
+        vetted = vetting.save(vetting.vet(still_wanted) if still_wanted and self._may_look() else [])
         for request in self._run.requests.values():
             before = batch.requests[request.request_id].ended
             new = (one for one in self._run.results(request) if one.ended is not None and one.id not in before)
             batch.ended += [(result, request) for result in new]
-        self._calls = deque(calls_of(vetted, self._run.rows, ports.wire_form))
-        self._must_wait = vetting.must_wait
+        self._calls += calls_of(vetted, self._run.rows, ports.wire_form)
+        if vetting.must_wait:
+            self._wait = max(ports.budget.pause_left(self._run.account_id), _NOT_NOW_SECONDS)
 
     def _resolve(self, hints: Sequence[Hint], vetting: Vetting) -> None:
         """Find out what the Message-IDs mean that the hints stand for."""
         headers: dict[RequestId, list[MessageId]] = defaultdict(list)
         for hint in hints:
             request = self._run.requests[hint.request_id]
-            headers[hint.request_id] += [given for given in hinted_ids(request, hint.chunk) if is_header(given)]
+            found_out = {*request.resolved, *request.ended}
+            given = hinted_ids(request, hint.chunk)
+            headers[hint.request_id] += [each for each in given if is_header(each) and each not in found_out]
         questions = {
             vetting.question(self._run.requests[name], given).text for name, ids in headers.items() for given in ids
         }
-        if questions:
+        if questions and self._may_look():
             known = self._ports.ledger.known(self._run.account_id, None, [], sorted(questions))
             vetting.resolve(headers, known.answers)
+
+    def _may_look(self) -> bool:
+        """Take the release's own call before anything is read: else reading could use up a small budget for ever."""
+        if not self._is_taken and self._ports.time_left() >= CALL_SECONDS + 2 * RECORD_SECONDS:
+            self._wait = self._ports.budget.take(self._run.account_id, Mark.ALL)
+            self._is_taken = not self._wait
+        return self._is_taken
 
     def step(self) -> bool:
         """Make the next call; say whether there may be more."""
         ports = self._ports
-        if not self._calls:
-            return self._end(
-                max(ports.budget.pause_left(self._run.account_id), _NOT_NOW_SECONDS) if self._must_wait else 0.0
-            )
-        if ports.time_left() < CALL_SECONDS + 2 * RECORD_SECONDS:
-            return self._end(0.0)
-        wait = ports.budget.take(self._run.account_id, Mark.ALL)
+        if not self._calls or ports.time_left() < CALL_SECONDS + 2 * RECORD_SECONDS:
+            if self._is_taken:
+                ports.budget.put_back(self._run.account_id)
+            return self._end(0.0 if self._calls else self._wait)
+        wait = 0.0 if self._is_taken else ports.budget.take(self._run.account_id, Mark.ALL)
+        self._is_taken = False
         if wait:
             return self._end(wait)
         claims = self._run.claim(self._calls.popleft())

@@ -175,13 +175,12 @@ class DynamoLedger:
 
         The change passes on the same conditions as everybody's: a message must be as it was seen, a request new.
         """
-        match change:
-            case Move():
-                action = self._move(change)
-            case RequestRow():
-                action = self._put_request(change)
-            case Switch():
-                action = self._set_switch(change)
+        if isinstance(change, Move):
+            action = self._move(change)
+        elif isinstance(change, RequestRow):
+            action = self._put_request(change)
+        else:
+            action = self._set_switch(change)
         put = {"Put": self._put(operation_item(operation), "attribute_not_exists(pk)")}
         reasons = self._table.transact([action, put])
         # The operation's own row was there already: written by this very call, whose answer was lost.
