@@ -55,6 +55,7 @@ def check_end(simulation: Simulation) -> list[str]:
         *_calls_after_refusal(simulation),
         *_unended(simulation),
         *_untruthful(simulation),
+        *_denied_and_released(simulation),
     ]
 
 
@@ -101,7 +102,7 @@ def _calls_after_cancel(simulation: Simulation) -> list[str]:
         for result in told.answer.results
         if result.outcome is Outcome.CANCELLED
         for post in simulation.posts
-        if (post.owner, post.part) == (told.request_id, postfix_part(result.id)) and post.at > told.at
+        if (post.owner, post.part) == (told.request_id, result.part) and post.at > told.at
     ]
 
 
@@ -116,6 +117,26 @@ def _calls_after_refusal(simulation: Simulation) -> list[str]:
         and isinstance(told.answer, Refusal)
         and (post.at > told.at or any(at > told.at for at in simulation.effects.get(post.part, ())))
     ]
+
+
+def _denied_and_released(simulation: Simulation) -> list[str]:
+    """Nothing leaves on behalf of a request for an id that it was denied; and no such end is ever taken back."""
+    found = []
+    for told in simulation.told:
+        row = _request(simulation, told.request_id)
+        if not isinstance(told.answer, Answer) or row is None:
+            continue
+        for result in told.answer.results:
+            if result.ended is None:
+                continue
+            if row.nonce == told.answer.request.nonce and row.ended.get(result.id) != result.ended:
+                found.append(f"{told.at:.3f}: {told.request_id} was told {result.ended}, which was taken back")
+            found += [
+                f"{post.at:.3f}: {post.part} left for {post.owner}, which was denied it at {told.at:.3f}"
+                for post in simulation.posts
+                if (post.owner, post.part) == (told.request_id, result.part) and post.at > told.at
+            ]
+    return found
 
 
 def _unended(simulation: Simulation) -> list[str]:
@@ -144,7 +165,7 @@ def _untruthful(simulation: Simulation) -> list[str]:
         if not key.startswith("R#"):
             continue
         row = request_row(item)
-        for given, letter in zip(row.ids, row.letters or "", strict=False):
+        for given, letter in zip(row.message_ids, row.letters or "", strict=False):
             part = postfix_part(given)
             is_released = bool(simulation.effects.get(part))
             outcome, code = LETTERS[letter]
@@ -166,13 +187,13 @@ def _untruthful(simulation: Simulation) -> list[str]:
         if not isinstance(told.answer, Answer):
             continue
         for result in told.answer.results:
-            effects = [at for at in simulation.effects.get(postfix_part(result.id), ()) if at <= told.at]
+            effects = [at for at in simulation.effects.get(result.part, ()) if at <= told.at]
             if result.outcome in (Outcome.RELEASED, Outcome.ALREADY_RELEASED) and not effects:
                 found.append(
                     f"{told.at:.3f}: {told.request_id} was told {result.outcome} of {result.id}, which it was not"
                 )
             # What one call was refused another may have been granted later.
-            was_its_own = result.code is Code.NOT_ATTEMPTED or postfix_part(result.id) in simulation.rejected
+            was_its_own = result.code is Code.NOT_ATTEMPTED or result.part in simulation.rejected
             if result.outcome is Outcome.FAILED and effects and not was_its_own:
                 found.append(f"{told.at:.3f}: {told.request_id} was told failed of {result.id}, which was released")
     return found

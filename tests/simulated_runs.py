@@ -7,10 +7,12 @@ import argparse
 import random
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 
-from quarantine_release.outcome import MessageId
+from quarantine_release.guard import Guard, Mode
+from quarantine_release.outcome import MessageId, PostfixPart, postfix_part
 from tests.model_dynamodb import Fault
 from tests.simulated_invariants import check_end
 from tests.simulation import (
@@ -43,12 +45,26 @@ SCENARIOS: dict[str, tuple[Job, ...]] = {
     ),
     "queued, then cancelled": (Job("queued", IDS[:2], inline=False, cancel_after=0.99),),
 }
+# The same under the guard: by its id and by its Message-ID, and one that turns out to be harmful meanwhile.
+HEADERS = tuple(MessageId(f"<{each}@example.net>") for each in IDS)
+GUARDED: dict[str, tuple[tuple[Job, ...], Mapping[PostfixPart, float]]] = {
+    "by its id and by its Message-ID": ((Job("one", IDS[:1]), Job("two", HEADERS[:1])), {}),
+    "queued, and harmful from the third minute on": (
+        (Job("queued", (HEADERS[0], IDS[1]), inline=False), Job("later", IDS[1:2], at=200.0)),
+        {postfix_part(IDS[1]): 180.0},
+    ),
+}
+STANDARD = Guard(Mode.STANDARD)
 
 Schedule = tuple[tuple[int, Fault | Strike], ...]
 
 
 def scheduled(
-    schedule: Schedule, jobs: Sequence[Job] | None = None, *, keeps_history: bool = False
+    schedule: Schedule,
+    jobs: Sequence[Job] | None = None,
+    *,
+    harmful_from: Mapping[PostfixPart, float] | None = None,
+    keeps_history: bool = False,
 ) -> tuple[Simulation, list[str]]:
     """Run one client and the reconciler with faults at the given boundaries; return the names of all boundaries."""
     planned, names = dict(schedule), []
@@ -58,16 +74,20 @@ def scheduled(
         return planned.get(len(names) - 1)
 
     simulation = Simulation(jobs or SCENARIOS["one request"], strike, keeps_history=keeps_history)
+    if harmful_from is not None:
+        simulation.guard, simulation.harmful_from = STANDARD, harmful_from
     simulation.run(until=GRACE_SECONDS + max(job.at for job in simulation.jobs))
     return simulation, names
 
 
-def schedules(depth: int, jobs: Sequence[Job] | None = None) -> Iterator[tuple[Schedule, list[str]]]:
+def schedules(
+    depth: int, jobs: Sequence[Job] | None = None, harmful_from: Mapping[PostfixPart, float] | None = None
+) -> Iterator[tuple[Schedule, list[str]]]:
     """Go through every schedule of at most `depth` faults, each at every boundary that the faults before it lead to."""
     waiting: list[Schedule] = [()]
     while waiting:
         schedule = waiting.pop()
-        simulation, names = scheduled(schedule, jobs)
+        simulation, names = scheduled(schedule, jobs, harmful_from=harmful_from)
         yield schedule, check_end(simulation)
         if len(schedule) < depth:
             start = schedule[-1][0] + 1 if schedule else 0
@@ -122,6 +142,13 @@ def seeded(seed: int, *, keeps_history: bool = False) -> Simulation:
         return chance.choice([one for one in LEDGER_STRIKES if one in strikes_at(boundary)])
 
     simulation = Simulation(jobs, strike, seed=seed, keeps_history=keeps_history)
+    if seed % 3 == 0:  # under the guard, some asking by Message-ID, and one mail turning out to be harmful
+        simulation.guard = STANDARD
+        simulation.jobs = [
+            replace(job, ids=tuple(HEADERS[IDS.index(each)] for each in job.ids)) if number % 2 else job
+            for number, job in enumerate(jobs)
+        ]
+        simulation.harmful_from = {postfix_part(IDS[seed // 3 % 3]): float(seed % 7) * 60}
     grace = GRACE_SECONDS
     if is_short:  # of calls: what is left over waits for the next window
         simulation.inline_mark, simulation.limit, grace = chance.choice((0, 1, 2)), chance.choice((4, 6)), 4 * grace
@@ -171,10 +198,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\n".join(violations) or "nothing was violated")
         return bool(violations)
     failed = False
-    for name, jobs in SCENARIOS.items() if options.faults else ():
+    stories = {**{name: (jobs, None) for name, jobs in SCENARIOS.items()}, **GUARDED}
+    for name, (jobs, harmful_from) in stories.items() if options.faults else ():
         began, number = time.monotonic(), 0
         depth = options.faults - (name != "one request")
-        for schedule, violations in schedules(depth, jobs):
+        for schedule, violations in schedules(depth, jobs, harmful_from):
             number += 1
             if violations:
                 failed = True

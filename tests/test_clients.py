@@ -2,7 +2,7 @@
 
 import json
 from base64 import b64encode
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any
 
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from quarantine_release.clients import Client, Clients, Scope, Token, parse_clients
 from quarantine_release.credentials import SecretMalformed
+from quarantine_release.guard import DISPOSITIONS, Policy
 from quarantine_release.outcome import AccountId
 
 DIGEST = sha256(b"one").hexdigest()
@@ -58,6 +59,14 @@ def test_a_client_may_sign_with_either_of_two_secrets_and_may_have_to() -> None:
     assert client.signing_keys == (b"k" * 24, b"l" * 64)
     assert client.requires_signature
     assert "kkkk" not in repr(client)
+
+
+def test_a_client_may_have_a_policy_of_its_own() -> None:
+    policy = {"dispositions": ["SPAM"], "max_age_days": 7, "recipient_domains": ["Example.com"], "strict": True}
+    expected = Policy(frozenset({"SPAM"}), timedelta(days=7), frozenset({"example.com"}), is_strict=True)
+    assert [client.policy for client in parse(entry(policy=policy)).clients] == [expected]
+    assert [client.policy for client in parse(entry(policy=None)).clients] == [None]
+    assert [client.policy for client in parse(entry(policy={})).clients] == [Policy()]
 
 
 def test_no_clients_yet_is_not_a_fault() -> None:
@@ -117,6 +126,14 @@ def test_a_document_that_cannot_be_read_is_told_with_its_rule(document: str, pro
         ({"max_ids": 0}, "max_ids: must be a whole number of at least 1"),
         ({"max_ids": True}, "max_ids: must be a whole number of at least 1"),
         ({"max_ids": "5"}, "max_ids: must be a whole number of at least 1"),
+        ({"policy": []}, "policy: must be an object"),
+        ({"policy": CANARY}, "policy: must be an object"),
+        ({"policy": {"dispositions": [CANARY]}}, f"policy: dispositions must be of {', '.join(sorted(DISPOSITIONS))}"),
+        ({"policy": {"max_age_days": 0}}, "policy: max_age_days must be a whole number from 1 to 365"),
+        (
+            {"policy": {CANARY: True}},
+            "policy: may hold dispositions, max_age_days, recipient_domains and strict, and nothing else",
+        ),
         ({"require_signature": True}, "require_signature: needs signing_secrets"),
         ({"require_signature": "true", "signing_secrets": [SECRET]}, "require_signature: must be true or false"),
         ({"require_signature": None}, "require_signature: must be true or false"),
@@ -179,7 +196,13 @@ json_values = st.recursive(
 )
 entries = st.fixed_dictionaries(
     {"name": st.just("soar") | json_values, "tokens": json_values, "scopes": st.just(["read"]) | json_values},
-    optional={"accounts": json_values, "max_ids": json_values, "require_signature": json_values},
+    optional={
+        "accounts": json_values,
+        "max_ids": json_values,
+        "require_signature": json_values,
+        "policy": json_values
+        | st.dictionaries(st.sampled_from(["dispositions", "max_age_days", "strict"]), json_values),
+    },
 )
 
 
@@ -197,10 +220,18 @@ def test_any_document_is_clients_or_malformed(document: str) -> None:
 
 
 @given(
-    st.text("xyzXYZ#+*", min_size=4, max_size=12), st.sampled_from(["name", "tokens", "scopes", "accounts", "max_ids"])
+    st.text("xyzXYZ#+*", min_size=4, max_size=12),
+    st.sampled_from(["name", "tokens", "scopes", "accounts", "max_ids", "policy"]),
 )
 def test_what_is_wrong_is_told_without_the_value(value: str, member: str) -> None:
-    for wrong in (value, [value], [{"sha256": value}], [{"sha256": DIGEST, "expires_at": value}], {value: value}):
+    for wrong in (
+        value,
+        [value],
+        [{"sha256": value}],
+        [{"sha256": DIGEST, "expires_at": value}],
+        {value: value},
+        {"dispositions": [value]},
+    ):
         found = parse(entry(**{member: wrong}))
         said = " ".join(f"{name} {problem}" for name, problem in found.problems.items())
         assert value not in said

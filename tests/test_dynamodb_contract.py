@@ -112,6 +112,26 @@ def test_conditions(dynamodb: Any, condition: str, values: dict[str, Any], holds
     assert response["Item"] == {"pk": {"S": "a"}, "s": {"S": "x"}, "n": {"N": "9"}}
 
 
+@pytest.mark.parametrize(
+    ("members", "holds"), [(None, True), (["a"], True), (["a", "b"], False), (["a", "b", "c"], False)]
+)
+def test_a_set_is_added_to_that_is_absent_or_has_fewer_members(
+    dynamodb: Any, members: list[str] | None, holds: bool
+) -> None:
+    if members is not None:
+        dynamodb.put_item(**put("a", ss={"SS": members}))
+    change = update("a", "ADD #ss :0", "(attribute_not_exists(#ss) OR size(#ss) <= :1)")
+    change["ExpressionAttributeNames"] = {"#ss": "ss"}
+    change["ExpressionAttributeValues"] = {":0": {"SS": ["new"]}, ":1": {"N": "1"}}
+    if holds:
+        dynamodb.update_item(**change)
+    else:
+        with pytest.raises(ClientError) as caught:
+            dynamodb.update_item(**change)
+        assert code_of(caught) == "ConditionalCheckFailedException"
+    assert set(read(dynamodb, "a")["a"]["ss"]["SS"]) == {*(members or []), *(["new"] if holds else [])}
+
+
 def test_an_update_changes_what_it_names_and_nothing_else(dynamodb: Any) -> None:
     dynamodb.put_item(**put("a", keep={"S": "k"}, gone={"S": "g"}, n={"N": "1"}, ss={"SS": ["x", "y"]}))
     change = update(

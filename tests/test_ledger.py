@@ -3,28 +3,35 @@
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
 from quarantine_release.allowance import AccountRow
+from quarantine_release.guard import Candidate, Ended, Policy
 from quarantine_release.ledger import DynamoLedger
 from quarantine_release.ledger_items import (
     account_key,
     account_row,
+    alias_key,
     attempt_key,
     calls_name,
     message_key,
     open_at,
+    request_item,
     request_key,
+    unclaimed_key,
 )
+from quarantine_release.ledger_items import request_row as request_row_of
 from quarantine_release.outcome import (
+    AccountId,
     AttemptId,
     Code,
     Evidence,
     MessageId,
+    Outcome,
     PostfixPart,
     Recipients,
     RequestId,
@@ -32,12 +39,13 @@ from quarantine_release.outcome import (
     Verdict,
     postfix_part,
 )
-from quarantine_release.ports import Conflict, LedgerUnavailable, Move
+from quarantine_release.ports import Conflict, Known, LedgerUnavailable, Move
 from quarantine_release.table import Table
 from quarantine_release.trace import (
     AttemptRow,
     AttemptState,
     MessageRow,
+    Narrowing,
     RequestRow,
     RequestState,
     Target,
@@ -740,6 +748,282 @@ def test_of_each_shard_so_many_are_due_at_most_the_oldest_first(ledger: DynamoLe
     few = ledger.open_requests(NOON + timedelta(seconds=19), 2)
     assert len(few) <= 8
     assert few[0].created_at == NOON
+
+
+# What lookup and guard found out of a request's ids.
+
+
+DENIED = Ended(Outcome.DENIED, Code.DISPOSITION_NOT_ALLOWED, "Rule dispositions: ...")
+AMBIGUOUS = Ended(
+    Outcome.AMBIGUOUS,
+    Code.SEVERAL_MATCHES,
+    "2 messages ...",
+    (Candidate(FULL, NOON, "SPAM", is_quarantined=True), Candidate(OTHER, None, None, is_quarantined=False)),
+)
+HEADER = MessageId("<a#b@news.example>")
+
+
+def many_ids(number: int) -> list[MessageId]:
+    return [MessageId(f"4Njp3P0STMz2c{each:04d}-2026-11-13T12:00:00-12345678") for each in range(number)]
+
+
+def opened(ledger: DynamoLedger, *ids: MessageId, **members: Any) -> RequestRow:
+    request = request_row(*ids, **members)
+    assert ledger.claim(request, [], None, [], []) is None
+    return request
+
+
+def kept(ledger: DynamoLedger, request: RequestRow) -> RequestRow:
+    return ledger.requests([request.request_id])[request.request_id]
+
+
+def test_what_was_found_out_of_ids_is_kept_with_their_request(ledger: DynamoLedger, dynamodb: Any) -> None:
+    request = opened(ledger, BARE, HEADER, OTHER)
+    after = replace(request, resolved={HEADER: FULL}, ended={HEADER: DENIED, OTHER: AMBIGUOUS})
+    assert ledger.note(request, after) is None
+    assert kept(ledger, request) == after
+    assert is_indexed(dynamodb, request_key(request.request_id))
+
+
+def test_what_was_found_out_later_is_added(ledger: DynamoLedger) -> None:
+    request = opened(ledger, BARE, HEADER)
+    first = replace(request, resolved={HEADER: FULL})
+    second = replace(first, ended={HEADER: DENIED})
+    third = replace(second, ended={HEADER: DENIED, BARE: AMBIGUOUS})
+    for before, after in ((request, first), (first, second), (second, third), (third, third)):
+        assert ledger.note(before, after) is None
+        assert kept(ledger, request) == after
+
+
+def test_a_request_is_opened_and_closed_with_what_was_found_out(ledger: DynamoLedger) -> None:
+    request = opened(ledger, BARE, HEADER, resolved={HEADER: FULL}, ended={BARE: AMBIGUOUS})
+    assert kept(ledger, request) == request
+    ledger.close([closed_row(request)])
+    assert kept(ledger, request) == closed_row(request)
+
+
+def test_everything_a_request_may_say_is_read_as_it_was_written(ledger: DynamoLedger) -> None:
+    since = datetime(2026, 11, 1, 10, 0, 0, 250, tzinfo=timezone(timedelta(hours=2)))
+    policy = Policy(frozenset({"SPAM", "BULK"}), timedelta(days=7), frozenset({"example.com"}), is_strict=True)
+    said: list[dict[str, Any]] = [
+        {"narrowing": Narrowing("ann@example.com", "news.example", since, 3), "policy": policy},
+        {"narrowing": Narrowing(sender="news.example"), "policy": Policy()},
+        {"override": True, "dry_run": True, "confirm": True},
+    ]
+    for number, members in enumerate(said):
+        request = opened(ledger, BARE, name=str(number), **members)
+        assert kept(ledger, request) == request
+
+
+@pytest.mark.parametrize(
+    ("other", "own"),
+    [
+        ({"ended": {BARE: AMBIGUOUS}}, {"ended": {BARE: DENIED}}),
+        ({"resolved": {HEADER: FULL}}, {"resolved": {HEADER: OTHER}}),
+        ({"resolved": {HEADER: FULL}}, {"ended": {HEADER: DENIED}}),
+        ({"ended": {HEADER: AMBIGUOUS}}, {"resolved": {HEADER: FULL}}),
+        ({"resolved": {HEADER: FULL}}, {"resolved": {HEADER: FULL}, "ended": {HEADER: DENIED}}),
+    ],
+)
+def test_of_two_who_find_out_about_one_id_the_first_counts_and_the_second_is_told(
+    ledger: DynamoLedger, other: dict[str, Any], own: dict[str, Any]
+) -> None:
+    request = opened(ledger, BARE, HEADER)
+    first = replace(request, **other)
+    assert ledger.note(request, first) is None
+    assert ledger.note(request, replace(request, **own)) == first
+    assert kept(ledger, request) == first
+
+
+def test_two_who_find_out_about_different_ids_lose_nothing(ledger: DynamoLedger) -> None:
+    request = opened(ledger, BARE, HEADER)
+    assert ledger.note(request, replace(request, ended={BARE: DENIED})) is None
+    assert ledger.note(request, replace(request, resolved={HEADER: FULL})) is None
+    assert kept(ledger, request) == replace(request, ended={BARE: DENIED}, resolved={HEADER: FULL})
+
+
+@pytest.mark.parametrize("end", ["closed", "refused", "another acceptance", "gone"])
+def test_nothing_is_noted_of_a_request_that_has_ended_or_is_another(ledger: DynamoLedger, end: str) -> None:
+    before = request_row(BARE)
+    if end != "gone":
+        opened(ledger, BARE, **({"nonce": "another"} if end == "another acceptance" else {}))
+    if end in ("closed", "refused"):
+        ledger.close([closed_row(before) if end == "closed" else refused(before, NOON, TERMS)])
+    told = ledger.note(before, replace(before, ended={BARE: DENIED}))
+    assert told == (before if end == "gone" else kept(ledger, before))
+    assert told is not None
+    assert told.ended == {}
+
+
+def test_another_acceptance_with_the_same_findings_is_told_all_the_same(ledger: DynamoLedger) -> None:
+    found = opened(ledger, BARE, nonce="another", ended={BARE: DENIED})
+    before = request_row(BARE)
+    assert ledger.note(before, replace(before, ended={BARE: DENIED})) == found
+
+
+def test_what_is_noted_and_cancelled_at_once_is_both(ledger: DynamoLedger) -> None:
+    request = opened(ledger, BARE)
+    assert ledger.cancel(cancelled(request)) is None
+    assert ledger.note(request, replace(request, ended={BARE: DENIED})) is None
+    assert kept(ledger, request) == replace(cancelled(request), ended={BARE: DENIED})
+
+
+@pytest.mark.parametrize("number", [40, 41, 1000])
+def test_findings_whose_writing_lost_its_answer_are_not_taken_for_anothers(
+    faults: list[Fault], faulty: ModelDynamoDB, faulty_ledger: DynamoLedger, number: int
+) -> None:
+    ids = many_ids(number)
+    request = opened(faulty_ledger, *ids)
+    after = replace(request, ended=dict.fromkeys(ids, DENIED))
+    faults += [Fault.TIMEOUT_AFTER]
+    with pytest.raises(LedgerUnavailable):
+        faulty_ledger.note(request, after)
+    faults += [Fault.REPEATED] * 25
+    faulty.calls.clear()
+    assert faulty_ledger.note(request, after) is None
+    assert faulty.calls == ["UpdateItem"] * -(-number // 40)
+    assert kept(faulty_ledger, request) == after
+
+
+def test_findings_of_which_only_some_were_written_are_completed(
+    faults: list[Fault], faulty_ledger: DynamoLedger
+) -> None:
+    ids = many_ids(90)
+    request = opened(faulty_ledger, *ids)
+    after = replace(request, resolved={each: each for each in ids}, ended=dict.fromkeys(ids, DENIED))
+    faults += [None, Fault.TIMEOUT_BEFORE]  # type: ignore[list-item]
+    with pytest.raises(LedgerUnavailable):
+        faulty_ledger.note(request, after)
+    before = kept(faulty_ledger, request)
+    assert 0 < len(before.ended) < 90
+    assert faulty_ledger.note(before, after) is None
+    assert kept(faulty_ledger, request) == after
+
+
+def test_a_second_writer_is_told_though_only_a_later_part_of_its_findings_is_anothers(ledger: DynamoLedger) -> None:
+    ids = many_ids(90)
+    request = opened(ledger, *ids)
+    assert ledger.note(request, replace(request, ended={ids[70]: AMBIGUOUS})) is None
+    actual = ledger.note(request, replace(request, ended=dict.fromkeys(ids, DENIED)))
+    assert actual == kept(ledger, request)
+    assert actual is not None
+    assert actual.ended[ids[70]] == AMBIGUOUS
+
+
+class _Measured(ModelDynamoDB):
+    """Knows the longest expression (DynamoDB developer guide, "Quotas": 4 KB)."""
+
+    longest = 0
+
+    def update_item(self, **parameters: Any) -> dict[str, Any]:
+        expressions = (parameters["UpdateExpression"], parameters["ConditionExpression"])
+        self.longest = max(self.longest, *map(len, expressions))
+        return super().update_item(**parameters)
+
+
+@pytest.mark.parametrize(
+    ("ended", "resolved"),
+    [
+        (replace(DENIED, detail="d" * 200), True),
+        (replace(AMBIGUOUS, detail="d" * 80, candidates=AMBIGUOUS.candidates[:1] * 10), False),
+    ],
+)
+def test_whatever_is_found_out_of_1000_ids_can_be_written(ended: Ended, resolved: bool) -> None:
+    dynamodb = _Measured()
+    ledger = ledger_of(dynamodb)
+    ids = [MessageId(f"<{number:04}@{'n' * 50}.example>") for number in range(1000)]
+    request = opened(ledger, *ids)
+    named = dict(zip(ids, many_ids(1000), strict=True)) if resolved else {}
+    after = replace(request, resolved=named, ended=dict.fromkeys(ids, ended))
+    assert ledger.note(request, after) is None
+    found = kept(ledger, request)
+    assert found.ended.keys() == set(ids)
+    assert found.resolved == named
+    assert {(each.outcome, each.detail) for each in found.ended.values()} == {(ended.outcome, ended.detail)}
+    assert ledger.note(request, after) is None  # what was left out makes no other finding of it
+    assert dynamodb.longest <= 4096
+
+
+@pytest.mark.parametrize(("number", "shown"), [(1, 10), (100, 10), (200, 5), (1000, 1)])
+def test_of_many_ids_that_may_mean_several_messages_fewer_of_these_are_kept(number: int, shown: int) -> None:
+    ids = many_ids(number)
+    several = replace(AMBIGUOUS, candidates=AMBIGUOUS.candidates[:1] * 10)
+    row = request_row(*ids, ended=dict.fromkeys(ids, several))
+    assert {len(each.candidates) for each in request_row_of(request_item(row)).ended.values()} == {shown}
+
+
+def test_who_asked_for_messages_without_a_claim_is_known(ledger: DynamoLedger) -> None:
+    first, second = RequestId("rq_one"), RequestId("rq_two")
+    until = NOON + TERMS.retention
+    ledger.note_unclaimed(ACCOUNT, [PART, postfix_part(OTHER), PART], first, until)
+    ledger.note_unclaimed(ACCOUNT, [PART], second, until)
+    ledger.note_unclaimed(ACCOUNT, [PART], second, until)
+    ledger.note_unclaimed(ACCOUNT, [], second, until)
+    assert ledger.unclaimed(ACCOUNT, PART) == {first, second}
+    assert ledger.unclaimed(ACCOUNT, postfix_part(OTHER)) == {first}
+    assert ledger.unclaimed(AccountId("b" * 32), PART) == frozenset()
+    assert ledger.messages(ACCOUNT, [PART]) == {}
+
+
+def test_of_those_who_asked_for_a_message_without_a_claim_a_hundred_are_kept(
+    ledger: DynamoLedger, dynamodb: Any
+) -> None:
+    names = [RequestId(f"rq_{number:03}") for number in range(102)]
+    for name in names:
+        ledger.note_unclaimed(ACCOUNT, [PART], name, NOON)
+    ledger.note_unclaimed(ACCOUNT, [PART, postfix_part(OTHER)], names[101], NOON)
+    assert ledger.unclaimed(ACCOUNT, PART) == set(names[:100])
+    assert ledger.unclaimed(ACCOUNT, postfix_part(OTHER)) == {names[101]}
+    assert item_of(dynamodb, unclaimed_key(ACCOUNT, PART))["expires_at"] == {"N": str(int(NOON.timestamp()))}
+
+
+def test_1000_denied_messages_and_100_answers_are_written_in_few_round_trips(
+    faults: list[Fault], faulty: ModelDynamoDB, faulty_ledger: DynamoLedger
+) -> None:
+    parts = [postfix_part(each) for each in many_ids(1000)]
+    faulty_ledger.note_unclaimed(ACCOUNT, parts, RequestId("rq_one"), NOON)
+    assert faulty.calls == ["TransactWriteItems"] * 10
+    faulty.calls.clear()
+    faulty_ledger.keep_aliases(ACCOUNT, {f"question {number}": FULL for number in range(100)}, NOON)
+    assert faulty.calls == ["TransactWriteItems"]
+    faults += [Fault.CONFLICT] * 8
+    faulty_ledger.note_unclaimed(ACCOUNT, parts[:3], RequestId("rq_two"), NOON)
+    assert faulty_ledger.unclaimed(ACCOUNT, parts[2]) == {RequestId("rq_one"), RequestId("rq_two")}
+
+
+def test_what_is_known_is_read_in_one_round_trip(faulty: ModelDynamoDB, faulty_ledger: DynamoLedger) -> None:
+    row = release_once(faulty_ledger)
+    faulty_ledger.keep_aliases(ACCOUNT, {"what?": FULL}, NOON)
+    faulty.calls.clear()
+    known = faulty_ledger.known(ACCOUNT, RequestId("rq_one"), [PART, postfix_part(OTHER)], ["what?", "which?"])
+    expected = faulty_ledger.requests([RequestId("rq_one")])[RequestId("rq_one")]
+    assert known == Known(expected, {PART: row}, {"what?": (FULL, int(NOON.timestamp()))})
+    assert faulty.calls[:1] == ["BatchGetItem"]
+    assert len(faulty.calls) == 2
+
+
+def test_what_is_not_known_is_left_out(ledger: DynamoLedger) -> None:
+    assert ledger.known(ACCOUNT, None, [], []) == Known(None, {}, {})
+    assert ledger.known(ACCOUNT, RequestId("rq_one"), [PART], ["what?"]) == Known(None, {}, {})
+
+
+def test_a_question_is_answered_as_last_found_for_its_account_alone_and_not_kept_itself(
+    ledger: DynamoLedger, dynamodb: Any
+) -> None:
+    later = NOON + timedelta(days=1)
+    ledger.keep_aliases(ACCOUNT, {"ann.canary@example.com?": OTHER}, NOON)
+    ledger.keep_aliases(ACCOUNT, {"ann.canary@example.com?": FULL, "what?": BARE}, later)
+    ledger.keep_aliases(ACCOUNT, {}, later)
+    until = int(later.timestamp())
+    known = ledger.known(ACCOUNT, None, [], ["ann.canary@example.com?", "what?"])
+    assert known.answers == {"ann.canary@example.com?": (FULL, until), "what?": (BARE, until)}
+    assert ledger.known(AccountId("b" * 32), None, [], ["what?"]).answers == {}
+    assert "canary" not in str(item_of(dynamodb, alias_key(ACCOUNT, "ann.canary@example.com?")))
+
+
+def test_a_message_id_is_no_message_of_the_ledger(ledger: DynamoLedger) -> None:
+    release_once(ledger)
+    assert ledger.messages(ACCOUNT, [PART, PostfixPart(HEADER)]).keys() == {PART}
 
 
 # The account row, to which all add.

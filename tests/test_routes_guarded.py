@@ -1,12 +1,12 @@
 """Lookup, guard, dry run and proof as a caller sees them: the real handlers beside a Cloudflare that is read first."""
 
 import json
+import time
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from quarantine_release import wiring
 from quarantine_release.outcome import Seen
 from tests.deployment import CLIENTS_SECRET, INVESTIGATE_ID, MESSAGE, Deployment, client_entry, path_of
 from tests.small_cloudflare import RECIPIENT, Reply, Sent, Upstream, delivered
@@ -213,9 +213,7 @@ def test_a_dry_run_sends_nothing_and_shows_what_would_be(guarded: Deployment) ->
 def test_a_release_that_is_to_be_confirmed_says_whether_it_was(
     guarded: Deployment, messages: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        wiring.time, "sleep", lambda _: messages[0].update(post_delivery_operations=["QUARANTINE_RELEASE"])
-    )
+    monkeypatch.setattr(time, "sleep", lambda _: messages[0].update(post_delivery_operations=["QUARANTINE_RELEASE"]))
     result = guarded.post({"ids": [INVESTIGATE_ID], "confirm": True}).result
     assert (result["outcome"], result["confirmed"]) == ("released", True)
     trace = guarded.get(f"/v1/messages/{MESSAGE}").body
@@ -224,7 +222,7 @@ def test_a_release_that_is_to_be_confirmed_says_whether_it_was(
 
 def test_a_setting_has_every_release_confirmed(guarded: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CONFIRM", "true")
-    monkeypatch.setattr(wiring.time, "sleep", lambda _: None)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
     result = guarded.post([INVESTIGATE_ID]).result
     assert (result["outcome"], result["confirmed"], result["confirmed_at"]) == ("released", False, None)
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 import pytest
 
 from quarantine_release.attempt import Answer
+from quarantine_release.outcome import Outcome
 from tests.simulated_invariants import check_end
-from tests.simulated_runs import GRACE_SECONDS, IDS, SCENARIOS, failing_seeds, main, schedules, seeded
+from tests.simulated_runs import GRACE_SECONDS, GUARDED, IDS, SCENARIOS, failing_seeds, main, schedules, seeded
 from tests.simulation import Job, Simulation, Strike
 
 pytestmark = pytest.mark.simulation
@@ -26,6 +27,20 @@ def _collect_only_what_comes_now() -> Iterator[None]:
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_no_fault_at_any_boundary_violates_anything(scenario: str) -> None:
     assert [(schedule, found) for schedule, found in schedules(1, SCENARIOS[scenario]) if found] == []
+
+
+@pytest.mark.parametrize("story", GUARDED)
+def test_no_fault_lets_anything_past_the_guard(story: str) -> None:
+    jobs, harmful_from = GUARDED[story]
+    assert [(schedule, found) for schedule, found in schedules(1, jobs, harmful_from) if found] == []
+
+
+def test_the_crowds_meet_the_guard() -> None:
+    """It denies some, lets some pass, and finds what Message-IDs mean."""
+    told = [told for seed in range(0, 90, 3) for told in seeded(seed).told if isinstance(told.answer, Answer)]
+    results = [result for one in told if isinstance(one.answer, Answer) for result in one.answer.results]
+    assert {Outcome.DENIED, Outcome.RELEASED} <= {result.outcome for result in results}
+    assert any(result.resolved for result in results)
 
 
 def test_no_two_faults_violate_anything() -> None:

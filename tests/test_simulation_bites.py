@@ -11,9 +11,11 @@ from quarantine_release import attempt as attempt_module
 from quarantine_release import settle as settle_module
 from quarantine_release import sweep as sweep_module
 from quarantine_release import trace as trace_module
+from quarantine_release import vetting as vetting_module
 from quarantine_release.allowance import AccountRow
-from quarantine_release.attempt import Claims, Run
+from quarantine_release.attempt import Claims, Run, Want
 from quarantine_release.budget import AccountBudget, _Known
+from quarantine_release.guard import Guarded, NotRead, judge
 from quarantine_release.ledger import DynamoLedger
 from quarantine_release.outcome import Answered, Reading, Seen, State, Verdict, may_claim
 from quarantine_release.ports import Conflict, Move
@@ -28,9 +30,10 @@ from quarantine_release.trace import (
 )
 from quarantine_release.transitions import Terms, given_back, recorded, settled
 from quarantine_release.update_expression import UpdateExpression
+from quarantine_release.vetting import Vetting
 from tests import simulation as simulation_module
 from tests.simulated_invariants import check_end
-from tests.simulated_runs import SCENARIOS, schedules, seeded, standing_still
+from tests.simulated_runs import GUARDED, SCENARIOS, schedules, seeded, standing_still
 
 pytestmark = pytest.mark.simulation
 TRIES = 4000
@@ -232,6 +235,34 @@ def a_cancelled_request_is_claimed_for(patch: Patch) -> None:
     patch.setattr(DynamoLedger, "_check_open", mutant)
 
 
+def a_read_that_failed_lets_pass(patch: Patch) -> None:
+    def mutant(told: Any, *arguments: Any, **members: Any) -> Any:
+        return Guarded.PASSED if isinstance(told, NotRead) else judge(told, *arguments, **members)
+
+    patch.setattr(vetting_module, "judge", mutant)
+
+
+def what_did_not_pass_is_claimed(patch: Patch) -> None:
+    original = Vetting.vet
+
+    def mutant(self: Vetting, wants: Any) -> list[Want]:
+        passed = original(self, wants)
+        parts = {want.target.part for want in passed}
+        others = [want for want in wants if want.target.part not in parts]
+        return [*passed, *(replace(want, guards=dict.fromkeys(want.requests)) for want in others)]
+
+    patch.setattr(Vetting, "vet", mutant)
+
+
+def an_end_before_a_claim_is_not_written(patch: Patch) -> None:
+    patch.setattr(DynamoLedger, "note", lambda *_: None)
+
+
+def guarded_stories() -> Iterator[list[str]]:
+    runs = GUARDED.values()
+    return (found for jobs, harmful_from in runs for _, found in schedules(1, jobs, harmful_from))
+
+
 def stories() -> Iterator[list[str]]:
     return (found for jobs in SCENARIOS.values() for _, found in schedules(1, jobs))
 
@@ -265,6 +296,9 @@ MUTANTS: tuple[tuple[Callable[[Patch], None], Callable[[], Iterator[list[str]]]]
     (a_pause_stays_with_the_process_that_saw_the_429, seeds(10)),
     (a_lost_hint_is_a_lost_request, stories),
     (a_cancelled_request_is_claimed_for, stories),
+    (a_read_that_failed_lets_pass, guarded_stories),
+    (what_did_not_pass_is_claimed, guarded_stories),
+    (an_end_before_a_claim_is_not_written, guarded_stories),
 )
 
 

@@ -67,7 +67,7 @@ def classify(reply: Reply, ids: Sequence[MessageId], now: datetime, *, bulk_4xx_
     envelope = _envelope(reply.body)
     codes = _error_codes(envelope)
     evidence, rest = Evidence(reply.status, codes, _cf_ray(reply)), _rest(reply)
-    if reply.status in (401, 403) or (reply.status == 400 and _INVALID_HEADERS in codes):
+    if refuses_credential(reply):
         return Refused(RefusalReason.CREDENTIALS, evidence)
     if reply.status == 429:
         return limited(reply, now)
@@ -87,6 +87,11 @@ def classify(reply: Reply, ids: Sequence[MessageId], now: datetime, *, bulk_4xx_
             Verdict(State.FAILED, Code.CLOUDFLARE_REJECTED) if is_single else Verdict(State.UNKNOWN, Code.CALL_REJECTED)
         )
     return Answered(dict.fromkeys(ids, verdict), evidence, rest=rest)
+
+
+def refuses_credential(reply: Reply) -> bool:
+    """Say whether an answer, to whatever call, is that the credential is refused and nothing was done."""
+    return reply.status in (401, 403) or (reply.status == 400 and _INVALID_HEADERS in evidence_of(reply).error_codes)
 
 
 def limited(reply: Reply, now: datetime) -> Refused:

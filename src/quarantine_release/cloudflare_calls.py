@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
-from urllib.parse import urlencode, urljoin
+from urllib.parse import unquote, urlencode, urljoin
 
 from quarantine_release import telemetry
 from quarantine_release.cloudflare import USER_AGENT, Secret
-from quarantine_release.cloudflare_answer import Reply, evidence_of, limited
+from quarantine_release.cloudflare_answer import Reply, evidence_of, limited, refuses_credential
 from quarantine_release.credentials import Credential, SecretMalformed
 from quarantine_release.deadline import DeadlineSession
 from quarantine_release.guard import NotRead
@@ -24,7 +24,6 @@ _PAGE: Final = 1000
 # A search that is still under way is asked for again so often, so long apart.
 _POLLS: Final = 8
 _POLL_SECONDS: Final = 0.5
-_REFUSED: Final = (401, 403)
 _NOT_CALLED: Final = Evidence(failure="not_called")
 
 
@@ -61,6 +60,8 @@ class Calls:
     clock: Callable[[], datetime]
     mark: Mark = Mark.ALL
     stopped: NotRead | None = None
+    # What no time is left for may be read in the next run, unless it is Cloudflare that takes all the time.
+    _when_late: NotRead = NotRead.NOT_NOW
     _credential: Credential | None = field(default=None, repr=False)
     _was_refetched: bool = False
 
@@ -90,15 +91,26 @@ class Calls:
     def _finished(self, got: Got) -> Got:
         """Ask again for a search that is still under way; its result is empty until then."""
         for _ in range(_POLLS):
-            if got.evidence.status != 202 or self.ends_at - time.monotonic() < 2 * _POLL_SECONDS:
+            if not got.location or self.ends_at - time.monotonic() < 2 * _POLL_SECONDS:
+                break
+            location = self._below_root(got.location)
+            if location is None:
                 break
             time.sleep(_POLL_SECONDS)
-            location = urljoin(f"{self._root}", got.location or "")
-            # The credential goes where it always goes, and nowhere that an answer may name.
-            if not location.startswith(f"{self._root}"):
-                break
             got = self._get(location)
-        return Got({}, got.evidence, NotRead.FAILED) if got.evidence.status == 202 else got
+        return got
+
+    def _below_root(self, location: str) -> str | None:
+        """Return where a search goes on: the credential goes where it always goes, and nowhere an answer may name."""
+        try:
+            url = urljoin(self._root, location)
+        except ValueError:
+            return None
+        rest = url.removeprefix(self._root)
+        is_below = url != rest and rest[:1] in ("/", "?")  # without either it would be a search for anything
+        steps = unquote(rest.partition("?")[0]).split("/")[1:]
+        leads_out = not all(step.strip(".") for step in steps)
+        return url if is_below and not leads_out else None
 
     def _get(self, url: str) -> Got:
         if self.stopped is not None:
@@ -112,7 +124,7 @@ class Calls:
             return Got({}, _NOT_CALLED, self.stopped)
         seconds = min(_CALL_SECONDS, self.ends_at - time.monotonic())
         if seconds <= 0:
-            self.stopped = NotRead.NOT_NOW
+            self.stopped = self._when_late
             return Got({}, _NOT_CALLED, self.stopped)
         if self.budget.take(self.account_id, self.mark):
             self.stopped = NotRead.NOT_NOW
@@ -121,9 +133,12 @@ class Calls:
         reply = self.session.send("GET", url, headers, None, seconds)
         if not isinstance(reply, Reply):
             # Who cannot be reached is waited for, as before a release; who does not answer has failed.
-            self.stopped = None if reply.was_sent else NotRead.NOT_NOW
+            if reply.was_sent:
+                self._when_late = NotRead.FAILED
+            else:
+                self.stopped = NotRead.NOT_NOW
             return Got({}, Evidence(failure=reply.failure), self.stopped or NotRead.FAILED)
-        if reply.status in _REFUSED and self._has_another(credential):
+        if refuses_credential(reply) and self._has_another(credential):
             return self._get(url)
         self._credential = credential
         return self._judge(reply)
@@ -146,16 +161,18 @@ class Calls:
             self.budget.heard(self.account_id, limited(reply, self.clock()))
             self.stopped = NotRead.NOT_NOW
             return Got({}, evidence, self.stopped)
-        if reply.status in _REFUSED:
+        if refuses_credential(reply):
             telemetry.count("CredentialsRefused")
             self.stopped = NotRead.FAILED
             return Got({}, evidence, self.stopped)
         if reply.status == 202:
-            return Got({}, evidence, None, reply.headers.get("location"))
+            return Got({}, evidence, NotRead.FAILED, reply.headers.get("location"))
         try:
             content = json.loads(reply.body)
         except (ValueError, RecursionError):
             content = None
-        if reply.status == 200 and isinstance(content, dict) and content.get("success") is True:
+        succeeded = content.get("success") if isinstance(content, dict) else None
+        if reply.status == 200 and succeeded is True:
             return Got(content, evidence)
-        return Got({}, evidence, NotRead.ABSENT if reply.status == 404 else NotRead.FAILED)
+        # A 404 without Cloudflare's envelope is somebody else's, and says nothing of the message.
+        return Got({}, evidence, NotRead.ABSENT if reply.status == 404 and succeeded is False else NotRead.FAILED)

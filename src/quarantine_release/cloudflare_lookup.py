@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 from urllib.parse import quote
 
@@ -23,7 +23,7 @@ from quarantine_release.outcome import (
     postfix_part,
 )
 from quarantine_release.ports import Budget, Mark
-from quarantine_release.reading import dicts, time_of, windows_of
+from quarantine_release.reading import Window, dicts, is_partial, time_of, windows_of
 
 # So few are cheaper read one by one than listed with whatever else arrived around them.
 _FEW: Final = 2
@@ -34,6 +34,9 @@ _SEARCH_PAGES: Final = 3
 _HOLDS: Final = timedelta(seconds=30)
 _HELD: Final = {"delivery_status": "quarantined"}
 _AROUND: Final = timedelta(hours=1)
+# When a list was begun, what it showed, and whether no other message may go by the same postfix id.
+_Listed = tuple[datetime, Details | None, bool]
+_NEVER: Final[_Listed] = (datetime.min.replace(tzinfo=UTC), None, False)
 
 
 class CloudflareLookup:
@@ -44,7 +47,7 @@ class CloudflareLookup:
         self._secret = secret
         self._session = session
         self._clock = clock
-        self._listed: dict[tuple[AccountId, PostfixPart], tuple[datetime, Details]] = {}
+        self._listed: dict[tuple[AccountId, PostfixPart], _Listed] = {}
 
     def find(
         self, account_id: AccountId, questions: Sequence[Question], seconds: float, budget: Budget, mark: Mark
@@ -59,10 +62,10 @@ class CloudflareLookup:
         """Read messages; what is left out is NOT_NOW. Raises LedgerUnavailable."""
         look = _Look(self._calls(account_id, seconds, budget, mark), self._clock())
         if len(ids) > _FEW:
-            listed = self._held(account_id, ids)
-            look.list_around([each for each in ids if each not in listed])
-            self._hold(account_id, look.entries)
-            look.found |= listed | look.seen(ids)
+            held = self._held(account_id, ids)
+            look.list_around([each for each in ids if each not in held])
+            self._hold(account_id, look)
+            look.found |= held | look.seen(ids)
         for each in [each for each in ids if each not in look.found][:_SINGLES]:
             look.found[each] = look.read(each)
         return look.found
@@ -89,31 +92,34 @@ class CloudflareLookup:
     def _held(self, account_id: AccountId, ids: Iterable[MessageId]) -> dict[MessageId, Details]:
         now, held = self._clock(), {}
         for each in ids:
-            at, details = self._listed.get((account_id, postfix_part(each)), (None, None))
-            if (
-                at is not None
-                and details is not None
-                and now - at < _HOLDS
-                and not contradict(details.message_id, each)
-            ):
+            at, details, is_alone = self._listed.get((account_id, postfix_part(each)), _NEVER)
+            if details is None or now - at >= _HOLDS or contradict(details.message_id, each):
+                continue
+            if is_alone or not is_partial(each):
                 held[each] = details
         return held
 
-    def _hold(self, account_id: AccountId, entries: Mapping[PostfixPart, Sequence[Details]]) -> None:
-        now = self._clock()
-        self._listed = {key: held for key, held in self._listed.items() if now - held[0] < _HOLDS}
-        self._listed |= {(account_id, part): (now, each[0]) for part, each in entries.items() if len(each) == 1}
+    def _hold(self, account_id: AccountId, look: "_Look") -> None:
+        """Keep what was in quarantine when the look began; what was not may be there any moment."""
+        self._listed = {key: held for key, held in self._listed.items() if look.now - held[0] < _HOLDS}
+        for part, entries in look.entries.items():
+            if len(entries) == 1 and entries[0].is_quarantined:
+                self._listed[account_id, part] = (look.now, entries[0], not look.unsure)
 
 
 @dataclass(slots=True)
 class _Look:
-    """One run of reading. `entries` are those of the lists, by message."""
+    """One run of reading. `entries` are those of the lists, by message.
+
+    `unsure` is why the list in which a message was looked for was not read to its end: beside what it showed, a second
+    message may go by the same postfix id.
+    """
 
     calls: Calls
     now: datetime
     pages: int = 0
-    why: NotRead | None = None
     sought: set[MessageId] = field(default_factory=set)
+    unsure: dict[MessageId, NotRead] = field(default_factory=dict)
     entries: dict[PostfixPart, list[Details]] = field(default_factory=dict)
     found: dict[MessageId, Details | NotRead] = field(default_factory=dict)
 
@@ -121,26 +127,31 @@ class _Look:
         """List what is in quarantine around the times of the ids, until all are found or the pages are used up."""
         self.sought.update(ids)
         for window in windows_of([Wanted(postfix_part(each), each) for each in ids], self.now):
-            wanted = {one.part for one in window.wanted}
-            query = {"start": _rfc3339(window.start), "end": _rfc3339(window.end), **_HELD}
-            for page in self.calls.pages(query):
-                self.pages += 1
-                self._take_in(page.entries)
-                self.why = self.why or page.why
-                if page.is_last or wanted <= self.entries.keys():
-                    break
-                if self.pages >= _PAGES:
-                    self.why = self.why or NotRead.FAILED
-                    return
-            else:
-                self.why = self.why or NotRead.FAILED
+            why = self._list(window)
+            if why is not None:
+                self.unsure |= {one.message_id: why for one in window.wanted}
+
+    def _list(self, window: Window) -> NotRead | None:
+        """List one stretch of time; return why that was not done to its end, if it was not."""
+        if self.pages >= _PAGES:
+            return NotRead.NOT_NOW
+        query = {"start": _rfc3339(window.start), "end": _rfc3339(window.end), **_HELD}
+        for page in self.calls.pages(query):
+            self.pages += 1
+            self._take_in(page.entries)
+            are_found = all(one.part in self.entries and not is_partial(one.message_id) for one in window.wanted)
+            if page.is_last or page.why is not None:
+                return page.why
+            if are_found or self.pages >= _PAGES:
+                break
+        return NotRead.FAILED
 
     def seen(self, ids: Iterable[MessageId]) -> dict[MessageId, Details | NotRead]:
         """Return what the lists showed of ids, where it can be no other message's."""
         shown: dict[MessageId, Details | NotRead] = {}
         for each in ids:
             own = [one for one in self.entries.get(postfix_part(each), ()) if not contradict(one.message_id, each)]
-            if len(own) == 1:
+            if len(own) == 1 and not (each in self.unsure and is_partial(each)):
                 shown[each] = own[0]
         return shown
 
@@ -149,23 +160,35 @@ class _Look:
         if ALERT_ID.match(message_id):
             return self._search(message_id)
         got = self.calls.get(f"/{quote(message_id, safe='')}")
+        if got.why is None:
+            return self._only(dicts(got.content.get("result")), message_id) or NotRead.FAILED
         if got.why is not NotRead.ABSENT or not is_bare(message_id):
-            entries = [details_of(entry, self.now) for entry in dicts(got.content.get("result"))]
-            own = [each for each in entries if each is not None]
-            return got.why or (_only(own, message_id) if own else NotRead.FAILED)
+            return got.why
         if message_id not in self.sought:
             self.list_around([message_id])
-        return self.seen([message_id]).get(message_id) or self.why or NotRead.ABSENT
+        if told := self.seen([message_id]).get(message_id):
+            return told
+        # Something goes by this id, and nobody knows which of several messages it means.
+        is_listed = postfix_part(message_id) in self.entries
+        return self.unsure.get(message_id) or (NotRead.FAILED if is_listed else NotRead.ABSENT)
 
     def _search(self, alert_id: MessageId) -> Details | NotRead:
         at = time_of(alert_id, self.now)
         start = {"start": _rfc3339(at - _AROUND)} if at is not None else {}
-        found = []
-        for page in self.calls.pages({"alert_id": alert_id, **start}):
-            found += [each for entry in page.entries if (each := details_of(entry, self.now)) is not None]
-            if page.why is not None or not page.is_last:
-                return page.why or NotRead.FAILED
-        return _only(found, alert_id)
+        page = next(self.calls.pages({"alert_id": alert_id, **start}))
+        if page.why is not None or not page.is_last:
+            return page.why or NotRead.FAILED
+        return self._only(page.entries, alert_id) or (NotRead.FAILED if page.entries else NotRead.ABSENT)
+
+    def _only(self, entries: Sequence[Mapping[str, object]], message_id: MessageId) -> Details | None:
+        """Return the one message that answers to an id; of two nobody knows which is meant."""
+        part, found = postfix_part(message_id), [details_of(entry, self.now) for entry in entries]
+        own = [
+            one
+            for one in found
+            if one and postfix_part(one.message_id) == part and not contradict(one.message_id, message_id)
+        ]
+        return own[0] if len(own) == 1 else None
 
     def _take_in(self, entries: Iterable[Mapping[str, object]]) -> None:
         for entry in entries:
@@ -174,15 +197,6 @@ class _Look:
                 known = self.entries.setdefault(postfix_part(details.message_id), [])
                 if details not in known:
                     known.append(details)
-
-
-def _only(found: Sequence[Details], message_id: MessageId) -> Details | NotRead:
-    """Return the one message that answers to an id; of two nobody knows which is meant."""
-    part = postfix_part(message_id)
-    own = [one for one in found if postfix_part(one.message_id) == part and not contradict(one.message_id, message_id)]
-    if len(own) == 1:
-        return own[0]
-    return NotRead.FAILED if found else NotRead.ABSENT
 
 
 def _rfc3339(at: datetime) -> str:

@@ -144,7 +144,7 @@ def judge(
 
 
 def _not_held(details: Details) -> Ended | None:
-    if details.is_quarantined:
+    if details.is_quarantined and not details.is_released:  # what was released may still be shown as held for a while
         return None
     if details.delivery_mode in _HOLDS_NOTHING:
         said = f"Cloudflare holds no mail in delivery mode {details.delivery_mode}; use its move instead."

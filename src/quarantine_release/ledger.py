@@ -33,6 +33,7 @@ from quarantine_release.ledger_items import (
     message_row,
     open_at,
     open_kind,
+    other_check,
     request_item,
     request_key,
     request_row,
@@ -163,30 +164,35 @@ class DynamoLedger:
         """Write what lookup and guard made of an open request's ids; return the request if others wrote some before."""
         known, wanted = checks_item(before), checks_item(after)
         new = [(name, value) for name, value in wanted.items() if name not in known]
+        nonce: Attribute = {"S": after.nonce}
         for start in range(0, len(new), _NOTES_AT_ONCE):
+            some = new[start : start + _NOTES_AT_ONCE]
             update = UpdateExpression(self._table.name, {"S": request_key(after.request_id)})
-            for name, value in new[start : start + _NOTES_AT_ONCE]:
+            for name, value in some:
                 update.set(name, value)
-                update.require_absent(name)
+                # What an id means and that it has ended are one finding: no two writers may each have half of it.
+                for each in {name, other_check(name)} - (wanted.keys() - {name}):
+                    update.require_absent(each)
             update.require("state", {"S": RequestState.OPEN})
-            update.require("nonce", {"S": after.nonce})
+            update.require("nonce", nonce)
             found = self._table.write({"Update": update.build()})
-            if found is not None and not (
-                found and checks_item(after).items() <= checks_item(request_row(found)).items()
-            ):
-                return request_row(found) if found else before
+            if found is None or (found.get("nonce") == nonce and all(found.get(name) == value for name, value in some)):
+                continue  # written, by this call or by an earlier one whose answer was lost
+            return request_row(found) if found else before
         return None
 
     def note_unclaimed(
         self, account_id: AccountId, parts: Sequence[PostfixPart], request_id: RequestId, until: datetime
     ) -> None:
         """Have the trace of messages know who asked for them without a claim."""
-        for part in parts:
+        updates = []
+        for part in dict.fromkeys(parts):
             update = UpdateExpression(self._table.name, {"S": unclaimed_key(account_id, part)})
             update.add("asks", {"SS": [request_id]})
             update.set("expires_at", {"N": str(int(until.timestamp()))})
             update.require_fewer("asks", _UNCLAIMED_KEPT)
-            self._table.write({"Update": update.build()})
+            updates.append({"Update": update.build()})
+        self._write_all(updates)
 
     def unclaimed(self, account_id: AccountId, part: PostfixPart) -> frozenset[RequestId]:
         """Read who asked for a message without a claim."""
@@ -218,11 +224,13 @@ class DynamoLedger:
 
     def keep_aliases(self, account_id: AccountId, answers: Mapping[str, MessageId], until: datetime) -> None:
         """Keep what questions were answered, so that a repeat needs no search."""
+        updates = []
         for question, message_id in answers.items():
             update = UpdateExpression(self._table.name, {"S": alias_key(account_id, question)})
             update.set("message_id", {"S": message_id})
             update.set("expires_at", {"N": str(int(until.timestamp()))})
-            self._table.write({"Update": update.build()})
+            updates.append({"Update": update.build()})
+        self._write_all(updates)
 
     def look_again(self, rows: Sequence[AttemptRow | RequestRow], at: datetime) -> None:
         """Put open rows off until then; without effect on those that are open no more."""

@@ -51,6 +51,7 @@ _RESOLVED: Final = "resolved_"
 _ENDED: Final = "end_"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _PACKED_LIMIT: Final = 300_000  # of DynamoDB's 400 KB an item
+_CANDIDATES_LIMIT: Final = 1000  # of about 100 bytes each, in one request
 
 
 def message_key(account_id: AccountId, part: PostfixPart) -> str:
@@ -320,14 +321,25 @@ def request_row(item: Item) -> RequestRow:
 
 
 def checks_item(row: RequestRow) -> dict[str, Attribute]:
-    """Return the attributes that hold what lookup and guard made of a request's ids."""
+    """Return the attributes that hold what lookup and guard made of a request's ids.
+
+    Of many ids that may mean several messages, few of these are kept, so that the row can be written.
+    """
     item: dict[str, Attribute] = {}
+    kept = max(1, _CANDIDATES_LIMIT // len(row.ids))
     for position, given in enumerate(row.ids) if row.resolved or row.ended else ():
         if given in row.resolved:
             item[f"{_RESOLVED}{position}"] = {"S": row.resolved[given]}
         if given in row.ended:
-            item[f"{_ENDED}{position}"] = _ENDED_CODEC.encode(row.ended[given])
+            ended = row.ended[given]
+            item[f"{_ENDED}{position}"] = _ENDED_CODEC.encode(replace(ended, candidates=ended.candidates[:kept]))
     return item
+
+
+def other_check(name: str) -> str:
+    """Return the attribute for the other of the two things that may be found out of the same id."""
+    kind, other = (_RESOLVED, _ENDED) if name.startswith(_RESOLVED) else (_ENDED, _RESOLVED)
+    return other + name.removeprefix(kind)
 
 
 def calls_name(slot: int) -> str:

@@ -16,6 +16,9 @@ from quarantine_release.reading import RELEASE, id_of, time_of
 from quarantine_release.trace import Narrowing
 
 CANDIDATES_SHOWN: Final = 10
+# Rows and answers have limits, and what senders write has none: so much of it is kept (RFC 5322, section 2.1.1).
+_TEXT_KEPT: Final = 998
+_NAME_KEPT: Final = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +55,9 @@ def details_of(entry: Mapping[str, Any], now: datetime) -> Details | None:
     return Details(
         message_id,
         is_quarantined=held is True,
-        disposition=_text(entry, "final_disposition"),
+        disposition=_text(entry, "final_disposition", _NAME_KEPT),
         delivery_mode=_text(entry, "delivery_mode"),
-        at=_time(entry.get("scanned_at")) or _time(entry.get("ts")) or time_of(message_id, now),
+        at=_time(entry, "scanned_at") or _time(entry, "ts") or time_of(message_id, now),
         recipients=_texts(entry.get("client_recipients")) or _texts(entry.get("envelope_to")),
         sender=_text(entry, "from") or _text(entry, "envelope_from"),
         subject=_text(entry, "subject"),
@@ -63,15 +66,16 @@ def details_of(entry: Mapping[str, Any], now: datetime) -> Details | None:
 
 
 def fits(details: Details, question: Question, entry: Mapping[str, Any]) -> bool:
-    """Say whether an entry is what was asked for: Cloudflare may match more loosely than it says."""
-    told, narrowing = entry.get("message_id"), question.narrowing
-    if isinstance(told, str) and told.strip("<> ") != question.header.strip("<>"):
+    """Say whether an entry tells that it is what was asked for: Cloudflare may match more loosely than it says."""
+    told, narrowing = _text(entry, "message_id"), question.narrowing
+    if told is None or told.strip("<> ") != question.header.strip("<>"):
         return False
+    senders = [each for name in ("from", "envelope_from") if (each := _text(entry, name)) is not None]
     is_recent = narrowing.since is None or details.at is None or details.at >= narrowing.since
     return (
         is_recent
         and (narrowing.recipient is None or any(_is_of(each, narrowing.recipient) for each in details.recipients))
-        and (narrowing.sender is None or (details.sender is not None and _is_of(details.sender, narrowing.sender)))
+        and (narrowing.sender is None or any(_is_of(each, narrowing.sender) for each in senders))
     )
 
 
@@ -96,18 +100,19 @@ def _is_of(address: str, wanted: str) -> bool:
     return address == wanted or address.rpartition("@")[2] == wanted
 
 
-def _text(entry: Mapping[str, Any], name: str) -> str | None:
+def _text(entry: Mapping[str, Any], name: str, kept: int = _TEXT_KEPT) -> str | None:
     value = entry.get(name)
-    return value if isinstance(value, str) and value else None
+    return value[:kept] if isinstance(value, str) and value else None
 
 
 def _texts(value: Any) -> tuple[str, ...]:
-    return tuple(each for each in value if isinstance(each, str)) if isinstance(value, list) else ()
+    """Read a list of texts; of one that holds anything else nobody knows what it lacks."""
+    return tuple(value) if isinstance(value, list) and all(isinstance(each, str) for each in value) else ()
 
 
-def _time(value: Any) -> datetime | None:
+def _time(entry: Mapping[str, Any], name: str) -> datetime | None:
     try:
-        at = datetime.fromisoformat(str(value))
+        at = datetime.fromisoformat(_text(entry, name) or "")
     except ValueError:
         return None
     return at if at.tzinfo is not None else at.replace(tzinfo=UTC)

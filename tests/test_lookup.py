@@ -1,0 +1,308 @@
+"""Which message an id means: what an entry of the search tells, which entries fit, and which of them counts."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quarantine_release.guard import Candidate, Details, Ended
+from quarantine_release.lookup import CANDIDATES_SHOWN, Question, choose, details_of, fits
+from quarantine_release.outcome import Code, MessageId, Outcome
+from quarantine_release.reading import RELEASE
+from quarantine_release.trace import Narrowing
+from tests.stand_ins import BARE, FULL, NOON
+from tests.test_reading import anything, full_id, queue_id
+
+HEADER = MessageId("<20261122.1200@news.example>")
+AT = NOON - timedelta(hours=3)
+ENTRY: dict[str, Any] = {
+    "id": full_id(AT),
+    "postfix_id": queue_id(AT),
+    "message_id": HEADER,
+    "is_quarantined": True,
+    "final_disposition": "SPAM",
+    "delivery_mode": "DIRECT",
+    "scanned_at": "2026-11-22T09:00:07Z",
+    "ts": "2026-11-22T08:00:00Z",
+    "client_recipients": ["ann@example.com"],
+    "envelope_to": ["list@example.com"],
+    "from": "News <news@news.example>",
+    "envelope_from": "bounce-17@mailer.example",
+    "subject": "Your order",
+    "post_delivery_operations": [],
+}
+
+
+def read(**members: Any) -> Details:
+    details = details_of(ENTRY | members, NOON)
+    assert details is not None
+    return details
+
+
+def lacking(*names: str) -> Details:
+    details = details_of({name: value for name, value in ENTRY.items() if name not in names}, NOON)
+    assert details is not None
+    return details
+
+
+# --- What an entry tells ---------------------------------------------------------------------------------------------
+
+
+def test_an_entry_tells_what_the_guard_wants_to_know() -> None:
+    assert read() == Details(
+        full_id(AT),
+        is_quarantined=True,
+        disposition="SPAM",
+        delivery_mode="DIRECT",
+        at=datetime(2026, 11, 22, 9, 0, 7, tzinfo=UTC),
+        recipients=("ann@example.com",),
+        sender="News <news@news.example>",
+        subject="Your order",
+        is_released=False,
+    )
+
+
+def test_an_entry_that_tells_only_an_id_tells_nothing_else_but_the_time_in_it() -> None:
+    assert details_of({"id": full_id(AT)}, NOON) == Details(full_id(AT), is_quarantined=False, at=AT)
+    assert details_of({"postfix_id": FULL}, NOON) == Details(FULL, is_quarantined=False)
+    nulls: dict[str, Any] = dict.fromkeys(ENTRY) | {"postfix_id": BARE}
+    assert details_of(nulls, NOON) == Details(BARE, is_quarantined=False)
+
+
+@pytest.mark.parametrize("entry", [{}, {"id": None}, {"id": 7, "postfix_id": "x"}, {"id": "a/../b", "subject": "s"}])
+def test_an_entry_without_an_id_is_none(entry: dict[str, Any]) -> None:
+    assert details_of(entry, NOON) is None
+
+
+@pytest.mark.parametrize("value", ["true", 1, None, [True], {}])
+def test_only_true_is_in_quarantine(value: Any) -> None:
+    assert not read(is_quarantined=value).is_quarantined
+
+
+@pytest.mark.parametrize("value", [None, 7, True, "", [], ["SPAM"], {"SPAM": 1}])
+def test_what_is_no_text_tells_nothing(value: Any) -> None:
+    assert read(final_disposition=value).disposition is None
+    assert read(delivery_mode=value).delivery_mode is None
+    assert read(subject=value).subject is None
+    assert read(**{"from": value}).sender == "bounce-17@mailer.example"
+    assert read(**{"from": value, "envelope_from": value}).sender is None
+
+
+@pytest.mark.parametrize("value", [None, [], "ann@example.com", {}, 7, [7], ["ann@example.com", None]])
+def test_recipients_that_are_no_list_of_texts_are_unknown_and_none_of_them_is_left_out(value: Any) -> None:
+    assert read(client_recipients=value).recipients == ("list@example.com",)
+    assert read(client_recipients=value, envelope_to=value).recipients == ()
+
+
+@pytest.mark.parametrize(
+    ("value", "at"),
+    [
+        ("2026-11-22T09:00:07", datetime(2026, 11, 22, 9, 0, 7, tzinfo=UTC)),
+        ("2026-11-22T10:00:07.5+01:00", datetime(2026, 11, 22, 9, 0, 7, 500_000, tzinfo=UTC)),
+    ],
+)
+def test_a_time_without_an_offset_is_utc(value: str, at: datetime) -> None:
+    assert read(scanned_at=value).at == at
+    assert read(scanned_at=None, ts=value).at == at
+
+
+@pytest.mark.parametrize("value", [None, "", "yesterday", "2026-02-30T00:00:00Z", 20261122, 1795348807, True, [], {}])
+def test_what_is_no_time_is_looked_for_elsewhere(value: Any) -> None:
+    assert read(scanned_at=value).at == datetime(2026, 11, 22, 8, tzinfo=UTC)
+    assert read(scanned_at=value, ts=value).at == AT
+    assert read(scanned_at=value, ts=value, id="another.shape-1").at is None
+    assert lacking("scanned_at", "ts").at == AT
+
+
+@pytest.mark.parametrize(
+    ("value", "is_released"),
+    [
+        ([RELEASE], True),
+        (["MOVE", RELEASE], True),
+        (["MOVE"], False),
+        ([], False),
+        (None, False),
+        (RELEASE, False),
+        ([[RELEASE]], False),
+        ({RELEASE: True}, False),
+    ],
+)
+def test_only_the_documented_operation_in_a_list_is_a_release(value: Any, is_released: bool) -> None:
+    assert read(post_delivery_operations=value).is_released is is_released
+
+
+def test_of_what_has_no_end_so_much_is_kept_that_it_can_be_written_and_told() -> None:
+    long = read(subject="s" * 100_000, final_disposition="SPAM" * 100_000, **{"from": "f" * 100_000})
+    assert [len(text or "") for text in (long.subject, long.sender, long.disposition)] == [998, 998, 40]
+
+
+@given(st.dictionaries(st.sampled_from(sorted(ENTRY)), anything))
+def test_whatever_an_entry_holds_nothing_is_raised(members: dict[str, Any]) -> None:
+    entry = ENTRY | members
+    details = details_of(entry, NOON)
+    if details is not None:
+        assert details.is_quarantined is (entry["is_quarantined"] is True)
+        assert details.disposition in (entry["final_disposition"], None)
+        assert fits(details, asking(), entry) is (entry["message_id"] == HEADER)
+        fits(details, asking(recipient="example.com", sender="news.example", since=AT), entry)
+
+
+# --- The question ----------------------------------------------------------------------------------------------------
+
+
+def asking(header: MessageId = HEADER, start: datetime = NOON - timedelta(days=30), **narrowing: Any) -> Question:
+    return Question(header, Narrowing(**narrowing), start)
+
+
+def test_a_question_is_kept_by_everything_that_may_change_its_answer_but_window_and_count() -> None:
+    known = {
+        asking(),
+        asking(MessageId("<another@news.example>")),
+        asking(recipient="ann@example.com"),
+        asking(sender="ann@example.com"),
+        asking(since=AT),
+        asking(since=NOON),
+    }
+    assert len({question.text for question in known}) == len(known)
+    assert asking(start=NOON).text == asking(expect_count=2).text == asking().text
+
+
+def test_two_narrowings_with_the_same_words_are_two_questions() -> None:
+    assert asking(recipient='a", "b').text != asking(recipient="a", sender="b").text
+
+
+def test_a_question_is_searched_for_from_its_window_on() -> None:
+    assert asking().query == {"message_id": HEADER, "start": "2026-10-23T12:00:00Z"}
+    assert asking(recipient="example.com", sender="a@news.example", expect_count=2).query == {
+        "message_id": HEADER,
+        "start": "2026-10-23T12:00:00Z",
+        "recipient": "example.com",
+        "sender": "a@news.example",
+    }
+
+
+@pytest.mark.parametrize(
+    ("since", "start"),
+    [
+        (NOON - timedelta(days=40), "2026-10-23T12:00:00Z"),
+        (NOON - timedelta(days=1), "2026-11-21T12:00:00Z"),
+        (datetime(2026, 11, 21, 14, tzinfo=timezone(timedelta(hours=2))), "2026-11-21T12:00:00Z"),
+    ],
+)
+def test_a_search_begins_no_earlier_than_is_asked_for(since: datetime, start: str) -> None:
+    assert asking(since=since).query["start"] == start
+
+
+def test_no_personal_data_is_in_the_repr_of_a_question() -> None:
+    assert "canary" not in repr(asking(recipient="ann.canary@example.com"))
+
+
+# --- Which entries are the ones asked for ----------------------------------------------------------------------------
+
+
+def is_fitting(question: Question, **members: Any) -> bool:
+    return fits(read(**members), question, ENTRY | members)
+
+
+@pytest.mark.parametrize("told", [HEADER, HEADER.strip("<>"), f" {HEADER} "])
+def test_an_entry_fits_with_and_without_brackets(told: str) -> None:
+    assert is_fitting(asking(), message_id=told)
+
+
+@pytest.mark.parametrize("told", ["<another@news.example>", HEADER.upper(), f"{HEADER}x", "", None, 7, [HEADER]])
+def test_an_entry_that_tells_another_message_id_or_none_fits_nothing(told: Any) -> None:
+    """A server that knows no such parameter lists everything, and much spam has no Message-ID."""
+    assert not is_fitting(asking(), message_id=told)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        ("ann@example.com", True),
+        ("ANN@Example.com", True),
+        ("example.com", True),
+        ("bob@example.com", True),
+        ("sub.example.com", False),
+        ("com", False),
+        ("nn@example.com", False),
+        ("xample.com", False),
+        ("list@example.com", False),
+    ],
+)
+def test_an_entry_fits_whose_recipients_hold_the_one_wanted(wanted: str, expected: bool) -> None:
+    question = asking(recipient=wanted)
+    assert is_fitting(question, client_recipients=["Ann <ann@EXAMPLE.com>", "<bob@example.com>"]) is expected
+    assert not is_fitting(question, client_recipients=[], envelope_to=None)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        ("news@news.example", True),
+        ("NEWS.example", True),
+        ("bounce-17@mailer.example", True),
+        ("mailer.example", True),
+        ("eve@news.example", False),
+        ("example", False),
+    ],
+)
+def test_an_entry_fits_whose_sender_by_header_or_envelope_is_the_one_wanted(wanted: str, expected: bool) -> None:
+    assert is_fitting(asking(sender=wanted)) is expected
+    assert not is_fitting(asking(sender=wanted), **{"from": None, "envelope_from": 7})
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [(timedelta(seconds=-1), False), (timedelta(), True), (timedelta(seconds=1), True)]
+)
+def test_an_entry_fits_that_was_scanned_since(seconds: timedelta, expected: bool) -> None:
+    since = datetime(2026, 11, 22, 9, 0, 7, tzinfo=UTC)
+    assert fits(replace(read(), at=since + seconds), asking(since=since), ENTRY) is expected
+
+
+def test_of_an_entry_that_tells_no_time_cloudflare_is_believed_that_it_is_recent() -> None:
+    assert fits(replace(read(), at=None), asking(since=NOON), ENTRY)
+
+
+# --- Which of them counts --------------------------------------------------------------------------------------------
+
+
+def found(number: int) -> list[Details]:
+    some = [full_id(AT - timedelta(minutes=each)) for each in range(number)]
+    return [replace(read(), message_id=each, is_quarantined=number > 5) for each in some]
+
+
+@pytest.mark.parametrize("expected", [None, 1])
+def test_the_one_message_found_is_the_one_meant(expected: int | None) -> None:
+    (one,) = found(1)
+    assert choose([one], expected) is one
+
+
+def test_nothing_found_is_not_found() -> None:
+    ended = choose([], None)
+    assert isinstance(ended, Ended)
+    assert (ended.outcome, ended.code, ended.candidates) == (Outcome.NOT_FOUND, None, ())
+
+
+@pytest.mark.parametrize(("number", "expected"), [(0, 1), (1, 2), (2, 1), (3, 2), (11, 10)])
+def test_another_number_than_expected_is_told_with_what_was_found(number: int, expected: int) -> None:
+    ended = choose(found(number), expected)
+    assert isinstance(ended, Ended)
+    assert (ended.outcome, ended.code) == (Outcome.AMBIGUOUS, Code.COUNT_DIFFERS)
+    assert ended.detail == f"expect_count is {expected}, and {number} messages were found."
+    assert len(ended.candidates) == min(number, CANDIDATES_SHOWN)
+
+
+@pytest.mark.parametrize("number", [2, 10, 11, 999])
+@pytest.mark.parametrize("is_expected", [False, True])
+def test_several_messages_are_never_guessed_at_though_as_many_were_expected(number: int, is_expected: bool) -> None:
+    several = found(number)
+    ended = choose(several, number if is_expected else None)
+    assert isinstance(ended, Ended)
+    assert (ended.outcome, ended.code) == (Outcome.AMBIGUOUS, Code.SEVERAL_MATCHES)
+    assert str(number) in ended.detail
+    assert ended.candidates == tuple(
+        Candidate(each.message_id, each.at, "SPAM", each.is_quarantined) for each in several[:10]
+    )
