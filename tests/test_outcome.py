@@ -190,4 +190,5 @@ def test_at_most_20_recipients_a_list_are_kept_and_all_are_counted(
 
 def test_the_fullest_id_is_the_longest() -> None:
     assert fullest([BARE, FULL, ALERT]) == FULL
+    assert fullest([MessageId("z" * 10), FULL]) == FULL
     assert fullest([OTHER]) == OTHER
