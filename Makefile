@@ -68,6 +68,10 @@ demo: ready-run  ## plays the main cases against it
 new-client:  ## makes a token for a client: make new-client NAME=playbooks ARGS='--scope read'
 	@PYTHONPATH=src $(python) -m tools.new_client $(or $(NAME),$(error NAME=... says what the client is called)) $(ARGS)
 
+.PHONY: ops
+ops: ready-run  ## looks at the ledger and operates it: make ops ARGS='open --local'
+	@$(in_run) -m tools.ops $(ARGS)
+
 # --- Checks -----------------------------------------------------------------------------------------------------------------------------
 
 # The longest first, so that `make --jobs=2` has the others done beside it.

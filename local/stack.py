@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Mapping
@@ -96,6 +97,10 @@ class Stack:
         return self._home / "token"
 
     @property
+    def environment_path(self) -> Path:
+        return self._home / "environment.json"
+
+    @property
     def log_path(self) -> Path:
         return self._home / "handlers.log"
 
@@ -153,7 +158,8 @@ class Stack:
             queue = RemoteQueue(self.aws, self._worker_events.queue_name)
             source = EventSource(queue, self._worker_events, self._pools["worker"].submit)
             self._cleanup.callback(source.stop)
-        self._write_token()
+        self._write(self.token_path, self.token)
+        self._write(self.environment_path, json.dumps(self._environment("WebhookFunction"), indent=2))
         gateway.start()
         self._cleanup.callback(gateway.stop)  # first of all at the end, so that nothing new comes in
 
@@ -176,20 +182,28 @@ class Stack:
 
     def _start_handlers(self, short_name: str, logical_id: str, size: int) -> None:
         """Start the processes of one function of the template; more functions need one line more in `_start`."""
-        overrides = {**self._options.overrides, "CLOUDFLARE_API_BASE_URL": self.upstream_url}
         self._pools[short_name] = HandlerPool(
             short_name,
             self._template.functions()[logical_id],
-            environment={**overrides, **aws_environment(self.aws.url)},
+            environment=self._environment(logical_id),
             code=self._code,
             log=self.log_path,
             size=size,
         )
         self._cleanup.callback(self._pools[short_name].stop)
 
-    def _write_token(self) -> None:
-        """Readable by its owner only, from the first byte on."""
-        self.token_path.unlink(missing_ok=True)
-        with os.fdopen(os.open(self.token_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(self.token)
-        self._cleanup.callback(self.token_path.unlink, missing_ok=True)
+    def _environment(self, logical_id: str) -> dict[str, str]:
+        """The variables of a function; also how the operations tool finds embedded AWS and what is in it."""
+        overrides = {**self._options.overrides, "CLOUDFLARE_API_BASE_URL": self.upstream_url}
+        return {
+            **self._template.functions()[logical_id].environment,
+            **overrides,
+            **aws_environment(self.aws.url),
+        }
+
+    def _write(self, path: Path, text: str) -> None:
+        """Readable by its owner only, from the first byte on; gone with the stack."""
+        path.unlink(missing_ok=True)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(text)
+        self._cleanup.callback(path.unlink, missing_ok=True)

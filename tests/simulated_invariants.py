@@ -143,7 +143,7 @@ def _unended(simulation: Simulation) -> list[str]:
     """What was accepted has reached its end, and one outcome per id."""
     found = []
     for key, item in simulation.dynamodb.items.items():
-        if "open_kind" in item:
+        if "open_kind" in item and not key.startswith("M#"):
             found.append(f"{key} is still open at {simulation.now:.0f}")
         if key.startswith("M#") and message_row(item).state in (State.RELEASING, State.UNKNOWN):
             found.append(f"{key} is still {message_row(item).state} at {simulation.now:.0f}")

@@ -19,6 +19,7 @@ from tests.simulation import (
     LEDGER_STRIKES,
     RELEASE_STRIKES,
     Job,
+    Order,
     Simulation,
     Strike,
     strikes_at,
@@ -152,8 +153,27 @@ def seeded(seed: int, *, keeps_history: bool = False) -> Simulation:
     grace = GRACE_SECONDS
     if is_short:  # of calls: what is left over waits for the next window
         simulation.inline_mark, simulation.limit, grace = chance.choice((0, 1, 2)), chance.choice((4, 6)), 4 * grace
-    simulation.run(until=max(trouble_until, storm[1] + 90, 420.0) + grace)
+    simulation.orders = orders(seed, jobs)
+    lifted = max((order.at + order.seconds for order in simulation.orders), default=0.0)
+    simulation.run(until=max(trouble_until, storm[1] + 90, 420.0, lifted) + grace)
     return simulation
+
+
+def orders(seed: int, jobs: Sequence[Job]) -> list[Order]:
+    """Have a person pause an account or a client in one run of five; by dice of its own, so that others stay alike."""
+    chance = random.Random(f"orders of {seed}")  # noqa: S311  reproducible on purpose
+    if chance.random() > 0.2:
+        return []
+    for number, job in enumerate(jobs):
+        job.client = f"client {number % 2}"
+    return [
+        Order(
+            at=max(0.0, chance.choice(jobs).at + chance.choice((-1.0, 0.0, 0.1, 1.0, 30.0)) + chance.uniform(0, 3)),
+            seconds=chance.choice((chance.uniform(0, 5), chance.uniform(30, 400))),
+            client=client,
+        )
+        for client in chance.choice(((None,), ("client 0",), (None, "client 0")))
+    ]
 
 
 def standing_still(seed: int) -> Simulation:

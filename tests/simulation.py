@@ -17,6 +17,7 @@ from typing import Any
 from greenlet import getcurrent, greenlet
 
 from quarantine_release import ledger_items, table
+from quarantine_release.allowance import EVERYBODY
 from quarantine_release.attempt import Answer
 from quarantine_release.batch import release_hinted
 from quarantine_release.budget import AccountBudget
@@ -31,6 +32,7 @@ from quarantine_release.outcome import (
     Code,
     Evidence,
     MessageId,
+    OperationId,
     PostfixPart,
     Reading,
     Recipients,
@@ -39,6 +41,7 @@ from quarantine_release.outcome import (
     RequestId,
     Seen,
     State,
+    Stop,
     Verdict,
     Wanted,
     postfix_part,
@@ -51,6 +54,7 @@ from quarantine_release.trace import MessageRow, RequestRow, RequestState, WireF
 from quarantine_release.transitions import Terms
 from tests.model_dynamodb import Fault, ModelDynamoDB
 from tests.simulated_invariants import check_transition
+from tools import operations
 
 ACCOUNT = AccountId("a" * 32)
 EPOCH = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -142,6 +146,16 @@ class Job:
     tries: int = 2
     inline: bool = True
     cancel_after: float | None = None
+    client: str = "soar"
+
+
+@dataclass
+class Order:
+    """That a person pauses releases, of all clients or of one, and lifts it so many seconds later."""
+
+    at: float
+    seconds: float
+    client: str | None = None
 
 
 @dataclass
@@ -171,6 +185,18 @@ class Silence:
 
     at: float
     until: float
+
+
+@dataclass
+class Pause:
+    """A pause that a person has ordered, from when until when it stood in the ledger."""
+
+    client: str
+    at: float
+    until: float = math.inf
+
+    def holds_for(self, client: str) -> bool:
+        return self.client in (EVERYBODY, client)
 
 
 @dataclass(eq=False)
@@ -216,6 +242,7 @@ class Simulation:
     limit: int = 900
     guard: Guard = NO_GUARD
     harmful_from: Mapping[PostfixPart, float] = field(default_factory=dict)
+    orders: Sequence[Order] = ()
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)  # noqa: S311  reproducible on purpose
@@ -230,6 +257,8 @@ class Simulation:
         self.dead_letters: list[Hint] = []
         self._budgets: list[AccountBudget] = []
         self._paused: Any = None
+        self.pauses: list[Pause] = []
+        self._switch: Any = None
         self._workers = 0
         self._actors: list[_Actor] = []
         self._current: _Actor
@@ -250,6 +279,8 @@ class Simulation:
     def _run(self, until: float) -> None:
         for job in self.jobs:
             self._spawn(f"client {job.name}", partial(self._client, job), job.at)
+        for number, order in enumerate(self.orders):
+            self._spawn(f"operator {number}", partial(self._operator, number, order), order.at)
         ticks = 0
         while self.now < until:
             actor = min(self._actors, key=lambda one: (one.wake_at, one.order), default=None)
@@ -284,13 +315,16 @@ class Simulation:
 
     @property
     def is_settled(self) -> bool:
-        """Say whether nothing is open any more."""
-        return not any("open_kind" in item for item in self.dynamodb.items.values())
+        """Say whether nothing is open any more; what needs review has ended, until a person looks."""
+        return not any("open_kind" in item for item in self._rows("R#", "T#"))
 
     @property
     def _is_anything_due(self) -> bool:
         until = int(self.clock().timestamp() * 1000)
-        return any(int(item["open_at"]["N"]) <= until for item in self.dynamodb.items.values() if "open_at" in item)
+        return any(int(item["open_at"]["N"]) <= until for item in self._rows("R#", "T#") if "open_at" in item)
+
+    def _rows(self, *kinds: str) -> Iterator[Any]:
+        return (item for key, item in self.dynamodb.items.items() if key.startswith(kinds))
 
     def clock(self) -> datetime:
         return EPOCH + timedelta(milliseconds=round(self.now * 1000))
@@ -329,6 +363,9 @@ class Simulation:
             self._paused = account["paused_until"]
             until = (account_row(account).paused_until or EPOCH) - EPOCH
             self.silences.append(Silence(self.now, until.total_seconds()))
+        if account.get("switch") != self._switch:
+            self._switch = account.get("switch")
+            self._note_pauses(account_row(account).stops)
         for key, item in self.dynamodb.items.items():
             if not key.startswith("M#"):
                 continue
@@ -338,10 +375,18 @@ class Simulation:
                 check_transition(self, row, now)
                 self._seen[key] = (item, now)
 
+    def _note_pauses(self, stops: Mapping[str, Stop]) -> None:
+        standing = {pause.client: pause for pause in self.pauses if pause.until == math.inf}
+        for client, pause in standing.items():
+            if client not in stops:
+                pause.until = self.now
+        self.pauses += [Pause(client, self.now) for client in stops if client not in standing]
+
     # --- boundaries
 
     def _boundary(self, name: str) -> Fault | Strike | None:
-        strike = self.strike(name)
+        # What befalls a person's own call that person sees and makes up for.
+        strike = None if self._current.name.startswith("operator") else self.strike(name)
         self.sleep(self.random.uniform(0.001, 0.03))
         if strike is not None:
             self.note(f"{name}: {strike}")
@@ -390,8 +435,9 @@ class Simulation:
     def release(self, _: AccountId, __: WireForm, ids: Sequence[MessageId], seconds: float) -> Answered | Refused:
         """Play Cloudflare's release call."""
         self._call()
-        strike = self._boundary("release")
         parts = [postfix_part(given) for given in ids]
+        self._check_pauses(parts)
+        strike = self._boundary("release")
         took = self.random.uniform(0.2, 2.0)
         if strike in REFUSALS:
             self.sleep(took)
@@ -430,6 +476,17 @@ class Simulation:
             for silence in self.silences
             if silence.at + 1.0 < self.now < silence.until
         ]
+
+    def _check_pauses(self, parts: Sequence[PostfixPart]) -> None:
+        """See that no call begins that a person has forbidden a second ago or earlier."""
+        for part in parts:
+            owner = self.dynamodb.items.get(f"M#{ACCOUNT}#{part}", {}).get("owner", {"S": ""})["S"]
+            client = self.dynamodb.items.get(f"R#{owner}", {}).get("client", {"S": ""})["S"]
+            self.late_calls += [
+                f"{self.now:.3f}: {part} is sent for {client}, paused from {pause.at:.3f} to {pause.until:.3f}"
+                for pause in self.pauses
+                if pause.holds_for(client) and pause.at + 1.0 < self.now < pause.until
+            ]
 
     def read(
         self, account_id: AccountId, wanted: Sequence[Wanted], _: float, budget: Budget
@@ -609,6 +666,18 @@ class Simulation:
             self.note("answers 503")
         self._keep(ports)
 
+    def _operator(self, number: int, order: Order) -> None:
+        ledger = DynamoLedger(Table(_Client(self), "ledger", lambda _: self.sleep(0.05)))  # type: ignore[arg-type]
+
+        def person(what: str) -> operations.Person:
+            return operations.Person("ann", "a wrong rule", self.clock(), OperationId(f"{number}-{what}"))
+
+        operations.pause(ledger, ACCOUNT, order.client, person("pause"))
+        self.note(f"pauses {order.client or 'everybody'}")
+        self.sleep(order.seconds)
+        operations.resume(ledger, ACCOUNT, order.client, person("resume"))
+        self.note(f"lets {order.client or 'everybody'} go on")
+
     def _reconciler(self) -> None:
         ports = self.ports(RECONCILER_SECONDS)
         try:
@@ -621,7 +690,7 @@ class Simulation:
         name = job.name if job.has_key else f"{job.name}.{number}"
         return RequestRow(
             request_id=RequestId(f"rq_{name}"),
-            client="soar",
+            client=job.client,
             account_id=ACCOUNT,
             fingerprint=job.name,
             nonce=f"{job.name}.{number}",

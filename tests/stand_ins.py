@@ -24,6 +24,7 @@ from quarantine_release.outcome import (
     Refused,
     RequestId,
     State,
+    Stop,
     Verdict,
     Wanted,
 )
@@ -162,6 +163,7 @@ class RememberingBudget:
     put_back_calls: int = 0
     heard_of: list[Answered | Refused] = field(default_factory=list)
     paused: float = 0.0
+    stops: dict[str, Stop] = field(default_factory=dict)
 
     def take(self, account_id: AccountId, mark: Mark) -> float:  # noqa: ARG002
         wait = self.waits.popleft() if self.waits else self.paused
@@ -171,6 +173,9 @@ class RememberingBudget:
 
     def pause_left(self, account_id: AccountId) -> float:  # noqa: ARG002
         return self.paused
+
+    def stop_of(self, account_id: AccountId, client: str) -> Stop | None:  # noqa: ARG002
+        return self.stops.get("*") or self.stops.get(client)
 
     def put_back(self, account_id: AccountId) -> None:  # noqa: ARG002
         self.put_back_calls += 1

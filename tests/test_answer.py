@@ -14,10 +14,12 @@ from quarantine_release.outcome import (
     Code,
     Evidence,
     MessageId,
+    OperationId,
     Outcome,
     PostfixPart,
     Recipients,
     RequestId,
+    Seen,
     State,
     Verdict,
     postfix_part,
@@ -27,6 +29,8 @@ from quarantine_release.trace import (
     AttemptState,
     FailOn,
     MessageRow,
+    OperationKind,
+    OperationRow,
     RequestRow,
     RequestState,
     Result,
@@ -264,6 +268,7 @@ def test_the_trace_tells_who_why_when_and_how_it_is_known() -> None:
             }
         ],
         "refusals": 0,
+        "operations": [],
     }
 
 
@@ -339,3 +344,34 @@ def test_a_trace_shows_of_foreign_requests_nothing_that_is_theirs(row: MessageRo
     body = trace(replace(row, asks=frozenset({FOREIGN})), (FOREIGN_REQUEST,), ())
     assert "canary" not in str(body)
     assert FOREIGN not in str(body)
+
+
+def test_what_people_have_changed_is_told_to_those_who_may_see_all_and_else_when_and_what() -> None:
+    operation = OperationRow(
+        account_id=ACCOUNT,
+        operation=OperationId("01OPERATION"),
+        kind=OperationKind.SETTLE,
+        at=NOON,
+        by="ann",
+        reason="seen in the dashboard",
+        part=PART,
+        settled_as=State.RELEASED,
+    )
+    row = replace(RELEASED, evidence=Evidence(seen=Seen.RELEASED, operation=operation.operation))
+    body = trace_body(row, {}, [], [operation], account_id=ACCOUNT, part=PART, visible_to=None, now=NOON)
+    assert body["evidence"]["operation"] == "01OPERATION"
+    assert body["operations"] == [
+        {
+            "operation_id": "01OPERATION",
+            "at": "2026-11-22T12:00:00.000Z",
+            "kind": "settle",
+            "by": "ann",
+            "reason": "seen in the dashboard",
+            "client": None,
+            "settled_as": "RELEASED",
+            "redriven": None,
+            "request_id": None,
+        }
+    ]
+    seen_by_others = trace_body(row, {}, [], [operation], account_id=ACCOUNT, part=PART, visible_to="soar", now=NOON)
+    assert seen_by_others["operations"] == [{"at": "2026-11-22T12:00:00.000Z", "kind": "settle"}]

@@ -28,7 +28,7 @@ OURS = {
     "sweep": "attempt outcome ports release trace",
     "settle": "outcome ports sweep trace transitions",
     "answer": "attempt guard outcome trace",
-    "allowance": "",
+    "allowance": "outcome",
     # From bytes to a request.
     "http_event": "",
     "json_body": "",
@@ -44,7 +44,7 @@ OURS = {
     "ledger_items": "allowance guard outcome trace",
     "update_expression": "ledger_items",
     "table": "ledger_items ports",
-    "ledger": "ledger_items outcome ports table trace update_expression",
+    "ledger": "allowance ledger_items outcome ports table trace update_expression",
     "budget": "allowance ledger_items outcome ports table update_expression",
     "release_queue": "ports release_request telemetry",
     "cloudflare_answer": "outcome",

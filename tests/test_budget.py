@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 
 from quarantine_release.allowance import slot_of
 from quarantine_release.budget import AccountBudget
+from quarantine_release.ledger import DynamoLedger
 from quarantine_release.outcome import (
     AccountId,
     Answered,
     Code,
     Evidence,
+    OperationId,
     RefusalReason,
     Refused,
     State,
@@ -27,6 +29,7 @@ from quarantine_release.ports import LedgerUnavailable, Mark
 from quarantine_release.table import Table
 from tests.model_dynamodb import Fault, ModelDynamoDB
 from tests.stand_ins import ACCOUNT, BARE, DELIVERED, NOON, OK
+from tools.operations import Person, pause, resume
 
 OTHER_ACCOUNT = AccountId("b" * 32)
 KEY = f"A#{ACCOUNT}"
@@ -72,7 +75,7 @@ class Processes:
     def row(self) -> dict[str, int]:
         """Return the numbers in the account's row."""
         item = self.dynamodb.items.get(KEY, {})
-        return {name: int(value["N"]) for name, value in item.items() if name != "pk"}
+        return {name: int(value["N"]) for name, value in item.items() if name not in ("pk", "switch")}
 
     @property
     def counted(self) -> int:
@@ -606,3 +609,66 @@ def test_a_pause_that_could_not_be_told_to_all_outlasts_a_look_at_the_row(proces
     budget.heard(ACCOUNT, limited(60))
     processes.move(30)
     assert take(budget) == 30
+
+
+# --- Pauses that a person has ordered --------------------------------------------------------------------------------
+
+
+def order(processes: Processes, client: str | None = None, *, lifts: bool = False) -> None:
+    """Pause, or resume, as the operations tool does."""
+    ledger = DynamoLedger(Table(processes.dynamodb, "ledger", lambda _: None))  # type: ignore[arg-type]
+    name = OperationId(f"operation {len(processes.dynamodb.items)}")
+    (resume if lifts else pause)(ledger, ACCOUNT, client, Person("ann", "a wrong rule", processes.now, name))
+    processes.round_trips()
+
+
+def test_who_has_just_taken_a_call_knows_of_a_pause_without_a_look(processes: Processes) -> None:
+    order(processes)
+    budget = processes.start()
+    assert take(budget) == 0
+    processes.round_trips()
+    stop = budget.stop_of(ACCOUNT, "soar")
+    assert stop is not None
+    assert (stop.reason, stop.by, stop.since) == ("a wrong rule", "ann", processes.now)
+    assert processes.round_trips() == []
+
+
+def test_a_pause_reaches_every_process_within_a_second_and_so_does_its_end(processes: Processes) -> None:
+    budget = processes.start()
+    assert budget.stop_of(ACCOUNT, "soar") is None
+    assert processes.round_trips() == ["BatchGetItem"]
+    order(processes)
+    processes.move(0.9)
+    assert budget.stop_of(ACCOUNT, "soar") is not None
+    assert processes.round_trips() == ["BatchGetItem"]
+    order(processes, lifts=True)
+    processes.move(0.9)
+    assert budget.stop_of(ACCOUNT, "soar") is None
+
+
+def test_a_pause_of_one_client_is_nobody_elses(processes: Processes) -> None:
+    order(processes, "soar")
+    budget = processes.start()
+    assert budget.stop_of(ACCOUNT, "soar") is not None
+    assert budget.stop_of(ACCOUNT, "other") is None
+    assert budget.stop_of(OTHER_ACCOUNT, "soar") is None
+
+
+def test_counting_and_silence_leave_the_pause_in_place(processes: Processes) -> None:
+    order(processes)
+    budget = processes.start()
+    assert taken(budget, 3) == 3
+    budget.heard(ACCOUNT, limited(5))
+    processes.move(40)
+    for called in (BROKEN, GOOD):
+        assert take(budget) == 0
+        budget.heard(ACCOUNT, called)
+    assert budget.stop_of(ACCOUNT, "soar") is not None
+    assert processes.start().stop_of(ACCOUNT, "soar") is not None
+
+
+def test_a_pause_that_cannot_be_read_is_not_taken_for_none(processes: Processes) -> None:
+    budget = processes.start()
+    processes.faults += [Fault.TIMEOUT_BEFORE] * 9
+    with pytest.raises(LedgerUnavailable):
+        budget.stop_of(ACCOUNT, "soar")

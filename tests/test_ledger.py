@@ -774,7 +774,13 @@ def opened(ledger: DynamoLedger, *ids: MessageId, **members: Any) -> RequestRow:
 
 
 def kept(ledger: DynamoLedger, request: RequestRow) -> RequestRow:
-    return ledger.requests([request.request_id])[request.request_id]
+    """Return a request as it is kept, but for how often something was noted of it."""
+    return replace(ledger.requests([request.request_id])[request.request_id], notes=0)
+
+
+def told(row: RequestRow | None) -> RequestRow:
+    assert row is not None
+    return replace(row, notes=0)
 
 
 def test_what_was_found_out_of_ids_is_kept_with_their_request(ledger: DynamoLedger, dynamodb: Any) -> None:
@@ -831,7 +837,7 @@ def test_of_two_who_find_out_about_one_id_the_first_counts_and_the_second_is_tol
     request = opened(ledger, BARE, HEADER)
     first = replace(request, **other)
     assert ledger.note(request, first) is None
-    assert ledger.note(request, replace(request, **own)) == first
+    assert told(ledger.note(request, replace(request, **own))) == first
     assert kept(ledger, request) == first
 
 
@@ -849,10 +855,10 @@ def test_nothing_is_noted_of_a_request_that_has_ended_or_is_another(ledger: Dyna
         opened(ledger, BARE, **({"nonce": "another"} if end == "another acceptance" else {}))
     if end in ("closed", "refused"):
         ledger.close([closed_row(before) if end == "closed" else refused(before, NOON, TERMS)])
-    told = ledger.note(before, replace(before, ended={BARE: DENIED}))
-    assert told == (before if end == "gone" else kept(ledger, before))
-    assert told is not None
-    assert told.ended == {}
+    found = ledger.note(before, replace(before, ended={BARE: DENIED}))
+    assert found == (before if end == "gone" else kept(ledger, before))
+    assert found is not None
+    assert found.ended == {}
 
 
 def test_another_acceptance_with_the_same_findings_is_told_all_the_same(ledger: DynamoLedger) -> None:
@@ -861,11 +867,37 @@ def test_another_acceptance_with_the_same_findings_is_told_all_the_same(ledger: 
     assert ledger.note(before, replace(before, ended={BARE: DENIED})) == found
 
 
-def test_what_is_noted_and_cancelled_at_once_is_both(ledger: DynamoLedger) -> None:
+def test_what_was_told_as_cancelled_is_not_denied_later(ledger: DynamoLedger) -> None:
     request = opened(ledger, BARE)
     assert ledger.cancel(cancelled(request)) is None
+    assert ledger.note(request, replace(request, ended={BARE: DENIED})) == cancelled(request)
+    assert kept(ledger, request) == cancelled(request)
+
+
+def test_what_has_ended_meanwhile_is_not_claimed(ledger: DynamoLedger) -> None:
+    """Who claims has counted the notes: one more, and it is told what the request has come to."""
+    request = opened(ledger, BARE, HEADER)
+    own = attempt("one", request, BARE)
+    moves = [Move(None, claimed(None, own.targets[0], request, own))]
     assert ledger.note(request, replace(request, ended={BARE: DENIED})) is None
-    assert kept(ledger, request) == replace(cancelled(request), ended={BARE: DENIED})
+    conflict = ledger.claim(None, [request.request_id], own, moves, [])
+    assert conflict is not None
+    (actual,) = conflict.requests.values()
+    assert actual is not None
+    assert (dict(actual.ended), actual.notes) == ({BARE: DENIED}, 1)
+    assert actual.ended_parts == {postfix_part(BARE)}
+    assert ledger.claim(None, [request.request_id], own, moves, [], {request.request_id: 1}) is None
+
+
+@pytest.mark.parametrize("owner", ["one", "two"])
+def test_what_is_claimed_for_a_request_does_not_end_for_it_but_for_others(ledger: DynamoLedger, owner: str) -> None:
+    request = opened(ledger, BARE)
+    claiming = request if owner == "one" else opened(ledger, BARE, name="two")
+    own = attempt("one", claiming, BARE)
+    moves = [Move(None, claimed(None, own.targets[0], claiming, own))]
+    assert ledger.claim(None, [claiming.request_id], own, moves, []) is None
+    found = ledger.note(request, replace(request, ended={BARE: DENIED}))
+    assert found == (request if owner == "one" else None)
 
 
 @pytest.mark.parametrize("number", [40, 41, 1000])
@@ -881,7 +913,7 @@ def test_findings_whose_writing_lost_its_answer_are_not_taken_for_anothers(
     faults += [Fault.REPEATED] * 25
     faulty.calls.clear()
     assert faulty_ledger.note(request, after) is None
-    assert faulty.calls == ["UpdateItem"] * -(-number // 40)
+    assert faulty.calls == ["TransactWriteItems"] * -(-number // 40)
     assert kept(faulty_ledger, request) == after
 
 
@@ -905,8 +937,8 @@ def test_a_second_writer_is_told_though_only_a_later_part_of_its_findings_is_ano
     request = opened(ledger, *ids)
     assert ledger.note(request, replace(request, ended={ids[70]: AMBIGUOUS})) is None
     actual = ledger.note(request, replace(request, ended=dict.fromkeys(ids, DENIED)))
-    assert actual == kept(ledger, request)
     assert actual is not None
+    assert told(actual) == kept(ledger, request)
     assert actual.ended[ids[70]] == AMBIGUOUS
 
 

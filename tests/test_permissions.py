@@ -13,10 +13,14 @@ from typing import Any
 import pytest
 
 from quarantine_release import wiring
-from tests.deployment import MESSAGE, Deployment, listening, path_of
+from quarantine_release.ledger import DynamoLedger
+from quarantine_release.outcome import AccountId, OperationId, PostfixPart, Seen
+from quarantine_release.table import Table
+from tests.deployment import ACCOUNT, MESSAGE, Deployment, listening, path_of
 from tests.small_cloudflare import NO_REPLY, Reply
-from tests.stand_ins import Clock
+from tests.stand_ins import TERMS, Clock
 from tests.test_template import allowed, listed, role_of, stack_with, statements
+from tools.operations import Person, settle
 
 WEBHOOK, WORKER, RECONCILER = "WebhookFunction", "WorkerFunction", "ReconcilerFunction"
 # Transactions have no permission of their own: each of their actions needs that of the call it stands for (DynamoDB
@@ -218,6 +222,12 @@ def play_what_is_settled_later(stage: Stage) -> None:
     stage.deployment.post([full])
     stage.reconcile(details(full, post_delivery_operations=["QUARANTINE_RELEASE"]), seconds=60)
     assert stage.deployment.get(f"/v1/messages/{bare}").body["state"] == "RELEASED"
+    # A person says what became of it; the tool's own calls are test_ops.py's.
+    stage.lose_an_answer("4WtWkr6nlBz9sNJ")
+    ledger = DynamoLedger(Table(stage.deployment._dynamodb, stage.deployment.environment["TABLE_NAME"], lambda _: None))
+    person = Person("ann", "seen in the dashboard", stage.clock.now, OperationId("01OPERATION"))
+    settle(ledger, None, AccountId(ACCOUNT), PostfixPart("4WtWkr6nlBz9sNJ"), Seen.RELEASED, person, TERMS)
+    assert stage.deployment.get("/v1/messages/4WtWkr6nlBz9sNJ").body["operations"]
 
 
 def test_whatever_a_function_calls_is_allowed_to_it(needs: dict[str, set[Need]]) -> None:
@@ -254,6 +264,8 @@ def test_sending_hints_needs_the_permission_for_single_messages_on_the_queue_at_
     [
         Need("dynamodb:PutItem", LEDGER, frozenset({"X#1"})),
         Need("dynamodb:UpdateItem", LEDGER, frozenset({"R#rq_1", "X#1"})),
+        Need("dynamodb:PutItem", LEDGER, frozenset({"O#1"})),
+        Need("dynamodb:UpdateItem", LEDGER, frozenset({"O#1"})),
         Need("dynamodb:BatchGetItem", INDEX, frozenset({"R#rq_1"})),
         Need("dynamodb:PutItem", "${Another.Arn}", frozenset({"R#rq_1"})),
         Need("dynamodb:DeleteItem", LEDGER, frozenset({"R#rq_1"})),
@@ -279,6 +291,7 @@ def test_what_no_function_needs_none_may_do(function: str, need: Need) -> None:
     ("need", "functions"),
     [
         (Need("secretsmanager:GetSecretValue", "${ClientsSecret}"), {WEBHOOK}),
+        (Need("dynamodb:BatchGetItem", LEDGER, frozenset({"O#1"})), {WEBHOOK}),
         (Need("dynamodb:Query", INDEX), {RECONCILER}),
         (Need("sqs:SendMessage", QUEUE), {WEBHOOK, WORKER, RECONCILER}),
         *((need, {WORKER}) for need in RECEIVING),

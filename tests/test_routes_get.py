@@ -153,6 +153,7 @@ def test_health_names_the_client_and_what_works(deployment: Deployment) -> None:
         "clients_secret": "ok",
         "cloudflare_secret": "ok",
         "ledger": "ok",
+        "releases": "ok",
         "credential": "accepted",
     }
     assert "no permission" in answer.body["note"]

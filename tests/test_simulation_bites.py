@@ -17,7 +17,7 @@ from quarantine_release.attempt import Claims, Run, Want
 from quarantine_release.budget import AccountBudget, _Known
 from quarantine_release.guard import Guarded, NotRead, judge
 from quarantine_release.ledger import DynamoLedger
-from quarantine_release.outcome import Answered, Reading, Seen, State, Verdict, may_claim
+from quarantine_release.outcome import Answered, Reading, Refused, Seen, State, Verdict, may_claim
 from quarantine_release.ports import Conflict, Move
 from quarantine_release.trace import (
     AttemptRow,
@@ -263,6 +263,19 @@ def guarded_stories() -> Iterator[list[str]]:
     return (found for jobs, harmful_from in runs for _, found in schedules(1, jobs, harmful_from))
 
 
+def the_switch_is_ignored(patch: Patch) -> None:
+    patch.setattr(AccountBudget, "stop_of", lambda self, account_id, client: None)  # noqa: ARG005
+
+
+def the_switch_is_not_looked_at_again_after_the_claim(patch: Patch) -> None:
+    original = Run._too_late
+
+    def mutant(self: Run, attempt: AttemptRow, seconds: float) -> Refused | None:
+        return original(self, replace(attempt, owners={}), seconds)
+
+    patch.setattr(Run, "_too_late", mutant)
+
+
 def stories() -> Iterator[list[str]]:
     return (found for jobs in SCENARIOS.values() for _, found in schedules(1, jobs))
 
@@ -299,6 +312,8 @@ MUTANTS: tuple[tuple[Callable[[Patch], None], Callable[[], Iterator[list[str]]]]
     (a_read_that_failed_lets_pass, guarded_stories),
     (what_did_not_pass_is_claimed, guarded_stories),
     (an_end_before_a_claim_is_not_written, guarded_stories),
+    (the_switch_is_ignored, seeds(0)),
+    (the_switch_is_not_looked_at_again_after_the_claim, seeds(0)),
 )
 
 

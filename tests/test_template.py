@@ -229,6 +229,7 @@ def test_the_outputs_name_what_the_first_steps_after_deploying_need(stack: Stack
     assert {name: output["Value"] for name, output in stack.outputs.items()} == {
         "ApiUrl": "https://${Api}.execute-api.eu-central-1.amazonaws.com/${ApiliveStage}",
         "TableName": "${Ledger}",
+        "ReleaseQueueUrl": "${ReleaseQueue}",
         "CloudflareSecretArn": "${CloudflareSecret}",
         "ClientsSecretArn": "${ClientsSecret}",
     }
@@ -389,9 +390,12 @@ def test_every_function_reaches_only_the_rows_that_the_ledger_documents(stack: S
         role = role_of(stack, function)
         on_rows = {action for action in expected if action.startswith("dynamodb:")} - {"dynamodb:Query"}
         assert on_rows
+        operations = {"ForAllValues:StringLike": {"dynamodb:LeadingKeys": ["O#*"]}}
         for action in on_rows:
-            statement = statement_allowing(role, action)
-            assert (statement["Resource"], statement["Condition"]) == ("${Ledger.Arn}", keys)
+            found = [one for one in allowed(role) if action in listed(one["Action"])]
+            assert {one["Resource"] for one in found} == {"${Ledger.Arn}"}
+            shows = function == "WebhookFunction" and action == "dynamodb:BatchGetItem"
+            assert [one["Condition"] for one in found] == [keys, operations] if shows else [keys]
 
 
 def test_the_reconciler_queries_the_open_index_and_not_the_table(stack: Stack) -> None:

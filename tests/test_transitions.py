@@ -19,6 +19,7 @@ from quarantine_release.outcome import (
     Code,
     Evidence,
     MessageId,
+    OperationId,
     Reading,
     RequestId,
     Seen,
@@ -49,6 +50,7 @@ from quarantine_release.transitions import (
     recorded,
     refused,
     settled,
+    settled_by_hand,
 )
 from tests.shapes import evidence, family, request_ids, verdicts
 from tests.stand_ins import ACCOUNT, BARE, DELIVERED, FULL, NOON, OK, TERMS, request_row
@@ -377,3 +379,83 @@ def test_a_message_stays_the_same_message_and_loses_neither_attempts_nor_request
 def test_no_state_that_may_hide_a_call_under_way_is_ever_claimed(life: Life, force: bool) -> None:
     if life.row is not None and life.row.state in (State.RELEASING, State.UNKNOWN):
         assert not claimable(life.row, Target(PART, life.row.message_id), force=force, now=life.now)
+
+
+# --- What a person says ----------------------------------------------------------------------------------------------
+
+BY_HAND = OperationId("01OPERATION")
+LONG_AFTER = NOON + TERMS.lease + TERMS.settle
+
+
+@given(
+    state=st.sampled_from(State),
+    seen=st.sampled_from([Seen.RELEASED, Seen.QUARANTINED]),
+    calls=st.integers(1, 9),
+    after=st.timedeltas(timedelta(0), timedelta(days=1)),
+    forced_over=st.none() | st.sampled_from([State.RELEASED, State.PARTIAL, State.FAILED, State.NEEDS_REVIEW]),
+)
+def test_a_person_settles_only_what_is_unsettled_and_only_as_the_table_allows(
+    state: State, seen: Seen, calls: int, after: timedelta, forced_over: State | None
+) -> None:
+    now = NOON + after
+    has_deadline = state in (State.RELEASING, State.UNKNOWN)
+    row = MessageRow(
+        account_id=ACCOUNT,
+        part=PART,
+        state=state,
+        attempt=AttemptId("a1"),
+        message_id=BARE,
+        updated_at=NOON,
+        owner=RequestId("rq_one"),
+        deadline=NOON + TERMS.lease if has_deadline else None,
+        attempts=frozenset(AttemptId(f"a{number}") for number in range(calls)),
+        forced_over=forced_over,
+    )
+    told = settled_by_hand(row, BY_HAND, seen, now, TERMS)
+    is_under_way = state is State.RELEASING and now < NOON + TERMS.lease
+    is_early = has_deadline and now < LONG_AFTER
+    if state not in UNSETTLED or is_under_way:
+        assert told is None
+    elif seen is Seen.RELEASED:
+        assert told is not None
+        assert (told.state, told.owner, told.expires_at) == (State.RELEASED, row.owner, TERMS.expiry(now))
+    elif is_early or forced_over in EXPIRING:
+        assert told is None
+    else:
+        assert told is not None
+        assert (told.state, told.owner, told.deadline, told.expires_at) == (State.RETRYABLE, None, None, None)
+        assert (told.forced_over, told.forced_after) == (None, None)
+    if told is not None:
+        assert told.state in TRANSITIONS[state]
+        assert told.evidence == Evidence(seen=seen, operation=BY_HAND)
+        assert (told.operations, told.attempts) == (frozenset({BY_HAND}), row.attempts)
+
+
+@pytest.mark.parametrize("seen", [Seen.UNCLEAR, Seen.ABSENT, Seen.UNREAD])
+def test_a_person_says_one_thing_or_the_other(seen: Seen) -> None:
+    row = MessageRow(
+        account_id=ACCOUNT,
+        part=PART,
+        state=State.NEEDS_REVIEW,
+        attempt=AttemptId("a1"),
+        message_id=BARE,
+        updated_at=NOON,
+    )
+    assert settled_by_hand(row, BY_HAND, seen, LONG_AFTER, TERMS) is None
+
+
+def test_what_a_person_settled_a_slow_reconciler_does_not_settle_again() -> None:
+    row = MessageRow(
+        account_id=ACCOUNT,
+        part=PART,
+        state=State.UNKNOWN,
+        attempt=AttemptId("a1"),
+        message_id=BARE,
+        updated_at=NOON,
+        deadline=NOON + TERMS.lease,
+    )
+    told = settled_by_hand(row, BY_HAND, Seen.QUARANTINED, LONG_AFTER, TERMS)
+    assert told is not None
+    again = claimed(told, Target(PART, BARE), request_row(), sent("a2", at=LONG_AFTER))
+    assert again.state is State.RELEASING
+    assert again.operations == {BY_HAND}

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from quarantine_release.outcome import OperationId, Stop
+
 # Calls are counted by slots: a window is as many whole ones, the one at hand, and one for calls bought but made later.
 SLOT_SECONDS: Final = 30
 _SLOTS: Final = 300 // SLOT_SECONDS + 1
@@ -19,16 +21,23 @@ _GENTLE: Final = timedelta(seconds=60)
 _TROUBLES: Final = 3
 _FIRST_PAUSE: Final = 5.0
 _LONGEST_PAUSE: Final = 60.0
+# In the place of a client's name, which never is one: what holds for all clients of an account.
+EVERYBODY: Final = "*"
 
 
 @dataclass(frozen=True, slots=True)
 class AccountRow:
-    """What all processes know of an account. `calls` by slot; `resumed` counts those since the last pause ended."""
+    """What all processes know of an account. `calls` by slot; `resumed` counts those since the last pause ended.
+
+    `stops` are the pauses that a person has ordered, by client; `operations` the last orders, the newest at the end.
+    """
 
     calls: Mapping[int, int] = field(default_factory=dict)
     paused_until: datetime | None = None
     resumed: int = 0
     troubles: int = 0
+    stops: Mapping[str, Stop] = field(default_factory=dict)
+    operations: tuple[OperationId, ...] = ()
 
 
 def slot_of(now: datetime) -> int:
@@ -59,6 +68,11 @@ def wait_of(row: AccountRow, limit: int, now: datetime) -> float:
 def pause_left(row: AccountRow, now: datetime) -> float:
     """Return for how many seconds Cloudflare wants no call."""
     return max((row.paused_until - now).total_seconds(), 0.0) if row.paused_until is not None else 0.0
+
+
+def stop_of(row: AccountRow, client: str) -> Stop | None:
+    """Return why a client's releases are paused, if they are: all of the account's, or its own."""
+    return row.stops.get(EVERYBODY) or row.stops.get(client)
 
 
 def allowed(row: AccountRow, limit: int, now: datetime) -> int:

@@ -11,6 +11,7 @@ from quarantine_release.trace import (
     AttemptRow,
     FailOn,
     MessageRow,
+    OperationRow,
     RequestRow,
     RequestState,
     Result,
@@ -127,6 +128,7 @@ def trace_body(
     row: MessageRow | None,
     requests: Mapping[RequestId, RequestRow],
     attempts: Sequence[AttemptRow],
+    operations: Sequence[OperationRow] = (),
     *,
     account_id: AccountId,
     part: PostfixPart,
@@ -148,6 +150,7 @@ def trace_body(
         "requests_not_shown": len(row.asks - requests.keys()) + row.asks_uncounted if row is not None else 0,
         "attempts": [_attempt_body(attempt, part, own) for attempt in attempts],
         "refusals": row.refusals if row is not None else 0,
+        "operations": [operation_body(operation, shows_all=visible_to is None) for operation in operations],
     }
 
 
@@ -187,6 +190,24 @@ def evidence_body(evidence: Evidence) -> dict[str, Any]:
         "cf_ray": evidence.cf_ray,
         "failure": evidence.failure,
         "seen": evidence.seen,
+        **({"operation": evidence.operation} if evidence.operation else {}),
+    }
+
+
+def operation_body(operation: OperationRow, *, shows_all: bool = True) -> dict[str, Any]:
+    """Return what a person has changed; who and why are for those who may see all."""
+    body: dict[str, Any] = {"at": _time(operation.at), "kind": operation.kind}
+    if not shows_all:
+        return body
+    return {
+        "operation_id": operation.operation,
+        **body,
+        "by": operation.by,
+        "reason": operation.reason,
+        "client": operation.client,
+        "settled_as": operation.settled_as,
+        "redriven": operation.redriven,
+        "request_id": operation.request_id,
     }
 
 
@@ -200,9 +221,15 @@ def _request_body(
     body: dict[str, Any] = {"at": _time(request.created_at), "outcome": outcomes[0].outcome if outcomes else None}
     if request.request_id not in own:
         return body
+    code = outcomes[0].code if outcomes else None
+    return {"request_id": request.request_id, **body, "code": code, **request_body(request)}
+
+
+def request_body(request: RequestRow) -> dict[str, Any]:
+    """Return who asked, and how."""
     return {
         "request_id": request.request_id,
-        **body,
+        "at": _time(request.created_at),
         "state": request.state.lower(),
         "client": request.client,
         "requested_by": request.requested_by,
@@ -211,7 +238,6 @@ def _request_body(
         "force": request.force,
         "override": request.override,
         "dry_run": request.dry_run,
-        "code": outcomes[0].code if outcomes else None,
         "trace_id": request.trace_id,
         "cancelled_at": _time(request.cancelled_at),
     }

@@ -23,6 +23,7 @@ from quarantine_release.outcome import (
     Refused,
     RequestId,
     State,
+    Stop,
     Verdict,
     is_bare,
 )
@@ -178,7 +179,8 @@ class Run:
             rows = self.rows | {move.after.part: move.after for move in (*moves, *asks)}
             opened = None if self.is_accepted else self._closed(self.request, rows) or self.request
             accepted = sorted(set(attempt.owners.values())) if self.is_accepted else []
-            conflict = self.ports.ledger.claim(opened, accepted, attempt if moves else None, moves, asks)
+            notes = {name: self.requests[name].notes for name in accepted}
+            conflict = self.ports.ledger.claim(opened, accepted, attempt if moves else None, moves, asks, notes)
             if conflict is None:
                 if opened is not None:
                     self.requests[opened.request_id] = opened
@@ -202,7 +204,7 @@ class Run:
         ports, attempt = self.ports, claims.attempt
         seconds = min(CALL_SECONDS, ports.time_left() - RECORD_SECONDS)
         ids = [target.message_id for target in attempt.targets]
-        called: Answered | Refused | None = self._too_late(seconds)
+        called: Answered | Refused | None = self._too_late(attempt, seconds)
         if called is None:
             called = ports.cloudflare.release(self.account_id, attempt.wire_form, ids, seconds)
             ports.budget.heard(self.account_id, called)
@@ -221,7 +223,7 @@ class Run:
                 some = wants[start : start + _CLAIM_LIMIT]
                 known = [(row, self._asked(row, want)) for want in some if (row := self.rows.get(want.target.part))]
                 asks = [Move(row, after) for row, after in known if after != row]
-                conflict = self.ports.ledger.claim(None, [], None, (), asks) if asks else None
+                conflict = self.ports.ledger.claim(None, [], None, (), asks, {}) if asks else None
                 if conflict is None:
                     self.rows |= {move.after.part: move.after for move in asks}
                     break
@@ -250,12 +252,19 @@ class Run:
         """Tell what is known of each id of a request."""
         return self._results(request, self.rows)
 
-    def _too_late(self, seconds: float) -> Refused | None:
+    def stop_of(self, request: RequestRow) -> Stop | None:
+        """Return why a person has paused the releases of a request's client, if one has. Raises LedgerUnavailable."""
+        return self.ports.budget.stop_of(self.account_id, request.client)
+
+    def _too_late(self, attempt: AttemptRow, seconds: float) -> Refused | None:
         """Return why a claimed call is not made after all: the claim may have taken long."""
         try:
             paused = self.ports.budget.pause_left(self.account_id)
+            stops = [self.stop_of(self.requests[name]) for name in sorted(set(attempt.owners.values()))]
         except LedgerUnavailable:  # who cannot be told of a pause must not call into it
             return Refused(RefusalReason.NO_TIME, Evidence(failure="pause_not_known"))
+        for stop in filter(None, stops):
+            return Refused(RefusalReason.PAUSED, Evidence(failure="releases_paused"), stop=stop)
         if paused:
             return Refused(RefusalReason.RATE_LIMITED, Evidence(failure="calls_paused"), ceil(paused))
         if seconds < LEAST_CALL_SECONDS:
@@ -281,7 +290,12 @@ class Run:
         now = self.ports.clock()
         for name in want.requests:
             request = self.requests.get(name) if name in want.guards else None
-            if request is not None and request.may_claim and claimable(row, want.target, force=request.force, now=now):
+            if request is None or not request.may_claim or want.target.part in request.ended_parts:
+                continue
+            # Whose caller still waits is told no before the call, and whether it was refused is then in its row.
+            if self._was_accepted_before and self.stop_of(request):
+                continue
+            if claimable(row, want.target, force=request.force, now=now):
                 return request
         return None
 

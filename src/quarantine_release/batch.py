@@ -145,7 +145,8 @@ class _Line:
             return True
         self._batch.calls += 1
         no = self._run.call(claims)
-        if no is None or no.reason is RefusalReason.CALL_REJECTED:  # smaller calls may pass
+        # After a rejected call smaller ones may pass, and beside clients that are paused others may go on.
+        if no is None or no.reason in (RefusalReason.CALL_REJECTED, RefusalReason.PAUSED):
             return True
         if no.reason is RefusalReason.NO_TIME:
             return self._end(0.0)
@@ -169,12 +170,19 @@ class _Line:
             request = run.requests.get(hint.request_id)
             targets = hinted(request, hint.chunk) if request is not None else ()
             left += [hint] if any(target.part in free[hint.request_id] for target in targets) else []
-        if delay >= _LONG_SECONDS:
-            waiting = [run.requests[name] for name in {hint.request_id: None for hint in left}]
-            self._ports.ledger.look_again(waiting, self._ports.clock() + timedelta(seconds=delay))
-        if left:
-            self._ports.queue.send(left, delay)
+        paused = {hint for hint in left if run.stop_of(run.requests[hint.request_id])}
+        self._put_off([hint for hint in left if hint not in paused], delay)
+        longer = max(delay, _until_full_minute(self._ports.clock()))
+        self._put_off([hint for hint in left if hint in paused], longer)
         return False
+
+    def _put_off(self, hints: Sequence[Hint], delay: float) -> None:
+        """Have the hints come back after so many seconds, and the sweep wait for as long."""
+        if hints and delay >= _LONG_SECONDS:
+            waiting = [self._run.requests[name] for name in {hint.request_id: None for hint in hints}]
+            self._ports.ledger.look_again(waiting, self._ports.clock() + timedelta(seconds=delay))
+        if hints:
+            self._ports.queue.send(hints, delay)
 
 
 def _until_full_minute(now: datetime) -> float:

@@ -3,7 +3,8 @@
 ========  ==============  =====================================================================================
 item      `pk`            holds
 ========  ==============  =====================================================================================
-account   `A#<account>`   `calls_<slot>`: calls taken in 30 s; `paused_until`; `resumed`: calls since then; `troubles`
+account   `A#<account>`   `calls_<slot>`: calls taken in 30 s; `paused_until`; `resumed`: calls since then; `troubles`;
+                          `switch`: the pauses that a person has ordered, which `ledger.py` writes
 ========  ==============  =====================================================================================
 
 Calls are taken in blocks by one atomic addition, whose answer tells what all others have taken: no two processes are
@@ -16,9 +17,18 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from quarantine_release.allowance import AccountRow, allowed, is_past, pause_after, pause_left, slot_of, wait_of
+from quarantine_release.allowance import (
+    AccountRow,
+    allowed,
+    is_past,
+    pause_after,
+    pause_left,
+    slot_of,
+    stop_of,
+    wait_of,
+)
 from quarantine_release.ledger_items import account_key, account_row, calls_name
-from quarantine_release.outcome import AccountId, Answered, RefusalReason, Refused
+from quarantine_release.outcome import AccountId, Answered, RefusalReason, Refused, Stop
 from quarantine_release.ports import LedgerUnavailable, Mark
 from quarantine_release.table import Table
 from quarantine_release.update_expression import UpdateExpression
@@ -85,10 +95,14 @@ class AccountBudget:
 
         No round trip within a second of the last.
         """
-        known = self._of(account_id)
-        if not self._is_fresh(known.seen_at, self._clock()):
-            self._look(account_id, known)
-        return pause_left(known.row, self._clock())
+        return pause_left(self._recent(account_id), self._clock())
+
+    def stop_of(self, account_id: AccountId, client: str) -> Stop | None:
+        """Return why a person has paused a client's releases, if one has. Raises LedgerUnavailable.
+
+        No round trip within a second of the last, that of `take` included.
+        """
+        return stop_of(self._recent(account_id), client)
 
     def put_back(self, account_id: AccountId) -> None:
         """Put a call back that was taken and not made."""
@@ -114,6 +128,12 @@ class AccountBudget:
 
     def _of(self, account_id: AccountId) -> _Known:
         return self._accounts.setdefault(account_id, _Known(AccountRow(), _LONG_AGO, _LONG_AGO))
+
+    def _recent(self, account_id: AccountId) -> AccountRow:
+        known = self._of(account_id)
+        if not self._is_fresh(known.seen_at, self._clock()):
+            self._look(account_id, known)
+        return known.row
 
     def _is_fresh(self, at: datetime, now: datetime) -> bool:
         return now - at < _HOLDS

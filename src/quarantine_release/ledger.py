@@ -8,35 +8,46 @@ attempt    `T#<account>#<ulid>`            the write-ahead intent of one Cloudfl
 request    `R#<request_id>`                who, why, which ids; at the end one outcome letter per id
 alias      `I#<account>#<sha256>`          the message that a Message-ID was found to mean, for a day
 unclaimed  `N#<account>#<postfix part>`    who asked for a message without a claim: denied, or a dry run
+operation  `O#<account>#<ulid>`            what a person has changed with the operations tool, who, why; never deleted
 =========  ==============================  =============================================================
 
-Open attempts and requests carry `open_kind` and `open_at`, the keys of the sparse index `open-index`. Every write to a
-message is conditional on the state and the attempt that its writer saw, so that a stale writer changes nothing.
+Open attempts and requests, and messages under review, carry `open_kind` and `open_at`, the keys of the sparse index
+`open-index`. The account's row is `budget.py`'s, but for its switch. Every write to a message is conditional on the
+state and the attempt that its writer saw, so that a stale writer changes nothing.
 Limits: a transaction takes 100 actions and 4 MB, an item 400 KB (DynamoDB developer guide, "Quotas").
 """
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
+from quarantine_release.allowance import AccountRow
 from quarantine_release.ledger_items import (
     Attribute,
     Item,
+    account_key,
+    account_row,
     alias_key,
     attempt_item,
     attempt_key,
     attempt_row,
     checks_item,
+    ended_parts,
     message_item,
     message_key,
     message_row,
     open_at,
     open_kind,
+    operation_item,
+    operation_key,
+    operation_row,
     other_check,
     request_item,
     request_key,
     request_row,
+    switch,
     unclaimed_key,
 )
 from quarantine_release.outcome import (
@@ -44,6 +55,7 @@ from quarantine_release.outcome import (
     AccountId,
     AttemptId,
     MessageId,
+    OperationId,
     PostfixPart,
     RequestId,
     State,
@@ -51,7 +63,7 @@ from quarantine_release.outcome import (
 )
 from quarantine_release.ports import Conflict, Known, LedgerContended, Move
 from quarantine_release.table import CONDITION_FAILED, Table
-from quarantine_release.trace import AttemptRow, AttemptState, MessageRow, RequestRow, RequestState
+from quarantine_release.trace import AttemptRow, AttemptState, MessageRow, OperationRow, RequestRow, RequestState
 from quarantine_release.update_expression import UpdateExpression
 
 # Actions in one transaction.
@@ -60,9 +72,19 @@ _TRANSACTION_LIMIT: Final = 100
 # expression may have 4 KB (DynamoDB developer guide, "Quotas").
 _UNCLAIMED_KEPT: Final = 100
 _NOTES_AT_ONCE: Final = 40
+_NO_NOTES: Final[Mapping[RequestId, int]] = {}
 # Sets and counters are changed by what is added or taken away, so that writers who saw another version lose nothing.
-_SETS: Final = ("attempts", "asks")
+_SETS: Final = ("attempts", "asks", "operations")
 _COUNTERS: Final = ("refusals", "asks_uncounted")
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """What a person has paused of an account, as it was seen and as it is wanted."""
+
+    account_id: AccountId
+    before: AccountRow
+    after: AccountRow
 
 
 class DynamoLedger:
@@ -78,14 +100,16 @@ class DynamoLedger:
         attempt: AttemptRow | None,
         moves: Sequence[Move],
         asks: Sequence[Move],
+        notes: Mapping[RequestId, int] = _NO_NOTES,
     ) -> Conflict | None:
         """Write request, attempt, claims and asks in one transaction, or nothing and tell why.
 
-        One round trip. Requests accepted before must still be open: nothing leaves on behalf of one that was refused
-        or has ended. A claim whose answer was lost is recognised by its own attempt or nonce and is a success.
+        `notes`: how many an accepted request had when it was read. One round trip. Requests accepted before must still
+        be open: nothing leaves on behalf of one that was refused or has ended. A claim whose answer was lost is
+        recognised by its own attempt or nonce and is a success.
         """
         updates = {move.after.part: self._move(move) for move in (*moves, *asks) if move.before != move.after}
-        requests = {request_id: self._check_open(request_id) for request_id in accepted}
+        requests = {request_id: self._check_open(request_id, notes.get(request_id, 0)) for request_id in accepted}
         if opened is not None:
             requests = {opened.request_id: self._put_request(opened)}
         actions = [*updates.values(), *requests.values()]
@@ -146,6 +170,23 @@ class DynamoLedger:
                 others |= self._write_each(some)
         return others
 
+    def operate(self, operation: OperationRow, change: Move | RequestRow | Switch) -> bool:
+        """Write what a person changes together with the operation, or nothing, and return False, if it has moved.
+
+        The change passes on the same conditions as everybody's: a message must be as it was seen, a request new.
+        """
+        match change:
+            case Move():
+                action = self._move(change)
+            case RequestRow():
+                action = self._put_request(change)
+            case Switch():
+                action = self._set_switch(change)
+        put = {"Put": self._put(operation_item(operation), "attribute_not_exists(pk)")}
+        reasons = self._table.transact([action, put])
+        # The operation's own row was there already: written by this very call, whose answer was lost.
+        return reasons is None or reasons[1]["Code"] == CONDITION_FAILED
+
     def close(self, requests: Sequence[RequestRow]) -> None:
         """Close open requests; without effect on those that somebody else closed."""
         self._write_all([self._end_request(request) for request in requests])
@@ -161,7 +202,11 @@ class DynamoLedger:
         return request_row(found) if found else None
 
     def note(self, before: RequestRow, after: RequestRow) -> RequestRow | None:
-        """Write what lookup and guard made of an open request's ids; return the request if others wrote some before."""
+        """Write what lookup and guard made of an open request's ids; return the request if others were quicker.
+
+        An id is ended only while its message is not claimed for this request; and a claim that has not seen what is
+        written here does not pass, since it counts the notes.
+        """
         known, wanted = checks_item(before), checks_item(after)
         new = [(name, value) for name, value in wanted.items() if name not in known]
         nonce: Attribute = {"S": after.nonce}
@@ -173,12 +218,19 @@ class DynamoLedger:
                 # What an id means and that it has ended are one finding: no two writers may each have half of it.
                 for each in {name, other_check(name)} - (wanted.keys() - {name}):
                     update.require_absent(each)
+            if start == 0:
+                update.add("notes", {"N": "1"})
             update.require("state", {"S": RequestState.OPEN})
             update.require("nonce", nonce)
-            found = self._table.write({"Update": update.build()})
-            if found is None or (found.get("nonce") == nonce and all(found.get(name) == value for name, value in some)):
-                continue  # written, by this call or by an earlier one whose answer was lost
-            return request_row(found) if found else before
+            update.require_absent("cancelled_at")
+            unclaimed = [self._check_not_owner(after, part) for part in ended_parts(after, dict(some))]
+            reasons = self._table.transact([{"Update": update.build()}, *unclaimed])
+            if reasons is None:
+                continue
+            found: Item = reasons[0].get("Item", {})
+            is_written = found.get("nonce") == nonce and all(found.get(name) == value for name, value in some)
+            if not is_written:  # else it was, by this call, whose answer was lost
+                return request_row(found) if found else self.requests([after.request_id]).get(after.request_id, before)
         return None
 
     def note_unclaimed(
@@ -253,6 +305,21 @@ class DynamoLedger:
         rows = map(request_row, self._table.read([request_key(request_id) for request_id in request_ids]))
         return {row.request_id: row for row in rows}
 
+    def operations(self, account_id: AccountId, operations: Sequence[OperationId]) -> list[OperationRow]:
+        """Read operations, oldest first."""
+        rows = map(operation_row, self._table.read([operation_key(account_id, each) for each in operations]))
+        return sorted(rows, key=lambda row: row.operation)
+
+    def account(self, account_id: AccountId) -> AccountRow:
+        """Read an account."""
+        item = next(self._table.read([account_key(account_id)]), None)
+        return account_row(item) if item else AccountRow()
+
+    def under_review(self, until: datetime, limit: int) -> list[MessageRow]:
+        """Read the messages that need review since then or longer, at most so many of each shard, oldest first."""
+        rows = map(message_row, self._table.read(self._table.due("M", until, limit)))
+        return sorted((row for row in rows if row.state is State.NEEDS_REVIEW), key=lambda row: row.updated_at)
+
     def open_attempts(self, until: datetime, limit: int) -> list[AttemptRow]:
         """Read the open attempts that are due by then, at most so many of each shard of the index, oldest first."""
         rows = map(attempt_row, self._table.read(self._table.due("T", until, limit)))
@@ -293,14 +360,29 @@ class DynamoLedger:
                 update.require_present()
                 self._table.write({"Update": update.build()})
 
-    def _check_open(self, request_id: RequestId) -> dict[str, Any]:
+    def _check_not_owner(self, request: RequestRow, part: PostfixPart) -> dict[str, Any]:
+        return {
+            "ConditionCheck": {
+                "TableName": self._table.name,
+                "Key": {"pk": {"S": message_key(request.account_id, part)}},
+                "ConditionExpression": "attribute_not_exists(#owner) OR #owner <> :this",
+                "ExpressionAttributeNames": {"#owner": "owner"},
+                "ExpressionAttributeValues": {":this": {"S": request.request_id}},
+            }
+        }
+
+    def _check_open(self, request_id: RequestId, notes: int = 0) -> dict[str, Any]:
+        seen = "notes = :notes" if notes else "attribute_not_exists(notes)"
         return {
             "ConditionCheck": {
                 "TableName": self._table.name,
                 "Key": {"pk": {"S": request_key(request_id)}},
-                "ConditionExpression": "#state = :open AND attribute_not_exists(cancelled_at)",
+                "ConditionExpression": f"#state = :open AND attribute_not_exists(cancelled_at) AND {seen}",
                 "ExpressionAttributeNames": {"#state": "state"},
-                "ExpressionAttributeValues": {":open": {"S": RequestState.OPEN}},
+                "ExpressionAttributeValues": {
+                    ":open": {"S": RequestState.OPEN},
+                    **({":notes": {"N": str(notes)}} if notes else {}),
+                },
                 "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
             }
         }
@@ -326,6 +408,17 @@ class DynamoLedger:
                 update.set(name, new)
         update.require("state", before["state"])
         update.require("attempt", before["attempt"])
+        return {"Update": update.build()}
+
+    def _set_switch(self, change: Switch) -> dict[str, Any]:
+        before, after = switch(change.before), switch(change.after)
+        assert after is not None  # noqa: S101  it names at least the operation that changes it
+        update = UpdateExpression(self._table.name, {"S": account_key(change.account_id)})
+        update.set("switch", after)
+        if before is None:
+            update.require_absent("switch")
+        else:
+            update.require("switch", before)
         return {"Update": update.build()}
 
     def _write_each(self, moves: Sequence[Move]) -> dict[PostfixPart, MessageRow]:

@@ -20,13 +20,16 @@ from quarantine_release.outcome import (
     Code,
     Evidence,
     MessageId,
+    OperationId,
     Outcome,
     PostfixPart,
     Recipients,
     RequestId,
     Seen,
     State,
+    Stop,
     Verdict,
+    is_header,
     postfix_part,
 )
 from quarantine_release.trace import (
@@ -35,6 +38,8 @@ from quarantine_release.trace import (
     FailOn,
     MessageRow,
     Narrowing,
+    OperationKind,
+    OperationRow,
     RequestRow,
     RequestState,
     Target,
@@ -82,6 +87,11 @@ def unclaimed_key(account_id: AccountId, part: PostfixPart) -> str:
 def account_key(account_id: AccountId) -> str:
     """Return the partition key of an account."""
     return f"A#{account_id}"
+
+
+def operation_key(account_id: AccountId, operation: OperationId) -> str:
+    """Return the partition key of an operation."""
+    return f"O#{account_id}#{operation}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,12 +149,30 @@ def _evidence_to_json(evidence: Evidence) -> dict[str, Any]:
         "cf_ray": evidence.cf_ray,
         "failure": evidence.failure,
         "seen": evidence.seen,
+        **({"operation": evidence.operation} if evidence.operation else {}),
     }
 
 
 def _evidence_from_json(value: dict[str, Any]) -> Evidence:
     seen = Seen(value["seen"]) if value["seen"] else None
-    return Evidence(value["status"], tuple(value["error_codes"]), value["cf_ray"], value["failure"], seen)
+    codes = tuple(value["error_codes"])
+    return Evidence(value["status"], codes, value["cf_ray"], value["failure"], seen, value.get("operation"))
+
+
+def _switch_to_json(row: AccountRow) -> dict[str, Any]:
+    stops = {
+        client: [stop.reason, stop.by, (stop.since - _EPOCH) // timedelta(milliseconds=1), stop.operation]
+        for client, stop in row.stops.items()
+    }
+    return {"stops": stops, "operations": row.operations}
+
+
+def _switch_from_json(value: dict[str, Any]) -> tuple[dict[str, Stop], tuple[OperationId, ...]]:
+    stops = {
+        client: Stop(reason, by, _EPOCH + since * timedelta(milliseconds=1), operation)
+        for client, (reason, by, since, operation) in value["stops"].items()
+    }
+    return stops, tuple(value["operations"])
 
 
 def _narrowing_to_json(value: Narrowing) -> list[Any]:
@@ -229,6 +257,7 @@ _MESSAGE: Final = {
     "guard": _text(Guarded),
     "disposition": _text(str),
     "confirmed_at": _MILLISECONDS,
+    "operations": _texts(OperationId),
 }
 _REQUEST: Final = {
     "client": _text(str),
@@ -245,6 +274,7 @@ _REQUEST: Final = {
     "force": _FLAG,
     "fail_on": _text(FailOn),
     "trace_id": _text(str),
+    "operation": _text(OperationId),
     "cancelled_at": _MILLISECONDS,
     "state": _text(RequestState),
     "letters": _text(str),
@@ -255,6 +285,7 @@ _REQUEST: Final = {
     "confirm": _FLAG,
     "narrowing": _json(_narrowing_to_json, _narrowing_from_json),
     "policy": _json(policy_entry, policy_of),
+    "notes": _NUMBER,
 }
 _ENDED_CODEC: Final = _json(_ended_to_json, _ended_from_json)
 _ATTEMPT: Final = {
@@ -271,15 +302,28 @@ _ATTEMPT: Final = {
     "evidence": _EVIDENCE,
     "verdicts": _Codec(_encode_verdicts, lambda attribute: _verdicts_from_json(_unpack(attribute["B"]))),
 }
+_OPERATION: Final = {
+    "kind": _text(OperationKind),
+    "at": _MILLISECONDS,
+    "by": _text(str),
+    "reason": _text(str),
+    "client": _text(str),
+    "part": _text(PostfixPart),
+    "settled_as": _text(State),
+    "redriven": _text(RequestId),
+    "request_id": _text(RequestId),
+}
+_SWITCH: Final = _json(_switch_to_json, _switch_from_json)
 _DEFAULTS: Final = {
     kind: {field.name: field.default for field in fields(kind) if field.default is not MISSING}
-    for kind in (MessageRow, AttemptRow, RequestRow)
+    for kind in (MessageRow, AttemptRow, RequestRow, OperationRow)
 }
 
 
 def message_item(row: MessageRow) -> Item:
-    """Return the attributes of a message."""
-    return {"pk": {"S": message_key(row.account_id, row.part)}, **_encode(row, _MESSAGE)}
+    """Return the attributes of a message; under review also those of the open index, where people look for it."""
+    item = {"pk": {"S": message_key(row.account_id, row.part)}, **_encode(row, _MESSAGE)}
+    return {**item, **_open(item["pk"], row.updated_at)} if row.state is State.NEEDS_REVIEW else item
 
 
 def message_row(item: Item) -> MessageRow:
@@ -336,10 +380,28 @@ def checks_item(row: RequestRow) -> dict[str, Attribute]:
     return item
 
 
+def ended_parts(row: RequestRow, checks: Item) -> list[PostfixPart]:
+    """Return the messages whose end is among these attributes; none for a Message-ID that was not found out."""
+    given = [row.ids[int(name.removeprefix(_ENDED))] for name in checks if name.startswith(_ENDED)]
+    ids = dict.fromkeys(row.resolved.get(each, each) for each in given)
+    return list(dict.fromkeys(postfix_part(each) for each in ids if not is_header(each)))
+
+
 def other_check(name: str) -> str:
     """Return the attribute for the other of the two things that may be found out of the same id."""
     kind, other = (_RESOLVED, _ENDED) if name.startswith(_RESOLVED) else (_ENDED, _RESOLVED)
     return other + name.removeprefix(kind)
+
+
+def operation_item(row: OperationRow) -> Item:
+    """Return the attributes of an operation."""
+    return {"pk": {"S": operation_key(row.account_id, row.operation)}, **_encode(row, _OPERATION)}
+
+
+def operation_row(item: Item) -> OperationRow:
+    """Read an operation back."""
+    _, account_id, operation = item["pk"]["S"].split("#")
+    return OperationRow(account_id=AccountId(account_id), operation=OperationId(operation), **_decode(item, _OPERATION))
 
 
 def calls_name(slot: int) -> str:
@@ -348,13 +410,21 @@ def calls_name(slot: int) -> str:
 
 
 def account_row(item: Item) -> AccountRow:
-    """Read an account back; it is written by additions alone."""
+    """Read an account back; but for the switch it is written by additions alone."""
+    stops, operations = _SWITCH.decode(item["switch"]) if "switch" in item else ({}, ())
     return AccountRow(
         calls={int(name.removeprefix(_CALLS)): int(item[name]["N"]) for name in item if name.startswith(_CALLS)},
         paused_until=_MILLISECONDS.decode(item["paused_until"]) if "paused_until" in item else None,
         resumed=int(item["resumed"]["N"]) if "resumed" in item else 0,
         troubles=int(item["troubles"]["N"]) if "troubles" in item else 0,
+        stops=stops,
+        operations=operations,
     )
+
+
+def switch(row: AccountRow) -> Attribute | None:
+    """Return the attribute that holds what a person has paused and the last who did; None if nobody ever has."""
+    return _SWITCH.encode(row) if row.operations else None
 
 
 def open_kind(key: Attribute) -> Attribute:

@@ -16,6 +16,7 @@ MessageId = NewType("MessageId", str)
 PostfixPart = NewType("PostfixPart", str)
 RequestId = NewType("RequestId", str)
 AttemptId = NewType("AttemptId", str)
+OperationId = NewType("OperationId", str)
 
 # Read off Cloudflare's published examples (API reference, email-security/investigate): no pattern is specified.
 POSTFIX_ID: Final = re.compile(r"\A[A-Za-z0-9]{10,24}\Z")
@@ -162,7 +163,8 @@ NO_RECIPIENTS: Final = Recipients()
 class Evidence:
     """How we know: what one call to Cloudflare came to. No body, no header but `cf-ray`, no message text.
 
-    `seen` is what a later read showed of the message, where the call itself told nothing.
+    `seen` is what a later read showed of the message, where the call itself told nothing; with `operation` no read
+    showed it, but a person said so.
     """
 
     status: int | None = None
@@ -170,6 +172,7 @@ class Evidence:
     cf_ray: str | None = None
     failure: str | None = None
     seen: "Seen | None" = None
+    operation: OperationId | None = None
 
 
 class Seen(StrEnum):
@@ -210,6 +213,16 @@ class Verdict:
     message_id: MessageId | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """That releases are paused by a person, of an account or of one client of it; callers are shown the reason."""
+
+    reason: str
+    by: str
+    since: datetime
+    operation: OperationId
+
+
 class RefusalReason(StrEnum):
     """Why a call was provably without effect."""
 
@@ -218,6 +231,7 @@ class RefusalReason(StrEnum):
     CALL_REJECTED = "cloudflare_call_rejected"
     UNREACHABLE = "cloudflare_unreachable"
     NO_TIME = "not_enough_time"
+    PAUSED = "releases_paused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,12 +250,16 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A call that provably had no effect: it may be made again. `retry_after` in seconds; `calls`: how many it was."""
+    """A call that provably had no effect: it may be made again. `retry_after` in seconds; `calls`: how many it was.
+
+    `stop` is why it was not made, if a person has paused releases.
+    """
 
     reason: RefusalReason
     evidence: Evidence
     retry_after: int | None = None
     calls: int = 1
+    stop: Stop | None = None
 
 
 class Outcome(StrEnum):

@@ -17,6 +17,7 @@ from quarantine_release.outcome import (
     Reading,
     Refused,
     RequestId,
+    Stop,
     Wanted,
 )
 from quarantine_release.trace import AttemptRow, AttemptState, MessageRow, RequestRow, WireForm
@@ -66,10 +67,11 @@ class Ledger(Protocol):
         attempt: AttemptRow | None,
         moves: Sequence[Move],
         asks: Sequence[Move],
+        notes: Mapping[RequestId, int],
     ) -> Conflict | None:
         """Write request, attempt, claims and asks in one transaction, or nothing and tell why.
 
-        `opened` is accepted by it; those accepted before must still be open and not cancelled.
+        `opened` is accepted by it; those accepted before must still be open, not cancelled, and have as many `notes`.
         """
 
     def record(
@@ -169,6 +171,12 @@ class Budget(Protocol):
 
     def pause_left(self, account_id: AccountId) -> float:
         """Return for how many seconds Cloudflare wants no call. Raises LedgerUnavailable."""
+
+    def stop_of(self, account_id: AccountId, client: str) -> Stop | None:
+        """Return why a person has paused a client's releases, if one has. Raises LedgerUnavailable.
+
+        No round trip within a second of the last, that of `take` included.
+        """
 
     def put_back(self, account_id: AccountId) -> None:
         """Put a call back that was taken and not made."""

@@ -47,6 +47,7 @@ PROBLEMS: Final = {
     "cloudflare_rate_limited": Problem(503, "Cloudflare's rate limit is used up", True, 300),
     "cloudflare_unreachable": Problem(503, "Cloudflare cannot be reached", True, 30),
     "not_enough_time": Problem(503, "Too little time was left to release safely", True, 5),
+    "releases_paused": Problem(503, "Releases are paused by the operator", True, 60),
     "unhealthy": Problem(503, "Something that releases need does not work", True, 60),
 }
 

@@ -14,7 +14,7 @@ from typing import Final
 
 from quarantine_release.attempt import CALL_SECONDS, RECORD_SECONDS, Answer, Call, Run, Want, calls_of
 from quarantine_release.guard import Ended, Mode
-from quarantine_release.outcome import MessageId, Outcome, PostfixPart, RefusalReason, is_header, postfix_part
+from quarantine_release.outcome import MessageId, Outcome, PostfixPart, RefusalReason, Stop, is_header, postfix_part
 from quarantine_release.ports import Conflict, Hint, LedgerUnavailable, Mark, Ports
 from quarantine_release.proof import confirm
 from quarantine_release.trace import RequestRow, RequestState, Target, WireForm, claimable, targets_of
@@ -33,11 +33,15 @@ _WOULD_RELEASE: Final = Ended(Outcome.WOULD_RELEASE, None, "It would be released
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The caller is told no: nothing was released, nothing will be. `retry_after` in seconds."""
+    """The caller is told no: nothing was released, nothing will be. `retry_after` in seconds.
+
+    `stop` is why, if a person has paused releases.
+    """
 
     reason: RefusalReason
     retry_after: int | None
     request: RequestRow
+    stop: Stop | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,20 +76,25 @@ def release(request: RequestRow, ports: Ports, *, inline: bool = True) -> Answer
         call = waiting[0]
         has_time = ports.time_left() >= CALL_SECONDS + RECORD_SECONDS
         wait = 0.0
-        if has_time and call.wants:
-            try:
+        try:
+            if has_time and call.wants:
                 wait = ports.budget.take(request.account_id, Mark.ALL if request.force else Mark.INLINE)
-            except LedgerUnavailable:
-                if not run.is_accepted:
-                    raise
-                break  # the earlier call's outcome must still reach the caller
+            stop = run.stop_of(request)  # after the call was taken, which has read the row that tells it
+        except LedgerUnavailable:
+            if not run.is_accepted:
+                raise
+            break  # the earlier call's outcome must still reach the caller
         may_call = has_time and call.wants and not wait
-        if request.force and call.wants and not may_call:
+        if stop is not None and may_call:
+            ports.budget.put_back(request.account_id)
+        if stop is not None or (request.force and call.wants and not may_call):
             if run.is_accepted:
                 break
             earlier = ports.ledger.requests([request.request_id]).get(request.request_id)
             if earlier is not None and earlier.state is not RequestState.REFUSED:
                 return _replay(request, Conflict({request.request_id: earlier}, {}), ports)
+            if stop is not None:
+                return Refusal(RefusalReason.PAUSED, None, request, stop)
             reason = RefusalReason.RATE_LIMITED if has_time else RefusalReason.NO_TIME
             return Refusal(reason, ceil(wait) or None, request)
         waiting.popleft()
@@ -102,7 +111,7 @@ def release(request: RequestRow, ports: Ports, *, inline: bool = True) -> Answer
         no = run.call(claims, is_last=not waiting)
         if no is not None:
             if run.request.state is RequestState.REFUSED:
-                return Refusal(no.reason, no.retry_after, run.request)
+                return Refusal(no.reason, no.retry_after, run.request, no.stop)
             break
     if run.request.ended:
         with suppress(LedgerUnavailable):  # the request itself tells of it

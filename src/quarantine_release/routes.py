@@ -28,7 +28,7 @@ from quarantine_release.release_request import (
     parse_request_id,
 )
 from quarantine_release.secret_store import SecretUnavailable
-from quarantine_release.trace import MessageRow, RequestRow, RequestState
+from quarantine_release.trace import MessageRow, RequestRow, RequestState, operations_of
 
 PROBLEM_TYPE: Final = {"Content-Type": "application/problem+json"}
 _POLL_SECONDS: Final = 5
@@ -88,7 +88,8 @@ def _post_release(call: Call) -> Response:
     answer = release(row, call.ports, inline=wanted.is_inline)
     if isinstance(answer, Refusal):
         detail = "Nothing was released, and nothing will be on behalf of this request."
-        raise Declined(answer.reason, detail, retry_after=answer.retry_after)
+        paused = {"pause_reason": answer.stop.reason} if answer.stop else {}
+        raise Declined(answer.reason, detail, retry_after=answer.retry_after, **paused)
     if isinstance(answer, KeyReused):
         detail = "The key was used before with another payload: use a new key for a new request."
         raise Declined("idempotency_key_reused", detail, field="Idempotency-Key")
@@ -150,12 +151,14 @@ def _get_message(call: Call, given: str) -> Response:
         raise Declined("not_found", "Nobody has asked for this message.")
     asks, attempts = (row.asks, _attempts(row)) if row is not None else (frozenset(), frozenset())
     visible_to = None if Scope.READ_ALL in client.scopes else client.name
+    requests = ledger.requests(sorted(asks | unclaimed))
     return Response(
         200,
         trace_body(
             row,
-            ledger.requests(sorted(asks | unclaimed)),
+            requests,
             ledger.attempts(account_id, sorted(attempts)),
+            ledger.operations(account_id, operations_of(row, requests.values())),
             account_id=account_id,
             part=part,
             visible_to=visible_to,
@@ -175,8 +178,10 @@ def _get_health(call: Call) -> Response:
     try:
         call.ports.ledger.messages(account_id, [postfix_part(parse_message_id("health-check"))])
         checks["ledger"] = "ok"
+        stop = call.ports.budget.stop_of(account_id, client.name)
+        checks["releases"] = "paused" if stop else "ok"
     except LedgerUnavailable:
-        checks["ledger"] = "failed"
+        checks["ledger"], checks["releases"], stop = "failed", "not_known", None
     seconds = min(_HEALTH_SECONDS, call.ports.time_left() - 1)
     checked = read_secret("cloudflare", lambda: wiring.cloudflare().check(account_id, seconds, call.ports.budget))
     names = {True: "accepted", False: "refused", None: "not_checked"}
@@ -188,6 +193,7 @@ def _get_health(call: Call) -> Response:
         "checks": checks,
         "guard": call.ports.guard.mode,
         "evidence": evidence_body(checked.evidence),
+        **({"pause_reason": stop.reason} if stop else {}),
         "note": _NOTE + (_UNGUARDED if call.ports.guard.mode is Mode.OFF else ""),
     }
     if checks["ledger"] != "ok" or not checked.is_accepted:

@@ -79,7 +79,8 @@ def _look_at(requests: Sequence[RequestRow], ports: Ports, swept: Swept) -> None
     for answer in run.finish():
         if answer.request.state is RequestState.OPEN:
             still_open.append(answer.request)
-            hints += hints_of(answer.request, free_of(answer.request, run))
+            wanted = hints_of(answer.request, free_of(answer.request, run))
+            hints += wanted if wanted and not run.stop_of(answer.request) else []
     if hints and not ports.budget.pause_left(run.account_id):
         ports.queue.send(hints)
         swept.hints += len(hints)

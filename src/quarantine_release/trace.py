@@ -3,7 +3,7 @@
 How the rows lie in DynamoDB stands in `ledger.py`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -19,6 +19,7 @@ from quarantine_release.outcome import (
     Code,
     Evidence,
     MessageId,
+    OperationId,
     Outcome,
     PostfixPart,
     Recipients,
@@ -51,7 +52,8 @@ class Target:
 class MessageRow:
     """One message. `attempt` is the last claim's, `owner` the request on whose behalf it was claimed.
 
-    `largest_call` is how many ids a call with this one may hold, since a larger one was rejected as a whole.
+    `largest_call` is how many ids a call with this one may hold, since a larger one was rejected as a whole;
+    `operations` are what a person has changed about it.
     """
 
     account_id: AccountId
@@ -77,6 +79,7 @@ class MessageRow:
     guard: Guarded | None = None
     disposition: str | None = None
     confirmed_at: datetime | None = None
+    operations: frozenset[OperationId] = frozenset()
 
 
 class RequestState(StrEnum):
@@ -112,9 +115,10 @@ ANY: Final = Narrowing()
 class RequestRow:
     """One accepted request. `nonce` tells this acceptance from any other under the same key.
 
-    Once `cancelled_at` is set nothing is claimed for it any more; it is open until what was claimed has ended.
-    `resolved` and `ended` are what lookup and guard made of its ids; neither changes once it is written. `policy` is
-    the client's own, as it was when the request was made.
+    Once `cancelled_at` is set nothing is claimed for it any more; it is open until what was claimed has ended. One
+    with an `operation` was made by it, out of what an earlier one had left.
+    `resolved` and `ended` are what lookup and guard made of its ids; neither changes once it is written; `notes` counts
+    how often something was. `policy` is the client's own, as it was when the request was made.
     """
 
     request_id: RequestId
@@ -131,6 +135,7 @@ class RequestRow:
     force: bool = False
     fail_on: FailOn = FailOn.NEVER
     trace_id: str | None = None
+    operation: OperationId | None = None
     cancelled_at: datetime | None = None
     letters: str | None = None
     closed_at: datetime | None = None
@@ -142,6 +147,7 @@ class RequestRow:
     policy: Policy | None = None
     resolved: Mapping[MessageId, MessageId] = field(default_factory=dict)
     ended: Mapping[MessageId, Ended] = field(default_factory=dict)
+    notes: int = 0
 
     @property
     def message_ids(self) -> tuple[MessageId, ...]:
@@ -149,6 +155,11 @@ class RequestRow:
         if not self.resolved:
             return self.ids
         return tuple(self.resolved.get(given, given) for given in self.ids)
+
+    @property
+    def ended_parts(self) -> frozenset[PostfixPart]:
+        """Return the messages that have ended for it before they were claimed."""
+        return frozenset(postfix_part(self.resolved.get(given, given)) for given in self.ended)
 
     @property
     def may_claim(self) -> bool:
@@ -191,6 +202,36 @@ class AttemptRow:
         if self.state is AttemptState.ANSWERED:
             return any(verdict.state is State.UNKNOWN for verdict in (self.verdicts or {}).values())
         return self.state is AttemptState.OPEN
+
+
+class OperationKind(StrEnum):
+    """What a person can change."""
+
+    PAUSE = "pause"
+    RESUME = "resume"
+    SETTLE = "settle"
+    REDRIVE = "redrive"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperationRow:
+    """What a person has changed with the operations tool, and why: written with the change, and never changed.
+
+    `client` None: of all clients. `settled_as` is the message's state by it; `redriven` the request that `request_id`
+    was made out of.
+    """
+
+    account_id: AccountId
+    operation: OperationId
+    kind: OperationKind
+    at: datetime
+    by: str
+    reason: str
+    client: str | None = None
+    part: PostfixPart | None = None
+    settled_as: State | None = None
+    redriven: RequestId | None = None
+    request_id: RequestId | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,6 +346,12 @@ def _of_row(
         case State.RELEASING if row.deadline is not None and row.deadline <= now:
             return Outcome.UNCONFIRMED, Code.NO_ANSWER
     return Outcome.IN_PROGRESS, None
+
+
+def operations_of(row: MessageRow | None, requests: Iterable[RequestRow]) -> list[OperationId]:
+    """Return what people have changed about a message: about its row, and the requests they made for it."""
+    changed = row.operations if row is not None else frozenset()
+    return sorted(changed | {request.operation for request in requests if request.operation})
 
 
 def _is_past(row: MessageRow, request: RequestRow, now: datetime) -> bool:

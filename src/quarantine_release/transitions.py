@@ -13,9 +13,11 @@ from quarantine_release.outcome import (
     EXPIRING,
     FINAL,
     LETTERS,
+    UNSETTLED,
     Code,
     Evidence,
     MessageId,
+    OperationId,
     PostfixPart,
     Reading,
     Seen,
@@ -180,6 +182,33 @@ def settled(
         verdict = Verdict(State.NEEDS_REVIEW, Code.UNSETTLED, message_id=reading.message_id)
         reviewed = recorded(row, verdict, evidence, now, terms)
         return None if is_reviewed and row.evidence == evidence else reviewed
+    return _freed(replace(row, message_id=_fuller(row.message_id, reading.message_id)), evidence, now)
+
+
+def settled_by_hand(
+    row: MessageRow, operation: OperationId, seen: Seen, now: datetime, terms: Terms
+) -> MessageRow | None:
+    """Return an unsettled message as a person has seen it, released or still quarantined; None if none may say so.
+
+    As for a reading, "released" counts at once, "still quarantined" only after lease and settle, and neither while the
+    call may be under way. But a person may also free what is under review, however many calls were made. A message
+    that was out before a forced call is not freed: it would be released again without force.
+    """
+    if row.state not in UNSETTLED or (row.state is State.RELEASING and not _is_past(row.deadline, now)):
+        return None
+    evidence = Evidence(seen=seen, operation=operation)
+    noted = replace(row, operations=row.operations | {operation})
+    if seen is Seen.RELEASED:
+        return recorded(noted, Verdict(State.RELEASED), evidence, now, terms)
+    if seen is not Seen.QUARANTINED or row.forced_over in EXPIRING:
+        return None
+    if row.deadline is not None and not _is_past(row.deadline + terms.settle, now):
+        return None
+    return _freed(replace(noted, forced_over=None, forced_after=None), evidence, now)
+
+
+def _freed(row: MessageRow, evidence: Evidence, now: datetime) -> MessageRow:
+    """Return the message as one that was not released, and that whoever asks next may claim."""
     return replace(
         row,
         state=State.RETRYABLE,
@@ -189,8 +218,11 @@ def settled(
         evidence=evidence,
         updated_at=now,
         expires_at=None,
-        message_id=_fuller(row.message_id, reading.message_id),
     )
+
+
+def _is_past(deadline: datetime | None, now: datetime) -> bool:
+    return deadline is None or deadline <= now
 
 
 def found_out(attempt: AttemptRow, rows: Mapping[PostfixPart, MessageRow], now: datetime, terms: Terms) -> AttemptRow:

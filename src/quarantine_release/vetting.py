@@ -123,6 +123,7 @@ class Vetting:
                 self._run.requests[name] = actual
                 others.add(name)
             else:
+                self._run.requests[name] = replace(after, notes=before.notes + 1)
                 self.tell_trace(after, before)
         kept = (replace(want, requests=tuple(name for name in want.requests if name not in others)) for want in wants)
         return [want for want in kept if want.requests]

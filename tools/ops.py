@@ -1,0 +1,310 @@
+"""Looks at the ledger and changes what a person must decide, with a trace of who and why.
+
+`python -m tools.ops COMMAND ... (--stack NAME | --table NAME | --local)`; docs/operations.md has the examples.
+"""
+
+import argparse
+import json
+import secrets
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from logging import StreamHandler
+from typing import Any, Final, cast
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from quarantine_release import telemetry, wiring
+from quarantine_release.allowance import EVERYBODY
+from quarantine_release.answer import answer_body, operation_body, request_body, trace_body
+from quarantine_release.attempt import Answer
+from quarantine_release.outcome import AccountId, OperationId, RequestId, Seen, postfix_part
+from quarantine_release.ports import LedgerUnavailable
+from quarantine_release.release_request import (
+    InvalidRequest,
+    parse_account_id,
+    parse_message_id,
+    parse_request_id,
+)
+from quarantine_release.trace import OperationRow, RequestRow, operations_of, results_of, targets_of
+from tools.operations import Person, Unchanged, in_doubt, pause, redrive, resume, settle
+from tools.ops_tables import facts, listed
+from tools.ops_wiring import LOCAL_FOLDER, Place, Unreachable, place_of
+
+REASON_LENGTH: Final = 500
+BY_LENGTH: Final = 200
+# Of each kind and each of the open index's shards.
+OPEN_LIMIT: Final = 250
+SEEN: Final = {"released": Seen.RELEASED, "not-released": Seen.QUARANTINED}
+# What the tables show.
+_MESSAGE: Final = ("id", "account_id", "state", "code", "delivered", "undelivered", "failed", "evidence", "updated_at")
+_ASKED: Final = ("at", "request_id", "client", "requested_by", "outcome", "reason", "ticket")
+_CALLS: Final = ("sent_at", "attempt_id", "state", "ids_in_call", "verdict", "evidence")
+_REQUEST: Final = (
+    "request_id",
+    "account_id",
+    "at",
+    "state",
+    "client",
+    "requested_by",
+    "reason",
+    "ticket",
+    "force",
+    "message",
+)
+_RESULT: Final = ("id", "outcome", "code", "attempts", "updated_at")
+_OPERATION: Final = ("at", "kind", "by", "reason", "client", "settled_as", "redriven", "request_id", "operation_id")
+
+
+class Ended(Exception):
+    """The command has nothing to show: nothing was found, or nothing was changed."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; 1 if it found or changed nothing, 2 if it cannot be run."""
+    options = _parser().parse_args(arguments)
+    run: Callable[[argparse.Namespace, Place], tuple[Mapping[str, Any], str]] = options.run
+    try:
+        body, text = run(options, place_of(options))
+    except Ended as end:
+        if options.json:
+            print(json.dumps({"ok": False, "detail": str(end)}))
+        else:
+            print(f"{end}.", file=sys.stderr)
+        return 1
+    except (InvalidRequest, Unreachable, BotoCoreError, ClientError) as error:
+        print(error.detail if isinstance(error, InvalidRequest) else error, file=sys.stderr)
+        return 2
+    except LedgerUnavailable as error:
+        print(f"The ledger cannot be reached: {error}. Whether anything was changed, the trace tells.", file=sys.stderr)
+        return 2
+    print(json.dumps(body, indent=2) if options.json else text)
+    return 0
+
+
+def _trace(options: argparse.Namespace, place: Place) -> tuple[Mapping[str, Any], str]:
+    account_id, part = _account(options, place), postfix_part(parse_message_id(options.message))
+    row = place.ledger.messages(account_id, [part]).get(part)
+    unclaimed = place.ledger.unclaimed(account_id, part)
+    if row is None and not unclaimed:
+        raise Ended("Nobody has asked for this message")
+    requests = place.ledger.requests(sorted(unclaimed | (row.asks if row is not None else frozenset())))
+    called = row.attempts | {row.last_refused or row.attempt} if row is not None else frozenset()
+    attempts = place.ledger.attempts(account_id, sorted(called))
+    operations = place.ledger.operations(account_id, operations_of(row, requests.values()))
+    body = trace_body(
+        row, requests, attempts, operations, account_id=account_id, part=part, visible_to=None, now=wiring.clock()
+    )
+    return body, "\n\n".join(
+        (
+            facts(body, _MESSAGE),
+            listed("Requests", body["requests"], _ASKED),
+            listed("Attempts", body["attempts"], _CALLS),
+            listed("Operations", body["operations"], _OPERATION),
+        )
+    )
+
+
+def _request(options: argparse.Namespace, place: Place) -> tuple[Mapping[str, Any], str]:
+    request = _found(options, place)
+    rows = place.ledger.messages(request.account_id, [target.part for target in targets_of(request.message_ids)])
+    answer = Answer(request, results_of(request, rows, wiring.clock()))
+    operations = [] if request.operation is None else [request.operation]
+    body = {
+        **request_body(request),
+        "account_id": request.account_id,
+        **answer_body(answer),
+        "operations": [operation_body(each) for each in place.ledger.operations(request.account_id, operations)],
+    }
+    return body, "\n\n".join(
+        (
+            facts(body, _REQUEST),
+            listed("Results", body["results"], _RESULT),
+            listed("Operations", body["operations"], _OPERATION),
+        )
+    )
+
+
+def _open(options: argparse.Namespace, place: Place) -> tuple[Mapping[str, Any], str]:
+    wanted = parse_account_id(options.account[0]) if options.account else None
+    now = wiring.clock()
+    found = [doubt for doubt in in_doubt(place.ledger, now, OPEN_LIMIT) if wanted in (None, doubt.row.account_id)]
+    bodies = [
+        {
+            "since": doubt.since.isoformat(timespec="seconds"),
+            "id": doubt.row.message_id,
+            "account_id": doubt.row.account_id,
+            "state": doubt.row.state,
+            "code": doubt.row.code,
+            "seen": doubt.row.evidence.seen if doubt.row.evidence else None,
+            "calls": len(doubt.row.attempts),
+            "request_id": doubt.row.owner,
+        }
+        for doubt in found
+    ]
+    names = ("since", "id", "account_id", "state", "code", "seen", "calls", "request_id")
+    text = listed("Unconfirmed or in review", bodies, names)
+    more = "" if len(found) < OPEN_LIMIT else "\nThere may be more: settle these first."
+    return {"open": bodies, "may_be_more": bool(more)}, text + more
+
+
+def _settle(options: argparse.Namespace, place: Place) -> tuple[Mapping[str, Any], str]:
+    account_id, part = _account(options, place), postfix_part(parse_message_id(options.message))
+    person = _person(options, place)
+    done = settle(place.ledger, place.queue, account_id, part, SEEN[options.seen], person, place.terms)
+    if isinstance(done, Unchanged):
+        raise Ended(f"Nothing was changed: {done.why}")
+    body = {"ok": True, "id": done.message_id, "state": done.state, "operation_id": person.operation}
+    return body, f"{done.message_id} is {done.state} now (operation {person.operation})."
+
+
+def _pause(options: argparse.Namespace, place: Place) -> tuple[Mapping[str, Any], str]:
+    person = _person(options, place)
+    return _told([pause(place.ledger, each, options.client, person) for each in _all(options, place)])
+
+
+def _resume(options: argparse.Namespace, place: Place) -> tuple[Mapping[str, Any], str]:
+    person = _person(options, place)
+    done = [resume(place.ledger, each, options.client, person) for each in _all(options, place)]
+    changed = [each for each in done if isinstance(each, OperationRow)]
+    if not changed:
+        raise Ended("Nothing was changed: " + "; ".join({each.why for each in done if isinstance(each, Unchanged)}))
+    return _told(changed)
+
+
+def _told(done: Sequence[OperationRow]) -> tuple[Mapping[str, Any], str]:
+    bodies = [{"account_id": operation.account_id, **operation_body(operation)} for operation in done]
+    names = ("at", "kind", "account_id", "client", "by", "reason", "operation_id")
+    return {"ok": True, "operations": bodies}, listed("Done; every process knows within a second", bodies, names)
+
+
+def _pauses(options: argparse.Namespace, place: Place) -> tuple[Mapping[str, Any], str]:
+    bodies, orders = [], []
+    for account_id in _all(options, place):
+        row = place.ledger.account(account_id)
+        bodies += [
+            {
+                "account_id": account_id,
+                "client": None if client == EVERYBODY else client,
+                "since": stop.since.isoformat(timespec="seconds"),
+                "by": stop.by,
+                "reason": stop.reason,
+                "operation_id": stop.operation,
+            }
+            for client, stop in row.stops.items()
+        ]
+        orders += [
+            {"account_id": account_id, **operation_body(operation)}
+            for operation in place.ledger.operations(account_id, row.operations)
+        ]
+    now = listed("Paused now", bodies, ("since", "account_id", "client", "by", "reason", "operation_id"))
+    names = ("at", "kind", "account_id", "client", "by", "reason", "operation_id")
+    return {"paused": bodies, "operations": orders}, f"{now}\n\n{listed('Set and lifted', orders, names)}"
+
+
+def _redrive(options: argparse.Namespace, place: Place) -> tuple[Mapping[str, Any], str]:
+    person = _person(options, place)
+    done = redrive(place.ledger, place.queue, _request_id(options), person, secrets.token_hex(20))
+    if isinstance(done, Unchanged):
+        raise Ended(f"Nothing was changed: {done.why}")
+    body = {"ok": True, "request_id": done.request_id, "ids": list(done.ids), "operation_id": person.operation}
+    number = f"{len(done.ids)} {'id' if len(done.ids) == 1 else 'ids'}"
+    return body, f"{done.request_id} asks for {number} again (operation {person.operation})."
+
+
+def _found(options: argparse.Namespace, place: Place) -> RequestRow:
+    request_id = _request_id(options)
+    request = place.ledger.requests([request_id]).get(request_id)
+    if request is None:
+        raise Ended("There is no such request")
+    return request
+
+
+def _request_id(options: argparse.Namespace) -> RequestId:
+    request_id = parse_request_id(options.request)
+    if request_id is None:
+        raise InvalidRequest("invalid_field", "A request id is rq_ and 26 of a-z 2-7.", "request_id")
+    return request_id
+
+
+def _account(options: argparse.Namespace, place: Place) -> AccountId:
+    """Return the one account that is meant: the named, or the first of the secret."""
+    if len(options.account) > 1:
+        raise InvalidRequest("invalid_field", "Name one account.", "account_id")
+    given = parse_account_id(options.account[0]) if options.account else None
+    return given or place.accounts().default
+
+
+def _all(options: argparse.Namespace, place: Place) -> list[AccountId]:
+    """Return every account that is meant: the named, or all of the secret."""
+    given = [account_id for each in options.account if (account_id := parse_account_id(each))]
+    return given or list(place.accounts().credentials)
+
+
+def _person(options: argparse.Namespace, place: Place) -> Person:
+    """Say who it is; a name that is given stands beside the identity that AWS or the system knows, not for it."""
+    identity, now = place.identity(), wiring.clock()
+    by = f"{options.by} ({identity})" if options.by else identity
+    # Of the same kind as an attempt's: sorts by time.
+    return Person(by, options.reason, now, OperationId(wiring.new_attempt_id(now)))
+
+
+def _parser() -> argparse.ArgumentParser:
+    where = argparse.ArgumentParser(add_help=False)
+    where.add_argument("--stack", help="the CloudFormation stack, whose outputs name table, queue and secret")
+    where.add_argument("--table", help="the table, if not the stack's")
+    where.add_argument("--queue-url", help="the queue of hints; without it the sweep goes on, within minutes")
+    where.add_argument("--region", help="default: as boto3 finds it")
+    where.add_argument("--retention-days", type=int, help="TraceRetentionDays, where no stack tells it; default: 400")
+    where.add_argument(
+        "--local",
+        nargs="?",
+        const=str(LOCAL_FOLDER),
+        metavar="FOLDER",
+        help="the stack that make run serves on this machine",
+    )
+    where.add_argument(
+        "--account", action="append", default=[], help="an account id; default: the secret's first, for pauses all"
+    )
+    where.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    who = argparse.ArgumentParser(add_help=False)
+    who.add_argument("--reason", required=True, type=_printable(REASON_LENGTH), help="why; kept in the trace")
+    who.add_argument("--by", type=_printable(BY_LENGTH), help="who, beside the identity that is kept anyway")
+
+    parser = argparse.ArgumentParser(prog="python -m tools.ops", description="Look at the ledger, and operate it.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[..., Any], help_: str, *parents: argparse.ArgumentParser) -> Any:
+        added = commands.add_parser(name, help=help_, description=help_, parents=[where, *parents])
+        added.set_defaults(run=run)
+        return added
+
+    command("trace", _trace, "what happened to a message").add_argument("message", metavar="MESSAGE")
+    command("request", _request, "what a request has come to").add_argument("request", metavar="REQUEST")
+    command("open", _open, "what is unconfirmed or in review, oldest first")
+    command("pauses", _pauses, "what is paused, and who set and lifted it")
+    settled = command("settle", _settle, "say what became of a message that is unconfirmed or in review", who)
+    settled.add_argument("message", metavar="MESSAGE")
+    settled.add_argument("--as", dest="seen", choices=list(SEEN), required=True, help="as you have found it")
+    paused = command("pause", _pause, "stop all releases of an account, or of one client", who)
+    resumed = command("resume", _resume, "lift a pause", who)
+    for each in (paused, resumed):
+        each.add_argument("--client", type=_printable(64), help="of this client only")
+    command("redrive", _redrive, "ask anew for what failed of a request", who).add_argument(
+        "request", metavar="REQUEST"
+    )
+    return parser
+
+
+def _printable(limit: int) -> Callable[[str], str]:
+    def text(given: str) -> str:
+        if not given.strip() or not given.isprintable() or len(given) > limit:
+            raise argparse.ArgumentTypeError(f"must be 1 to {limit} printable characters")
+        return given.strip()
+
+    return text
+
+
+if __name__ == "__main__":
+    # What is logged, as of hints that were lost, is not the answer.
+    cast("StreamHandler[Any]", telemetry.logger.registered_handler).setStream(sys.stderr)
+    sys.exit(main())
