@@ -20,6 +20,7 @@ from quarantine_release.outcome import (
     contradict,
     fullest,
     is_bare,
+    is_header,
     may_claim,
     postfix_part,
 )
@@ -77,6 +78,15 @@ def test_what_is_not_plain_ascii_of_the_right_length_is_no_id(not_an_id: str) ->
 
 def test_digits_of_other_scripts_make_no_alert_id() -> None:
     assert not ALERT_ID.match("4Njp3P0STMz2c02Q-\u0662\u0660\u0662\u0664-01-05T10:00:00")
+
+
+@pytest.mark.parametrize("header", ["<4Njp3P0STMz2c02Q>", "<a@mail.example.com>", "4Njp3P0STMz2c02Q@mail.example.com"])
+def test_a_message_id_names_no_message_by_itself(header: str) -> None:
+    message_id = MessageId(header)
+    assert is_header(message_id)
+    assert not is_bare(message_id)
+    assert postfix_part(message_id) == header
+    assert not any(is_header(each) for each in (BARE, ALERT, FULL))
 
 
 @given(ids_of_one_message())
@@ -180,4 +190,5 @@ def test_at_most_20_recipients_a_list_are_kept_and_all_are_counted(
 
 def test_the_fullest_id_is_the_longest() -> None:
     assert fullest([BARE, FULL, ALERT]) == FULL
+    assert fullest([MessageId("z" * 10), FULL]) == FULL
     assert fullest([OTHER]) == OTHER

@@ -201,6 +201,7 @@ def id_number(number: int) -> str:
         ({"ids": BARE, "force": True}, "force_needs_reason", "reason"),
         ({"ids": BARE, "force": True, "reason": "  "}, "force_needs_reason", "reason"),
         ({"ids": BARE, "force": True, "reason": "r"}, "force_needs_key", "Idempotency-Key"),
+        ({"ids": BARE, "override": True}, "override_needs_reason", "reason"),
     ],
 )
 def test_what_breaks_a_rule_is_told_by_code_and_field(content: Any, code: str, field: str) -> None:
