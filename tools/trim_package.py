@@ -1,0 +1,87 @@
+"""Takes out of a package for Lambda what the functions never read. The Makefile's recipe calls it, on Python 3.13.
+
+`tests/test_build.py` runs the functions on what is left, and compares clients and endpoints with those of all of botocore.
+"""
+
+import gzip
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+SERVICES: Final = ("dynamodb", "secretsmanager", "sqs")
+# Of each service description: what it does, how it is called, where it is. Not examples, paginators, waiters.
+_DESCRIPTIONS: Final = ("service-2.json.gz", "service-2.sdk-extras.json", "endpoint-rule-set-1.json.gz")
+_UNUSED: Final = (
+    "*.dist-info",
+    "bin",
+    "*/tests",
+    "**/__pycache__",
+    "**/py.typed",
+    "**/*.pyi",
+    # certifi's is read instead, also by botocore.
+    "botocore/cacert.pem",
+    # Of Powertools only logging and metrics are used, and what they import.
+    *(f"aws_lambda_powertools/{name}" for name in ("event_handler", "exceptions", "middleware_factory")),
+    # Readable by none of the functions: urllib3 in a browser.
+    "urllib3/contrib/emscripten",
+)
+_POWERTOOLS_UTILITIES: Final = ("__init__.py", "jmespath_utils", "typing")
+
+
+def trim(package: Path) -> None:
+    """Trim a package in place."""
+    utilities = package / "aws_lambda_powertools" / "utilities"
+    unused = [path for path in utilities.iterdir() if path.name not in _POWERTOOLS_UTILITIES]
+    for path in [*unused, *(path for pattern in _UNUSED for path in package.glob(pattern))]:
+        _remove(path)
+    data = package / "botocore" / "data"
+    for path in [path for path in data.iterdir() if path.is_dir()]:
+        if path.name not in SERVICES:
+            _remove(path)
+            continue
+        *older, newest = sorted(path.iterdir())
+        for each in [*older, *(each for each in newest.iterdir() if each.name not in _DESCRIPTIONS)]:
+            _remove(each)
+        service = newest / "service-2.json.gz"
+        description = json.loads(gzip.decompress(service.read_bytes()))
+        _write(newest / "service-2.json", _without_documentation(description))
+        _remove(service)
+    endpoints = data / "endpoints.json"
+    _write(endpoints, _with_services(json.loads(endpoints.read_text("utf-8"))))
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _write(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, separators=(",", ":")), "utf-8")
+
+
+def _without_documentation(value: Any) -> Any:
+    """Leave texts out; a shape or a member that is itself called `documentation` is an object."""
+    if isinstance(value, dict):
+        return {name: _without_documentation(item) for name, item in _items(value)}
+    return [_without_documentation(item) for item in value] if isinstance(value, list) else value
+
+
+def _items(value: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    return ((name, item) for name, item in value.items() if name != "documentation" or isinstance(item, dict))
+
+
+def _with_services(endpoints: dict[str, Any]) -> dict[str, Any]:
+    partitions = [
+        {**each, "services": {name: each["services"][name] for name in SERVICES if name in each["services"]}}
+        for each in endpoints["partitions"]
+    ]
+    return {**endpoints, "partitions": partitions}
+
+
+if __name__ == "__main__":
+    trim(Path(sys.argv[1]))
