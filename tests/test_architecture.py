@@ -53,8 +53,8 @@ OURS = {
     "telemetry": "ledger_items outcome settings trace",
     # What puts it together, and the entry points.
     "wiring": (
-        "aws_clients budget clients cloudflare cloudflare_reading credentials deadline ledger outcome ports release_queue"
-        " secret_store settings table telemetry"
+        "aws_clients budget clients cloudflare cloudflare_reading credentials deadline ledger outcome ports"
+        " release_queue secret_store settings table telemetry"
     ),
     "routes": (
         "answer attempt authentication clients credentials http_event outcome ports problem release release_request"
@@ -69,7 +69,7 @@ OURS = {
 OUTSIDE = {
     "settings": "os",
     "init_phase": "gc",
-    "aws_clients": "botocore ssl time urllib3",
+    "aws_clients": "botocore socket ssl time urllib3",
     "secret_store": "botocore mypy_boto3_secretsmanager",
     "table": "botocore mypy_boto3_dynamodb",
     "release_queue": "botocore mypy_boto3_sqs",

@@ -62,7 +62,9 @@ def test_nothing_is_primed_outside_lambda(deployment: Deployment) -> None:
     assert wiring.ledger.cache_info().currsize == 0
 
 
-def test_priming_builds_everything_fetches_the_secrets_named_and_reads_the_ledger_once(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_priming_builds_all_fetches_the_secrets_and_reads_the_ledger_once(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand")
     wiring.prime(wiring.clients, wiring.accounts)
     builders = (

@@ -1,6 +1,6 @@
 """Takes out of a package for Lambda what the functions never read. The Makefile's recipe calls it, on Python 3.13.
 
-`tests/test_build.py` runs the functions on what is left, and compares clients and endpoints with those of all of botocore.
+`tests/test_build.py` runs the functions on what is left, and compares endpoints with those of the whole botocore.
 """
 
 import gzip
@@ -24,7 +24,7 @@ _UNUSED: Final = (
     # certifi's is read instead, also by botocore.
     "botocore/cacert.pem",
     # Of Powertools only logging and metrics are used, and what they import.
-    *(f"aws_lambda_powertools/{name}" for name in ("event_handler", "exceptions", "middleware_factory")),
+    *(f"aws_lambda_powertools/{name}" for name in ("event_handler", "middleware_factory")),
     # Readable by none of the functions: urllib3 in a browser.
     "urllib3/contrib/emscripten",
 )
@@ -47,6 +47,9 @@ def trim(package: Path) -> None:
             _remove(each)
         service = newest / "service-2.json.gz"
         description = json.loads(gzip.decompress(service.read_bytes()))
+        for operation in description["operations"].values():
+            # Tells endpoints of other accounts' tables by their ARNs; botocore looks for these in every request.
+            operation.pop("operationContextParams", None)
         _write(newest / "service-2.json", _without_documentation(description))
         _remove(service)
     endpoints = data / "endpoints.json"

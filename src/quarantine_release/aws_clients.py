@@ -4,6 +4,7 @@ By itself botocore gives each client a pool of its own, reads the whole CA bundl
 on connections that died while Lambda had the environment frozen: a write is then lost, and repeated after a pause.
 """
 
+import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
@@ -26,15 +27,17 @@ _CONFIG: Final = Config(
     retries={"mode": "standard", "total_max_attempts": 3},
     # Every parameter is built here from values that were checked; the service checks again.
     parameter_validation=False,
+    # By itself botocore puts it together anew for every request.
+    user_agent="quarantine-release/1",
+    # The endpoint of the region, not one per account, which the credential would have to name.
+    account_id_endpoint_mode="disabled",
 )
 
 
 class AwsClients:
     """One client of each service, made on first use. Not for several threads at once."""
 
-    def __init__(
-        self, session: Session, context: ssl.SSLContext, wall_clock: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, session: Session, context: ssl.SSLContext, wall_clock: Callable[[], float] = time.time) -> None:
         bundle = session.get_config_variable("ca_bundle")  # AWS_CA_BUNDLE, as everywhere with AWS
         if bundle:
             context = create_urllib3_context()
@@ -46,7 +49,7 @@ class AwsClients:
     def client(self, service: str) -> Any:
         """Return the client of a service."""
         if service not in self._clients:
-            made: Any = self._session.create_client(service, config=_CONFIG)  # type: ignore[call-overload]
+            made: Any = self._session.create_client(service, config=_CONFIG)
             made._endpoint.http_session.close()
             made._endpoint.http_session = self._connections
             self._clients[service] = made
@@ -74,7 +77,11 @@ class _Connections(URLLib3Session):
         self._context = context
         self._wall_clock = wall_clock
         self._last_used = 0.0
-        super().__init__(timeout=(_CONNECT_SECONDS, _READ_SECONDS))
+        super().__init__(
+            timeout=(_CONNECT_SECONDS, _READ_SECONDS),  # type: ignore[arg-type]  # the stubs know but one number
+            # As botocore has it. Else head and body of a request go out 40 ms apart.
+            socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],  # type: ignore[list-item]
+        )
 
     def send(self, request: Any) -> Any:
         # The wall clock, since the monotonic one may stand still while an environment is frozen.

@@ -114,7 +114,9 @@ class DeadlineSession:
             return NoReply(True, "truncated_answer")
         finally:
             response.close()  # what was read to its end has given its connection back by then
-        return Reply(response.status, {name.lower(): response.headers[name] for name in response.headers}, bytes(received))
+        return Reply(
+            response.status, {name.lower(): response.headers[name] for name in response.headers}, bytes(received)
+        )
 
 
 class _Link:
