@@ -78,11 +78,12 @@ class Services:
 
 
 class Server:
-    """One port of this machine, each connection in a thread."""
+    """One port of this machine, each connection in a thread. `accepted` counts them."""
 
     def __init__(self, context: ssl.SSLContext, answer: Callable[[Mapping[str, str], str, bytes], Answer]) -> None:
         self._context = context
         self._answer = answer
+        self.accepted = 0
         self._connections: set[socket.socket] = set()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.port = self._listener.getsockname()[1]
@@ -94,9 +95,20 @@ class Server:
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
+    def close(self) -> None:
+        """Take no more connections, and close those that are open."""
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.lose_connections()
+
     def _accept(self) -> None:
         while True:
-            connection, _ = self._listener.accept()
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self.accepted += 1
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             Thread(target=self._serve, args=(connection,), daemon=True).start()
 
