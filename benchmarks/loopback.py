@@ -27,6 +27,7 @@ _OPERATIONS: Final = {
     "TransactWriteItems": "transact_write_items",
     "UpdateItem": "update_item",
     "BatchGetItem": "batch_get_item",
+    "Query": "query",
 }
 Answer = tuple[int, Any]
 
@@ -71,7 +72,9 @@ class Services:
 
     def _weigh(self, operation: str, parameters: Mapping[str, Any]) -> None:
         """Count capacity for items of up to 1 KB written and 4 KB read; a transaction takes twice as much."""
-        if operation == "BatchGetItem":
+        if operation == "Query":
+            self.calls["read units"] += 1
+        elif operation == "BatchGetItem":
             self.calls["read units"] += sum(len(each["Keys"]) for each in parameters["RequestItems"].values())
         else:
             self.calls["write units"] += 2 * len(parameters.get("TransactItems", ())) or 1
