@@ -90,6 +90,15 @@ simulate: ready-dev  ## simulates at length; SEED=n simulates one seed again and
 bursts: ready-dev  ## plays batches, bursts and a storm of 429s at full size against the local stack
 	@BURST=2000 $(in_dev) -m pytest --no-header --capture=no tests/test_end_to_end_queue.py
 
+.PHONY: bench bench-cold profile
+bench: bench-cold bench-burst  ## measures everything and writes the figures of docs/performance.md
+
+bench-cold: ready-dev  ## measures cold starts and warm requests beside a peer and a floor; COLD='--starts 5'
+	@$(in_dev) -m benchmarks.cold_and_warm --docs docs $(COLD)
+
+profile: ready-dev  ## shows where the time of a cold start and a request goes; ARGS='--first 20 --requests 100'
+	@$(in_dev) -m benchmarks.where_time_goes $(ARGS)
+
 .PHONY: bench-burst
 bench-burst: ready-dev  ## plays a burst in simulated time and writes the figures of docs/performance.md; ARGS='--seed 2'
 	@$(in_dev) -m benchmarks.burst --docs docs $(ARGS)
