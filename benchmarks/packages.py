@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tools.trim_package import OPERATIONS, trim
+
 ROOT: Final = Path(__file__).parent.parent
-_FLOOR_NEEDS: Final = ("botocore", "certifi", "dateutil", "jmespath", "six.py", "urllib3")
 _PIP: Final = ("pip", "-qq", "--disable-pip-version-check", "install", "--require-hashes", "--no-deps", "--no-compile")
 
 
@@ -57,25 +58,24 @@ def build(folder: Path) -> list[Package]:
         raise SystemExit(built.stderr)
 
     floor = Package(FLOOR, folder / "floor", "floor")
-    floor.folder.mkdir()
-    for name in _FLOOR_NEEDS:
-        whole = ours.folder / name
-        if whole.is_dir():
-            shutil.copytree(whole, floor.folder / name)
-        else:
-            shutil.copy(whole, floor.folder)
+    _install(python, ROOT / "src" / "requirements.txt", floor.folder)
+    trim(floor.folder, {**OPERATIONS, "dynamodb": OPERATIONS["dynamodb"] | {"PutItem"}})
+    shutil.rmtree(floor.folder / "aws_lambda_powertools")
     shutil.copy(ROOT / "benchmarks" / "floor.py", floor.folder)
     _compile(python, floor.folder)
 
     peer = Package(PEER, folder / "peer", "peer")
-    lock = ROOT / "requirements" / "bench.txt"
-    command = [python, "-m", *_PIP, "--only-binary=:all:", "--requirement", str(lock), "--target", str(peer.folder)]
-    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    _install(python, ROOT / "requirements" / "bench.txt", peer.folder)
     shutil.copy(ROOT / "benchmarks" / "peer.py", peer.folder)
     compiled = Package(PEER_COMPILED, folder / "compiled", "peer")
     shutil.copytree(peer.folder, compiled.folder)
     _compile(python, compiled.folder)
     return [ours, floor, peer, compiled]
+
+
+def _install(python: str, lock: Path, folder: Path) -> None:
+    command = [python, "-m", *_PIP, "--only-binary=:all:", "--requirement", str(lock), "--target", str(folder)]
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
 
 
 def _compile(python: str, folder: Path) -> None:

@@ -1,8 +1,10 @@
 """The package that Lambda gets, built by the Makefile's recipe, with wheels for this machine to import it here."""
 
+import ast
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -17,10 +19,10 @@ import pytest
 from benchmarks import packages
 from benchmarks.certificate import Certificate
 from benchmarks.lambda_process import release_event, services
+from tools.trim_package import OPERATIONS
 
 ROOT = Path(__file__).parent.parent
 UNCHECKED_HASH = (1).to_bytes(4, "little")  # PEP 552: the second word of a .pyc
-SERVICES = {"dynamodb", "secretsmanager", "sqs"}
 FOLDERS = {
     "aws_lambda_powertools",
     "botocore",
@@ -110,6 +112,41 @@ def test_without_a_3_13_the_same_is_built_but_for_the_bytecode(package: Package,
 
 def test_which_wheels_are_installed_depends_on_no_python() -> None:
     assert " ; " not in (ROOT / "src" / "requirements.txt").read_text(), "a marker, which pip reads for itself"
+
+
+def test_the_operations_that_are_left_are_those_that_are_called() -> None:
+    called = {
+        node.func.attr
+        for path in (ROOT / "src" / "quarantine_release").glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+        if ast.unparse(node.func.value) == "self._client"
+    }
+    left = [name for names in OPERATIONS.values() for name in names]
+    assert sorted(re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower() for name in left) == sorted(called)
+
+
+def test_what_is_left_of_botocore_makes_the_same_request_of_each_operation(package: Package) -> None:
+    code = """
+import json
+from botocore.session import Session
+session = Session()
+found = {}
+for service, names in OPERATIONS.items():
+    model = session.get_service_model(service)
+    if CHECKS_NAMES:
+        assert sorted(model.operation_names) == sorted(names)
+    for name in names:
+        operation = model.operation_model(name)
+        shapes = [operation.input_shape, operation.output_shape, *operation.error_shapes]
+        found[name] = [operation.http, operation.idempotent_members, [sorted(each.members) for each in shapes]]
+print(json.dumps(found))
+"""
+    operations = {service: sorted(names) for service, names in OPERATIONS.items()}
+    whole = f"OPERATIONS, CHECKS_NAMES = {operations}, False\n{code}"
+    command = [sys.executable, "-c", whole]
+    known = subprocess.run(command, env={}, capture_output=True, text=True, check=True)
+    assert json.loads(package.run(whole.replace("False", "True", 1), {})) == json.loads(known.stdout)
 
 
 ENDPOINTS = """
@@ -226,7 +263,7 @@ def test_the_package_holds_what_is_used_and_little_else(
         "__pycache__"
     }
     data = package.folder / "botocore" / "data"
-    assert {path.name for path in data.iterdir() if path.is_dir()} == SERVICES
+    assert {path.name for path in data.iterdir() if path.is_dir()} == OPERATIONS.keys()
     assert {path.name for path in data.rglob("*") if path.is_file()} == {
         "_retry.json",
         "endpoint-rule-set-1.json.gz",
