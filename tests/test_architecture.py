@@ -36,7 +36,7 @@ OURS = {
     "release_request": "authentication clients json_body outcome trace",
     # The edges.
     "settings": "ports trace transitions",
-    "init_phase": "settings",
+    "init_phase": "",
     "aws_clients": "",
     "secret_store": "",
     "ledger_items": "allowance outcome trace",
@@ -190,7 +190,7 @@ def test_the_entry_points_load_first_what_spares_the_rest_the_search_for_garbage
         assert {each for each in outside(TREES[module]) if each != "aws_lambda_powertools"} == set()
 
 
-# The init phase: none of it fails for anybody, and outside Lambda it does nothing.
+# The init phase: none of it fails for anybody, and outside Lambda nothing is built.
 CALLS_AT_IMPORT = {
     "init_phase": ["begin()"],
     "webhook": ["wiring.prime(wiring.clients, wiring.accounts)", "init_phase.end()"],

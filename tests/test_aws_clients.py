@@ -1,10 +1,6 @@
 """The clients of AWS, against HTTPS servers of this machine: which connections they open, and what these cost."""
 
-import gc
-import os
 import ssl
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +11,7 @@ from botocore.session import Session
 
 from benchmarks.certificate import Certificate
 from benchmarks.loopback import Answer, Server
-from quarantine_release import init_phase, wiring
+from quarantine_release import wiring
 from quarantine_release.aws_clients import IDLE_SECONDS, AwsClients
 
 
@@ -216,28 +212,3 @@ def test_cloudflare_and_aws_share_the_one_tls_context(monkeypatch: pytest.Monkey
     wiring._session()
     assert len(made) == 1
     assert made[0].cert_store_stats()["x509_ca"] > 50
-
-
-# --- The search for garbage -------------------------------------------------------------------------------------------
-
-
-def test_no_garbage_is_looked_for_in_the_init_phase_and_none_among_what_it_made(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand")
-    try:
-        init_phase.begin()
-        assert not gc.isenabled()
-        init_phase.end()
-        assert gc.isenabled()
-        assert gc.get_freeze_count() > 0
-    finally:
-        gc.enable()
-        gc.unfreeze()
-
-
-def test_outside_lambda_garbage_is_nobodys_business() -> None:
-    code = "import gc, quarantine_release.init_phase as i; i.end(); print(gc.isenabled(), gc.get_freeze_count())"
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout == "True 0\n"
