@@ -33,10 +33,6 @@ class Cost:
     status: int = 0
     body: str = ""
 
-    def at(self, share: float) -> float:
-        """Return the seconds that it would take on a share of a CPU: waiting takes as long, computing longer."""
-        return max(self.wall - self.cpu, 0.0) + self.cpu / share
-
 
 class LambdaProcess:
     """A fresh process of a function, past its init phase."""

@@ -34,9 +34,7 @@ def test_it_is_off_in_the_init_phase_and_leaves_out_what_that_made() -> None:
 
 @pytest.mark.parametrize("environment", [{}, {"AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand"}])
 @pytest.mark.parametrize("function", ["webhook", "worker", "reconciler"])
-def test_loading_a_function_searches_only_before_its_first_module_of_ours(
-    function: str, environment: dict[str, str]
-) -> None:
+def test_loading_a_function_searches_next_to_never(function: str, environment: dict[str, str]) -> None:
     command = [sys.executable, "-I", "-c", LOAD, str(SOURCE), function]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "True True True"
