@@ -94,6 +94,16 @@ simulate: ready-dev  ## simulates at length; SEED=n simulates one seed again and
 bursts: ready-dev  ## plays batches, bursts and a storm of 429s at full size against the local stack
 	@BURST=2000 $(in_dev) -m pytest --no-header --capture=no tests/test_end_to_end_queue.py
 
+.PHONY: bench bench-cold profile
+bench: ready-dev  ## measures everything and writes the figures of docs/performance.md; fails if a target is missed
+	@missed=0; $(MAKE) bench-cold || missed=1; $(MAKE) bench-burst || missed=1; exit $$missed
+
+bench-cold: ready-dev  ## measures cold starts and warm requests beside a peer and a floor; COLD='--starts 5'
+	@$(in_dev) -m benchmarks.cold_and_warm --docs docs $(COLD)
+
+profile: ready-dev  ## shows where the time of a cold start and a request goes; ARGS='--first 20 --requests 100'
+	@$(in_dev) -m benchmarks.where_time_goes $(ARGS)
+
 .PHONY: bench-burst
 bench-burst: ready-dev  ## plays a burst in simulated time and writes the figures of docs/performance.md; ARGS='--seed 2'
 	@$(in_dev) -m benchmarks.burst --docs docs $(ARGS)
@@ -143,6 +153,7 @@ lock: ready-dev  ## writes the locks anew from pyproject.toml; UPGRADE=1 takes t
 	@$(compile) pyproject.toml --group dev --constraint requirements/run.txt --output-file requirements/dev.txt
 	@$(compile) pyproject.toml --group fuzz --constraint requirements/dev.txt --output-file requirements/fuzz.txt
 	@$(compile) pyproject.toml --group mutants --constraint requirements/dev.txt --output-file requirements/mutants.txt
+	@$(compile) --group bench --constraint requirements/run.txt --output-file requirements/bench.txt
 	@$(compile) --group sam --output-file requirements/sam.txt
 
 clean:  ## removes everything that was made
@@ -151,19 +162,19 @@ clean:  ## removes everything that was made
 
 # --- What `sam build` calls, with ARTIFACTS_DIR: template.yaml names this Makefile ------------------------------------------------------
 
-# Runs pip of a real 3.13: an older one with --python-version would read the lock's markers for itself and install the wrong set.
 # Bytecode is checked neither by date nor by content, since the zip dates everything 1980 and Lambda would compile again at each cold start.
-# Of botocore's service descriptions only those in use are kept: 11 MB instead of 33, before the bytecode.
+# Only a 3.13 makes bytecode that Lambda takes. Any other makes the same package without: the lock names the same wheels for every Python.
 LAMBDA_PLATFORM ?= manylinux2014_aarch64
-SERVICES = dynamodb secretsmanager sqs
 artifacts = "$(or $(ARTIFACTS_DIR),$(error sam build calls this, and says in ARTIFACTS_DIR where to))"
-lambda_python = $(or $(word 2,$(call find,python3.13)),$(error The Lambda package is built with python3.13, and none runs here))
+# PYTHON picks another here too.
+lambda_python = $(word 2,$(if $(PYTHON),$(if $(filter 3.13,$(minor)),$(found)),$(call find,python3.13)))
+no_bytecode = echo "WARNING: no python3.13 runs here, so the package has no bytecode: every cold start takes twice as long" >&2
 
 .PHONY: build-WebhookFunction build-WorkerFunction build-ReconcilerFunction
 build-WebhookFunction build-WorkerFunction build-ReconcilerFunction:
-	@$(lambda_python) -m $(pip_install) --requirement src/requirements.txt --only-binary=:all: --platform $(LAMBDA_PLATFORM) \
-		--implementation cp --python-version 3.13 --target $(artifacts)
+	@$(or $(lambda_python),$(python)) -m $(pip_install) --requirement src/requirements.txt --only-binary=:all: \
+		--platform $(LAMBDA_PLATFORM) --implementation cp --python-version 3.13 --target $(artifacts)
 	@cp -R src/quarantine_release $(artifacts)
-	@cd $(artifacts) && rm -rf bin boto3/data boto3/examples *.dist-info */tests && find . -name __pycache__ -prune -exec rm -rf {} + && \
-		find botocore/data -mindepth 1 -maxdepth 1 -type d $(SERVICES:%=! -name %) -exec rm -rf {} +
-	@PYTHONHASHSEED=0 $(lambda_python) -m compileall -q --invalidation-mode unchecked-hash -s $(artifacts) -p /var/task $(artifacts)
+	@$(or $(lambda_python),$(python)) -m tools.trim_package $(artifacts)
+	@$(if $(lambda_python),PYTHONHASHSEED=0 $(lambda_python) -m compileall -q --invalidation-mode unchecked-hash \
+		-s $(artifacts) -p /var/task $(artifacts),$(no_bytecode))

@@ -20,11 +20,13 @@ from typing import Any, cast
 import boto3
 import pytest
 from aws_lambda_powertools.utilities.typing import LambdaContext
+from botocore.session import Session
 from moto import mock_aws
 from moto.backends import get_backend
 
 from local.template import Template
 from quarantine_release import reconciler, telemetry, wiring, worker
+from quarantine_release.aws_clients import AwsClients
 from quarantine_release.webhook import lambda_handler
 from tests.canaries import SECRET, leaked
 from tests.small_cloudflare import Upstream
@@ -347,6 +349,7 @@ def deploy(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> Iterator[Depl
         monkeypatch.setenv(name, value)
     # What takes long to build and keeps no state is built once.
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", aws_session())
+    monkeypatch.setattr(wiring, "_aws", lambda: aws_clients())
     monkeypatch.setattr(ssl, "create_default_context", _tls_context)
     logs = StringIO()
     monkeypatch.setattr(cast("StreamHandler[Any]", telemetry.logger.registered_handler), "stream", logs)
@@ -367,9 +370,7 @@ def deploy(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> Iterator[Depl
 @contextmanager
 def listening(hear: Callable[..., None]) -> Iterator[None]:
     """Hear of every call that the functions make to AWS: its `model` and its `params`."""
-    events = [
-        boto3.client(service, config=wiring._AWS).meta.events for service in ("dynamodb", "secretsmanager", "sqs")
-    ]
+    events = [aws_clients().client(service).meta.events for service in ("dynamodb", "secretsmanager", "sqs")]
     for each in events:
         each.register("provide-client-params", hear)
     try:
@@ -404,6 +405,15 @@ def aws_session() -> boto3.Session:
     session = boto3.Session("testing", "testing", region_name="us-east-1")
     session.client = cache(session.client)  # type: ignore[method-assign]
     return session
+
+
+@cache
+def aws_clients() -> AwsClients:
+    """Return the functions' clients, made once for all tests: moto stands behind them too."""
+    session = Session()
+    session.set_credentials("testing", "testing")
+    session.set_config_variable("region", "us-east-1")
+    return AwsClients(session, _tls_context())
 
 
 _tls_context = cache(ssl.create_default_context)

@@ -40,13 +40,15 @@ OURS = {
     "release_request": "authentication clients json_body outcome trace",
     # The edges.
     "settings": "guard ports trace transitions",
+    "init_phase": "",
+    "aws_clients": "",
     "secret_store": "",
     "ledger_items": "allowance guard outcome trace",
     "update_expression": "ledger_items",
     "table": "ledger_items ports",
     "ledger": "allowance ledger_items outcome ports table trace update_expression",
     "budget": "allowance ledger_items outcome ports table update_expression",
-    "release_queue": "ports release_request telemetry",
+    "release_queue": "outcome ports telemetry",
     "cloudflare_answer": "outcome",
     "deadline": "cloudflare_answer",
     "cloudflare": "cloudflare_answer credentials deadline outcome ports secret_store telemetry trace",
@@ -59,32 +61,33 @@ OURS = {
     "telemetry": "ledger_items outcome settings trace",
     # What puts it together, and the entry points.
     "wiring": (
-        "budget clients cloudflare cloudflare_lookup cloudflare_reading credentials deadline ledger outcome ports"
-        " release_queue"
-        " secret_store settings table telemetry"
+        "aws_clients budget clients cloudflare cloudflare_lookup cloudflare_reading credentials deadline ledger outcome"
+        " ports release_queue secret_store settings table telemetry"
     ),
     "routes": (
         "answer attempt authentication clients credentials guard http_event outcome ports problem release"
         " release_request secret_store telemetry trace wiring"
     ),
-    "webhook": "authentication http_event ports problem release_request routes telemetry wiring",
-    "worker": "batch release_queue telemetry wiring",
-    "reconciler": "outcome ports settle telemetry trace wiring",
+    "webhook": "authentication http_event init_phase ports problem release_request routes telemetry wiring",
+    "worker": "batch init_phase release_queue telemetry wiring",
+    "reconciler": "init_phase outcome ports settle telemetry trace wiring",
 }
 # What each may import from outside that is not pure: other people's packages, and those of Python's own modules that
 # reach beyond the process or are different each time. A module that is not named here is pure.
 OUTSIDE = {
     "settings": "os",
+    "init_phase": "gc",
+    "aws_clients": "botocore socket ssl time urllib3",
     "secret_store": "botocore mypy_boto3_secretsmanager",
     "table": "botocore mypy_boto3_dynamodb",
     "release_queue": "botocore mypy_boto3_sqs",
-    "deadline": "requests socket ssl threading time urllib3",
+    "deadline": "socket ssl threading time urllib3",
     "cloudflare": "time",
     "cloudflare_calls": "time",
     "cloudflare_lookup": "time",
     "cloudflare_reading": "time",
     "telemetry": "aws_lambda_powertools",
-    "wiring": "boto3 botocore mypy_boto3_secretsmanager random requests secrets ssl time",
+    "wiring": "botocore certifi random secrets ssl time",
     "routes": "secrets",
     "webhook": "aws_lambda_powertools",  # for the type of the context alone
     "worker": "aws_lambda_powertools",
@@ -187,11 +190,23 @@ def test_a_module_consists_of_definitions(module: str) -> None:
     definitions = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
     others = [node for node in TREES[module].body[1:] if not isinstance(node, definitions)]
     found = [ast.unparse(node).splitlines()[0] for node in others]
-    # The one call at import: priming, which fails for nobody and does nothing outside Lambda.
-    allowed = ["wiring.prime()"] if module in ("webhook", "worker", "reconciler") else []
-    assert [line for line in found if line != "if TYPE_CHECKING:"] == allowed
+    assert [line for line in found if line != "if TYPE_CHECKING:"] == CALLS_AT_IMPORT.get(module, [])
 
 
+def test_the_entry_points_load_first_what_spares_the_rest_the_search_for_garbage() -> None:
+    for module in ("webhook", "worker", "reconciler"):
+        first = next(name for name in imports_of(TREES[module]) if name.startswith("quarantine_release"))
+        assert first == "quarantine_release.init_phase"
+        assert {each for each in outside(TREES[module]) if each != "aws_lambda_powertools"} == set()
+
+
+# The init phase: none of it fails for anybody, and outside Lambda nothing is built.
+CALLS_AT_IMPORT = {
+    "init_phase": ["begin()"],
+    "webhook": ["wiring.prime(wiring.clients, wiring.accounts)", "init_phase.end()"],
+    "worker": ["wiring.prime(wiring.accounts)", "init_phase.end()"],
+    "reconciler": ["wiring.prime()", "init_phase.end()"],
+}
 IMPORT_ALL = """
 import sys
 

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 RUNTIME = "src/requirements.txt"
 RUN, DEV, SAM = "requirements/run.txt", "requirements/dev.txt", "requirements/sam.txt"
-FUZZ, MUTANTS = "requirements/fuzz.txt", "requirements/mutants.txt"
+FUZZ, MUTANTS, BENCH = "requirements/fuzz.txt", "requirements/mutants.txt", "requirements/bench.txt"
 # A pin, perhaps for some machines only, and its hashes. An index, an option, an address or a path looks like neither.
 PIN = re.compile(r"(?P<name>[a-z0-9-]+)==(?P<version>[0-9][0-9a-z.]*)(?: ; (?P<marker>[a-zA-Z_0-9.*<>=!' ]+))? \\")
 HASH = re.compile(r"    --hash=sha256:[0-9a-f]{64}(?P<more> \\)?")
@@ -44,6 +44,7 @@ NEEDS = {
     DEV: RUNTIME_NEEDS + group("dev"),
     FUZZ: RUNTIME_NEEDS + group("fuzz"),
     MUTANTS: RUNTIME_NEEDS + group("mutants"),
+    BENCH: group("bench"),
     SAM: group("sam"),
 }
 

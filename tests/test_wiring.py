@@ -62,9 +62,11 @@ def test_nothing_is_primed_outside_lambda(deployment: Deployment) -> None:
     assert wiring.ledger.cache_info().currsize == 0
 
 
-def test_priming_builds_without_a_call(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_priming_builds_all_fetches_the_secrets_and_reads_the_ledger_once(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand")
-    wiring.prime()
+    wiring.prime(wiring.clients, wiring.accounts)
     builders = (
         wiring.settings,
         wiring.ledger,
@@ -78,7 +80,7 @@ def test_priming_builds_without_a_call(deployment: Deployment, monkeypatch: pyte
     for builder in builders:
         assert builder.cache_info().currsize == 1
     assert deployment.is_untouched
-    assert deployment.aws_calls == []
+    assert deployment.aws_calls == ["GetSecretValue", "GetSecretValue", "BatchGetItem"]
     assert deployment.log == ""
 
 

@@ -1,10 +1,10 @@
 """HTTP with a total deadline, and the knowledge whether a single byte of the request went out.
 
-`requests` limits each read, not the whole: a peer that trickles its status line holds the caller for ever. Here a timer
+urllib3 limits each read, not the whole: a peer that trickles its status line holds the caller for ever. Here a timer
 shuts the connection down at the deadline. Name resolution is outside the deadline: nothing can interrupt it.
 
-Of `requests` only the adapter is used. A Session would read the whole body of a redirect that it does not follow, break
-on a malformed Location, keep cookies, which are credentials, and look for proxies and .netrc.
+`requests` is not used: all but its adapter, a thin layer over urllib3, would have to be switched off (redirects whose
+body it reads, cookies, which are credentials, proxies, .netrc), and it costs a tenth of a cold start.
 """
 
 import socket
@@ -16,16 +16,18 @@ from dataclasses import dataclass
 from threading import Timer
 from typing import Any, Final
 
-import requests
-from requests.adapters import HTTPAdapter
+from urllib3 import PoolManager, Timeout
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import (
     ConnectTimeoutError,
+    DecodeError,
     HTTPError,
     NameResolutionError,
     NewConnectionError,
+    ProtocolError,
     ReadTimeoutError,
+    SSLError,
 )
 from urllib3.util.connection import create_connection
 
@@ -51,7 +53,7 @@ class DeadlineSession:
     def __init__(self, context: ssl.SSLContext, wall_clock: Callable[[], float] = time.time) -> None:
         self._wall_clock = wall_clock
         self._link = _Link()
-        self._adapter = _Adapter(context, self._link)
+        self._pools = _pools(context, self._link)
         self._last_used = 0.0
 
     def send(
@@ -83,24 +85,38 @@ class DeadlineSession:
 
     def close(self) -> None:
         """Give the connection up; the next call opens another."""
-        self._adapter.poolmanager.clear()
+        self._pools.clear()
         self._link.close()
 
     def _exchange(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, seconds: float
     ) -> Reply | NoReply:
         common = {"Accept": "application/json", "Accept-Encoding": "identity"}
-        request = requests.Request(method, url, headers={**common, **headers}, data=body).prepare()
-        with self._adapter.send(request, stream=True, timeout=(CONNECT_SECONDS, seconds)) as response:
-            if response.status_code < 200:  # 100 is skipped below us; after any other the answer proper still comes
+        response = self._pools.urlopen(
+            method,
+            url,
+            redirect=False,
+            headers={**common, **headers},
+            body=body,
+            retries=False,
+            timeout=Timeout(connect=CONNECT_SECONDS, read=seconds),
+            preload_content=False,
+        )
+        try:
+            if response.status < 200:  # 100 is skipped below us; after any other the answer proper still comes
                 return NoReply(True, "interim_answer")
             received = bytearray()
-            for chunk in response.iter_content(65536):
+            for chunk in response.stream(65536):
                 received += chunk
                 if len(received) > ANSWER_LIMIT:
                     return NoReply(True, "answer_too_large")
-        names = {name.lower(): value for name, value in response.headers.items()}
-        return Reply(response.status_code, names, bytes(received))
+        except ProtocolError:
+            return NoReply(True, "truncated_answer")
+        finally:
+            response.close()  # what was read to its end has given its connection back by then
+        return Reply(
+            response.status, {name.lower(): response.headers[name] for name in response.headers}, bytes(received)
+        )
 
 
 class _Link:
@@ -180,21 +196,14 @@ class _WatchedTls(_Watched, HTTPSConnection):
     """The same over TLS; its handshake is done before anything is sent."""
 
 
-class _Adapter(HTTPAdapter):
-    def __init__(self, context: ssl.SSLContext, link: _Link) -> None:
-        self._context = context
-        self._link = link
-        super().__init__(pool_connections=1, pool_maxsize=1, max_retries=0)
-
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs, ssl_context=self._context)
-        link = {"link": self._link}
-        plain = type("Plain", (HTTPConnectionPool,), {"ConnectionCls": type("Plain", (_Watched,), link)})
-        tls = type("Tls", (HTTPSConnectionPool,), {"ConnectionCls": type("Tls", (_WatchedTls,), link)})
-        self.poolmanager.pool_classes_by_scheme = {"http": plain, "https": tls}
-
-    def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
-        """Leave TLS to the preloaded context: requests would read the whole CA bundle for every new connection."""
+def _pools(context: ssl.SSLContext, link: _Link) -> PoolManager:
+    """Build the one pool of one connection."""
+    pools = PoolManager(num_pools=1, maxsize=1, ssl_context=context)
+    linked = {"link": link}
+    plain = type("Plain", (HTTPConnectionPool,), {"ConnectionCls": type("Plain", (_Watched,), linked)})
+    tls = type("Tls", (HTTPSConnectionPool,), {"ConnectionCls": type("Tls", (_WatchedTls,), linked)})
+    pools.pool_classes_by_scheme = {"http": plain, "https": tls}
+    return pools
 
 
 def _failure(error: Exception) -> str:
@@ -212,8 +221,7 @@ _FAILURES: Final[tuple[tuple[type[BaseException], str], ...]] = (
     (NameResolutionError, "name_not_resolved"),
     (NewConnectionError, "connection_refused"),
     (ConnectTimeoutError, "connect_timeout"),
-    (requests.exceptions.SSLError, "tls_failure"),
+    (SSLError, "tls_failure"),
     (ReadTimeoutError, "no_answer_in_time"),
-    (requests.exceptions.ChunkedEncodingError, "truncated_answer"),
-    (requests.exceptions.ContentDecodingError, "undecodable_answer"),
+    (DecodeError, "undecodable_answer"),
 )

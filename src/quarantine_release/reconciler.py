@@ -3,7 +3,7 @@
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from quarantine_release import telemetry, wiring
+from quarantine_release import init_phase, telemetry, wiring
 from quarantine_release.outcome import RequestId
 from quarantine_release.ports import LedgerUnavailable
 from quarantine_release.settle import Summary, reconcile
@@ -50,3 +50,4 @@ def _report(summary: Summary) -> None:
 
 
 wiring.prime()
+init_phase.end()

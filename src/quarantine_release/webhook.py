@@ -3,7 +3,7 @@
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from quarantine_release import telemetry, wiring
+from quarantine_release import init_phase, telemetry, wiring
 from quarantine_release.authentication import AuthenticatedPayload, Unauthenticated, authenticate
 from quarantine_release.http_event import HttpRequest, read_event
 from quarantine_release.ports import LedgerUnavailable, Ports
@@ -92,4 +92,5 @@ def _decline(declined: Declined, request: HttpRequest) -> Response:
     return Response(PROBLEMS[declined.code].status, problem_body(declined, request.gateway_request_id), headers)
 
 
-wiring.prime()
+wiring.prime(wiring.clients, wiring.accounts)
+init_phase.end()

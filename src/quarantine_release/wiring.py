@@ -5,24 +5,24 @@ import secrets
 import ssl
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import boto3
-from botocore.config import Config
-from requests.utils import DEFAULT_CA_BUNDLE_PATH
+import certifi
+from botocore.session import Session
 
 from quarantine_release import telemetry
+from quarantine_release.aws_clients import AwsClients
 from quarantine_release.budget import AccountBudget
-from quarantine_release.clients import Clients, parse_clients
 from quarantine_release.cloudflare import CloudflareClient
 from quarantine_release.cloudflare_lookup import CloudflareLookup
 from quarantine_release.cloudflare_reading import CloudflareReader
-from quarantine_release.credentials import Accounts, parse_accounts
+from quarantine_release.credentials import Accounts, SecretMalformed, parse_accounts
 from quarantine_release.deadline import DeadlineSession
 from quarantine_release.ledger import DynamoLedger
-from quarantine_release.outcome import AttemptId
+from quarantine_release.outcome import AttemptId, RequestId
 from quarantine_release.ports import Ports
 from quarantine_release.release_queue import ReleaseQueue
 from quarantine_release.secret_store import CachedSecret
@@ -30,10 +30,8 @@ from quarantine_release.settings import Settings, is_in_lambda
 from quarantine_release.table import Table
 
 if TYPE_CHECKING:
-    from mypy_boto3_secretsmanager import SecretsManagerClient
+    from quarantine_release.clients import Clients
 
-# boto3's own 60 s outlive any webhook.
-_AWS: Final = Config(connect_timeout=1, read_timeout=2, retries={"mode": "standard", "total_max_attempts": 3})
 _CROCKFORD: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
@@ -75,19 +73,19 @@ def budget() -> AccountBudget:
 @cache
 def queue() -> ReleaseQueue:
     """Build the queue of hints."""
-    return ReleaseQueue(boto3.client("sqs", config=_AWS), settings().queue_url)
+    return ReleaseQueue(_aws().client("sqs"), settings().queue_url)
 
 
 @cache
-def clients() -> CachedSecret[Clients]:
+def clients() -> "CachedSecret[Clients]":
     """Build the clients secret; what is wrong in it is logged whenever it is fetched."""
-    return CachedSecret(_secrets_manager(), settings().clients_secret_id, _parse_clients, clock)
+    return CachedSecret(_aws().client("secretsmanager"), settings().clients_secret_id, _parse_clients, clock)
 
 
 @cache
 def accounts() -> CachedSecret[Accounts]:
     """Build the cloudflare secret."""
-    return CachedSecret(_secrets_manager(), settings().cloudflare_secret_id, parse_accounts, clock)
+    return CachedSecret(_aws().client("secretsmanager"), settings().cloudflare_secret_id, parse_accounts, clock)
 
 
 @cache
@@ -135,12 +133,23 @@ def ports(time_left: Callable[[], float]) -> Ports:
     )
 
 
-def prime() -> None:
-    """Build everything in Lambda's init phase, which has a whole CPU; a failure is logged and left for later."""
+def prime(*secrets: Callable[[], CachedSecret[Any]]) -> None:
+    """Do in Lambda's init phase, which has a whole CPU, what the first request would otherwise do on its share.
+
+    Builds everything, fetches these secrets, and reads the ledger once, which opens its connection and loads what
+    botocore loads late. A failure is logged and left for later.
+    """
     if not is_in_lambda():
         return
     try:
-        ledger(), budget(), queue(), clients(), cloudflare(), reader(), lookup()
+        ports(lambda: 0.0)
+        for secret in secrets:
+            secret()
+        with _aws().tried_once():  # init may take 10 s
+            for secret in secrets:
+                with suppress(SecretMalformed):  # the first request tells what is wrong
+                    secret().get()
+            ledger().requests([RequestId("rq_primed")])
     except Exception as error:  # noqa: BLE001  whatever it is, the first request meets it where it can be answered
         telemetry.logger.warning("priming_failed", error_type=type(error).__name__)
 
@@ -148,22 +157,30 @@ def prime() -> None:
 @cache
 def _table() -> Table:
     """Build the one client of the table, which ledger and budget share."""
-    return Table(boto3.client("dynamodb", config=_AWS), settings().table, pause)
+    return Table(_aws().client("dynamodb"), settings().table, pause)
 
 
 @cache
 def _session() -> DeadlineSession:
-    """Build the one connection to Cloudflare, with its one TLS context."""
-    return DeadlineSession(ssl.create_default_context(cafile=DEFAULT_CA_BUNDLE_PATH))
+    """Build the one connection to Cloudflare."""
+    return DeadlineSession(_tls())
 
 
 @cache
-def _secrets_manager() -> "SecretsManagerClient":
-    client: SecretsManagerClient = boto3.client("secretsmanager", config=_AWS)
-    return client
+def _aws() -> AwsClients:
+    """Build what makes the clients of AWS."""
+    return AwsClients(Session(), _tls())
 
 
-def _parse_clients(document: str) -> Clients:
+@cache
+def _tls() -> ssl.SSLContext:
+    """Build the one TLS context: to read the CA bundle takes longer than a request."""
+    return ssl.create_default_context(cafile=certifi.where())
+
+
+def _parse_clients(document: str) -> "Clients":
+    from quarantine_release.clients import parse_clients  # the webhook alone needs it
+
     found = parse_clients(document)
     for client, problem in found.problems.items():
         telemetry.client_disabled(client, problem)

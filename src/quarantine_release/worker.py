@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from quarantine_release import telemetry, wiring
+from quarantine_release import init_phase, telemetry, wiring
 from quarantine_release.batch import Batch, release_hinted
 from quarantine_release.release_queue import decode
 
@@ -39,4 +39,5 @@ def _report(batch: Batch, malformed: int) -> None:
         telemetry.ledger_unavailable("the hints are delivered again")
 
 
-wiring.prime()
+wiring.prime(wiring.accounts)
+init_phase.end()
