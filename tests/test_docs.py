@@ -9,6 +9,7 @@ import subprocess
 import sys
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +25,7 @@ from quarantine_release.answer import answer_body, result_body, trace_body
 from quarantine_release.attempt import Answer
 from quarantine_release.clients import Scope, parse_clients
 from quarantine_release.credentials import parse_accounts
+from quarantine_release.guard import Candidate, Ended, Guarded
 from quarantine_release.http_event import HttpRequest
 from quarantine_release.outcome import (
     LETTERS,
@@ -46,6 +48,7 @@ CHECKOUT: Final = Path(__file__).parent.parent
 PAGES: Final = (CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md")))
 README: Final = PAGES[0].read_text("utf-8")
 LOCAL: Final = "http://127.0.0.1:8080"
+ENDING: Final = ("guard", "lookup", "vetting")
 # Made by the commands, or by the reader.
 MADE: Final = (".venv", ".local", ".aws-sam", "cloudflare.json", "clients.json")
 
@@ -120,7 +123,15 @@ def test_the_code_table_is_the_codes() -> None:
         for code, outcome, *_ in table("code", "outcome", "meaning", "what to do")
     ]
     assert sorted(code for _, code in told) == sorted(Code)
-    assert {pair for pair in told if pair[0].is_end} == {pair for pair in LETTERS.values() if pair[1] is not None}
+    # Of what ends before a claim the code stands in the request, and where it ends in the source.
+    sources = [(CHECKOUT / "src" / "quarantine_release" / f"{name}.py").read_text() for name in ENDING]
+    ended = {
+        (Outcome[outcome], Code[code])
+        for source in sources
+        for outcome, code in re.findall(r"Ended\(\s*Outcome\.(\w+),\s*Code\.(\w+)", source)
+    }
+    assert len(ended) == 10
+    assert {pair for pair in told if pair[0].is_end} == ended | {pair for pair in LETTERS.values() if pair[1]}
     assert {outcome for outcome, _ in told if not outcome.is_end} == {Outcome.UNCONFIRMED}
 
 
@@ -142,7 +153,13 @@ def test_the_request_members_and_their_limits_are_the_parsers() -> None:
 def test_the_result_members_are_the_answers() -> None:
     assert names("member of a result", "what it is") != []
     first_column = [name for row in table("member of a result", "what it is") for name in named(row[0])]
-    assert sorted(first_column) == sorted(result_body(answer().results[0]))
+    found = Ended(Outcome.AMBIGUOUS, Code.SEVERAL_MATCHES, "several", (Candidate(BARE, NOON, "SPAM", True),))
+    result = answer().results[0]
+    bodies = (
+        result_body(replace(result, resolved=BARE), is_to_be_confirmed=True),
+        result_body(replace(result, row=None, ended=found)),
+    )
+    assert sorted(first_column) == sorted({name for body in bodies for name in body})
     (lists,) = (row[1] for row in table("member of a result", "what it is") if "`delivered`" in row[0])
     assert named(lists) == ["recipients_truncated", "recipient_counts"]
     many = answer(Recipients.of(f"{number}@example.com" for number in range(21)))
@@ -194,6 +211,7 @@ def test_each_named_variable_of_make_run_has_an_effect() -> None:
         "SETTLE_SECONDS": "3",
         "BUDGET_INLINE_CALLS": "5",
         "BUDGET_CALLS": "6",
+        "GUARD_MODE": "strict",
         "RECONCILE_EVERY_SECONDS": "4",
     }
     assert set(given) == set(names("variable", "default", "what it is"))
@@ -226,6 +244,7 @@ def message(recipients: Recipients = DELIVERED.recipients) -> MessageRow:
         owner=request_row().request_id,
         evidence=OK,
         recipients=recipients,
+        guard=Guarded.NOT_CHECKED,
     )
 
 
