@@ -17,18 +17,18 @@ from tests.small_cloudflare import Reply
 
 SOURCE: Final = Path(__file__).parent.parent / "src"
 COMMON_MODULES: Final = """
-allowance aws_clients budget cloudflare cloudflare_answer cloudflare_reading credentials deadline init_phase ledger
-ledger_items outcome ports reading release_queue secret_store settings table telemetry trace transitions
-update_expression wiring
+allowance aws_clients budget cloudflare cloudflare_answer cloudflare_calls cloudflare_lookup cloudflare_reading
+credentials deadline guard init_phase ledger ledger_items lookup outcome ports reading release_queue secret_store
+settings table telemetry trace transitions update_expression wiring
 """
 HTTP_MODULES: Final = """
 answer authentication clients http_event json_body problem release_request routes signature
 """
 COMMON, HTTP = frozenset(COMMON_MODULES.split()), frozenset(HTTP_MODULES.split())
 OURS: Final = {
-    "webhook": COMMON | HTTP | {"attempt", "release", "webhook"},
-    "worker": COMMON | {"attempt", "batch", "release", "worker"},
-    "reconciler": COMMON | {"attempt", "reconciler", "release", "settle", "sweep"},
+    "webhook": COMMON | HTTP | {"attempt", "proof", "release", "vetting", "webhook"},
+    "worker": COMMON | {"attempt", "batch", "proof", "release", "vetting", "worker"},
+    "reconciler": COMMON | {"attempt", "proof", "reconciler", "release", "settle", "sweep", "vetting"},
 }
 # Whatever else is loaded at first level, beside Python's own modules.
 OTHERS: Final = {
@@ -163,9 +163,10 @@ def test_a_refusal_of_cloudflare_takes_no_second_call_within_the_request(warm: D
     assert calls_of(warm) == ([BUDGET, CLAIM, pause, RECORD, "SendMessageBatch"], 1)
 
 
-def test_what_is_queued_takes_two_calls_and_its_worker_six(warm: Deployment) -> None:
+def test_what_is_queued_takes_three_calls_and_its_worker_six(warm: Deployment) -> None:
     assert warm.post(headers=[("Prefer", "respond-async")]).status == 202
-    assert calls_of(warm) == ([CLAIM, "SendMessageBatch"], 0)
+    # No call is bought that would bring the account's row along: whether releases are paused is read.
+    assert calls_of(warm) == ([READ, CLAIM, "SendMessageBatch"], 0)
     warm.work()
     close = "UpdateItem"
     assert calls_of(warm) == ([READ, READ, BUDGET, CLAIM, RECORD, close], 1)
