@@ -31,7 +31,14 @@ STORM_SECONDS: Final = 30 if IS_FULL else 4
 # Within a second all know of a 429; where other tests run beside, a call may leave later than it was decided.
 SLACK: Final = timedelta(seconds=1 if IS_FULL else 2)
 # Longer than the simulator and a slow ledger need for claim, call and record.
-WAITS: Final = {"PORT": "0", "LEASE_SECONDS": "10", "SETTLE_SECONDS": "2", "RECONCILE_EVERY_SECONDS": "1"}
+# The guard has tests of its own (`test_end_to_end_guard.py`): what it reads is not counted here.
+WAITS: Final = {
+    "PORT": "0",
+    "GUARD_MODE": "off",
+    "LEASE_SECONDS": "10",
+    "SETTLE_SECONDS": "2",
+    "RECONCILE_EVERY_SECONDS": "1",
+}
 # What a slow machine lets go wrong, the sweep finds after two minutes.
 PATIENCE_SECONDS: Final = 300
 POLL_SECONDS: Final = 2
