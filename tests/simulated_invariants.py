@@ -56,6 +56,7 @@ def check_end(simulation: Simulation) -> list[str]:
         *_unended(simulation),
         *_untruthful(simulation),
         *_denied_and_released(simulation),
+        *_released_and_ended(simulation),
     ]
 
 
@@ -136,6 +137,20 @@ def _denied_and_released(simulation: Simulation) -> list[str]:
                 for post in simulation.posts
                 if (post.owner, post.part) == (told.request_id, result.part) and post.at > told.at
             ]
+    return found
+
+
+def _released_and_ended(simulation: Simulation) -> list[str]:
+    """What left on behalf of a request alone is not told to it as an end that came before any claim."""
+    found = []
+    for key, item in simulation.dynamodb.items.items():
+        if not key.startswith("R#"):
+            continue
+        row = request_row(item)
+        for part in row.ended_parts:
+            owners = {post.owner for post in simulation.posts if post.part == part}
+            if simulation.effects.get(part) and owners == {row.request_id}:
+                found.append(f"{key}: {part} has ended before a claim, and was released on its behalf")
     return found
 
 

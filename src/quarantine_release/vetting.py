@@ -53,13 +53,12 @@ class Vetting:
     def resolve(
         self, given: Mapping[RequestId, Iterable[MessageId]], answers: Mapping[str, tuple[MessageId, int]]
     ) -> None:
-        """Find what the Message-IDs among these ids mean; `answers` are those that the ledger knew before."""
+        """Find what these Message-IDs mean, of which it is not known yet; `answers` are what the ledger knew before."""
         now, asked = self._ports.clock(), dict[Question, list[tuple[RequestId, MessageId]]]()
         for name, ids in given.items():
             request = self._run.requests[name]
             for each in ids:
-                if is_header(each) and each not in request.resolved and each not in request.ended:
-                    asked.setdefault(self.question(request, each), []).append((name, each))
+                asked.setdefault(self.question(request, each), []).append((name, each))
         found: dict[Question, MessageId] = {}
         for question in asked:
             known, until = answers.get(question.text, (None, 0))
