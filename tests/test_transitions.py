@@ -448,3 +448,11 @@ def test_what_a_person_has_freed_is_claimed_by_whoever_asks_next_and_keeps_the_o
     again = claimed(told, Target(PART, BARE), request_row(), sent("a2", at=LONG_AFTER))
     assert (again.state, again.forced_over) == (State.RELEASING, None)
     assert again.operations == {BY_HAND}
+
+
+def test_what_an_attempt_was_found_to_have_left_in_quarantine_is_nobodys() -> None:
+    """A reconciler died between the attempt, which tells it, and the message: the next brings it there."""
+    attempt = sent()
+    row = claimed(None, attempt.targets[0], request_row(), attempt)
+    free = recorded(row, Verdict(State.RETRYABLE), Evidence(), NOON, TERMS)
+    assert (row.owner, free.owner) == (request_row().request_id, None)

@@ -364,9 +364,9 @@ class DynamoLedger:
             "ConditionCheck": {
                 "TableName": self._table.name,
                 "Key": {"pk": {"S": message_key(request.account_id, part)}},
-                "ConditionExpression": "attribute_not_exists(#owner) OR #owner <> :this",
-                "ExpressionAttributeNames": {"#owner": "owner"},
-                "ExpressionAttributeValues": {":this": {"S": request.request_id}},
+                "ConditionExpression": "attribute_not_exists(#owner) OR #owner <> :this OR #state = :free",
+                "ExpressionAttributeNames": {"#owner": "owner", "#state": "state"},
+                "ExpressionAttributeValues": {":this": {"S": request.request_id}, ":free": {"S": State.RETRYABLE}},
             }
         }
 

@@ -112,6 +112,8 @@ def recorded(
     return replace(
         row,
         state=verdict.state,
+        # What was found to be still in quarantine, and stands in the attempt alone until now, is nobody's.
+        owner=None if verdict.state is State.RETRYABLE else row.owner,
         code=verdict.code,
         message_id=_fuller(row.message_id, verdict.message_id),
         recipients=verdict.recipients,
