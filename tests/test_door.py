@@ -50,7 +50,7 @@ def test_the_corpus_comes_to_what_it_is_named_for() -> None:
     assert {case.name: check(case.read_bytes()) for case in CASES} == EXPECTED
 
 
-@settings(max_examples=2000)
+@settings(max_examples=1000)
 @given(
     st.sampled_from([case.read_bytes() for case in CASES]),
     st.lists(st.tuples(st.integers(0, 400), st.integers(0, 8), st.binary(max_size=4)), max_size=3),

@@ -49,7 +49,7 @@ TOKEN = {"Authorization": f"Bearer {token_of('soar')}"}
 
 @pytest.mark.usefixtures("deployment")
 @schema.parametrize()
-@settings(max_examples=100, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_every_answer_is_as_described(case: schemathesis.Case[Any]) -> None:
     """Every check of schemathesis, with valid and invalid requests, with this token, with wrong ones and without."""
     response = case.call(headers=TOKEN)
