@@ -65,7 +65,7 @@ BY_TOKEN = {"account_id": ACCOUNT, "api_token": TOKEN}
 BY_KEY = {"account_id": ACCOUNT, "api_email": EMAIL, "api_key": KEY}
 ROTATED = {"account_id": ACCOUNT, "api_token": NEW_TOKEN}
 ELSEWHERE = {"account_id": "b" * 32, "api_token": NEW_TOKEN}
-SECONDS = 0.25
+SECONDS = 0.5
 RECIPIENT = "ann.canary@example.com"
 
 
@@ -481,14 +481,14 @@ def test_what_cannot_be_sent_is_given_up_while_there_would_be_time_for_an_answer
         called = caller.release(seconds=4.5)
         took = time.monotonic() - began
     assert called == Refused(UNREACHABLE, no_reply("connection_refused"))
-    assert took < 1
+    assert took < 3
     assert len(looked_up) > 4, "tried more than once"
 
 
 @pytest.mark.parametrize("play", [resets_after_reading, says_and_hangs(b""), refuses(500, 1), refuses(429, 1)])
 def test_what_may_have_been_sent_is_never_tried_again(play: Play) -> None:
     with FaultServer([play, delivers]) as server, closing(Caller(server.url)) as caller:
-        caller.release(seconds=0.5)
+        caller.release(seconds=1)
     assert len(server.requests) == 1
 
 

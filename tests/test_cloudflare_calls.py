@@ -217,9 +217,9 @@ def test_a_run_that_has_no_time_makes_no_call_and_is_for_another_time(seconds: f
 
 
 def test_a_run_whose_time_is_over_leaves_the_rest_for_another_time() -> None:
-    with FaultServer([GOOD]) as server, calls_to(server.url, 0.3) as calls:
+    with FaultServer([GOOD]) as server, calls_to(server.url) as calls:
         assert calls.get("/x").why is None
-        time.sleep(0.35)
+        calls.ends_at = time.monotonic()
         assert [calls.get("/x").why for _ in range(2)] == [NOT_NOW] * 2
     assert len(server.requests) == 1
 
@@ -229,14 +229,14 @@ def test_a_run_whose_time_is_over_leaves_the_rest_for_another_time() -> None:
 )
 def test_who_takes_all_the_time_and_does_not_answer_has_failed_for_the_rest_too(play: Play) -> None:
     began = time.monotonic()
-    got, shown = get([GOOD, play], times=4, seconds=0.4)
+    got, shown = get([GOOD, play], times=4, seconds=1)
     assert [one.why for one in got] == [None, FAILED, FAILED, FAILED]
-    assert 0.3 < time.monotonic() - began < 2
+    assert 0.9 < time.monotonic() - began < 6
     assert len(shown) == 2
 
 
 def test_no_call_takes_all_the_time_of_a_long_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cloudflare_calls, "_CALL_SECONDS", 0.2)
+    monkeypatch.setattr(cloudflare_calls, "_CALL_SECONDS", 1.0)
     got, _ = get([says_and_hangs(b""), GOOD], times=2)
     assert [one.why for one in got] == [FAILED, None]
 
@@ -452,10 +452,10 @@ def test_a_search_that_is_never_done_fails_after_eight_times() -> None:
 
 def test_a_search_is_waited_for_half_a_second_each_time_and_within_the_time_of_the_run() -> None:
     began = time.monotonic()
-    several, asked = pages([pending("?poll=1")], seconds=2)
+    several, asked = pages([pending("?poll=1")], seconds=3)
     assert [each.why for each in several] == [FAILED]
-    assert 2 <= len(asked) <= 4
-    assert 0.5 <= time.monotonic() - began < 2
+    assert 2 <= len(asked) <= 6
+    assert 0.5 <= time.monotonic() - began < 6
 
 
 @pytest.mark.usefixtures("_in_haste")

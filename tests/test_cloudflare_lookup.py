@@ -641,7 +641,7 @@ def test_a_budget_that_cannot_be_asked_ends_the_run() -> None:
 def test_what_no_time_is_left_for_is_for_another_time_but_not_if_cloudflare_took_it_all() -> None:
     assert look([page()], *FULLS[:3], seconds=0) == (dict.fromkeys(FULLS[:3], NOT_NOW), [])
     assert find([page()], asking(), seconds=0) == ([NOT_NOW], [])
-    looked, calls = look([page(held(FULLS[0])), says_and_hangs(b"")], *FULLS[:4], seconds=0.4)
+    looked, calls = look([page(held(FULLS[0])), says_and_hangs(b"")], *FULLS[:4], seconds=1)
     assert names(looked) == {FULLS[0]: FULLS[0], **dict.fromkeys(FULLS[1:4], FAILED)}
     assert len(calls) == 2
 

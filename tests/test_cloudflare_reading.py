@@ -575,8 +575,8 @@ def test_without_a_result_info_the_page_counts_all_the_same() -> None:
 )
 def test_all_calls_together_take_no_longer_than_told(play: Play) -> None:
     began = time.monotonic()
-    readings, calls = read([page({"id": FULLS[0], **FREED}), play], *FULLS[:9], seconds=0.4)
-    assert 0.3 < time.monotonic() - began < 2
+    readings, calls = read([page({"id": FULLS[0], **FREED}), play], *FULLS[:9], seconds=1)
+    assert 0.9 < time.monotonic() - began < 6
     assert shown(readings) == {BARES[0]: RELEASED}
     assert len(calls) == 2
 

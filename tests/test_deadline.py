@@ -42,7 +42,7 @@ from tests.fault_server import (
     trickles_its_handshake,
 )
 
-SECONDS = 0.25
+SECONDS = 0.5
 TOLERANCE = 0.2
 CHUNKED = "Transfer-Encoding: chunked"
 OK = http(200, b'{"well": "done"}')
@@ -83,8 +83,8 @@ def post(
 
 
 def in_time(call: Callable[[], Reply | NoReply], seconds: float = SECONDS) -> Reply | NoReply:
-    """Make a call that must end within so many seconds; late once it met a busy machine, late thrice it is slow."""
-    for _ in range(3):
+    """Make a call that must end within so many seconds; late once it met a busy machine, late five times it is slow."""
+    for _ in range(5):
         began = time.monotonic()
         reply = call()
         took = time.monotonic() - began
@@ -207,7 +207,7 @@ def test_one_address_may_take_only_its_share_of_the_deadline(
 
 
 def test_the_next_address_is_tried_when_one_is_dead(session: DeadlineSession, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deadline, "CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr(deadline, "CONNECT_SECONDS", 1.0)
     resolve_as(monkeypatch, "two.example", ["::1", "127.0.0.1"])
     with FaultServer([answers(200, b"{}")]) as server, black_hole("::1", server.port):
         reply = post(session, f"http://two.example:{server.port}")

@@ -226,7 +226,7 @@ def test_a_full_transaction_takes_no_longer_in_a_large_table(dynamodb: "DynamoDB
     started = time.monotonic()
     _claim(dynamodb, table, f"{prefix}-attempt", [f"{prefix}-message-{number}" for number in range(98)])
 
-    assert time.monotonic() - started < 2  # moto as it comes needs 8 s
+    assert time.monotonic() - started < 5  # moto as it comes needs 8 s
 
 
 def test_the_template_is_resolved_as_cloudformation_does() -> None:

@@ -168,7 +168,7 @@ class TestBatches:
     def test_what_comes_within_the_window_comes_as_one_batch(
         self, stack: Stack, pool: HandlerPool, sqs: "SQSClient", url: str, notes: Notes
     ) -> None:
-        with _feeding(stack, pool, window_seconds=0.6):
+        with _feeding(stack, pool, window_seconds=0.8):
             sent = [_send(sqs, url, {})]
             first_sent_at = time.time()
             for _ in range(3):
@@ -177,7 +177,7 @@ class TestBatches:
             (batch,) = notes.batches(1)
 
         assert _ids(batch) == sent
-        assert 0.5 < batch["started"] - first_sent_at < 5
+        assert 0.7 < batch["started"] - first_sent_at < 10
 
     def test_a_full_batch_does_not_wait_for_the_window(
         self, stack: Stack, pool: HandlerPool, sqs: "SQSClient", url: str, notes: Notes
@@ -198,7 +198,7 @@ class TestBatches:
             (batch,) = notes.batches(1)
 
         assert _ids(batch) == [sent]
-        assert batch["started"] - sent_at < 2
+        assert batch["started"] - sent_at < 5
 
     def test_an_event_holds_at_most_six_megabytes(
         self, stack: Stack, pool: HandlerPool, sqs: "SQSClient", url: str, notes: Notes
@@ -377,11 +377,11 @@ class TestStop:
         self, stack: Stack, pool: HandlerPool, sqs: "SQSClient", url: str, notes: Notes
     ) -> None:
         with _feeding(stack, pool, maximum_concurrency=1):
-            _send(sqs, url, {"sleep": 1})
+            _send(sqs, url, {"sleep": 4})
             notes.batches(1)
             began = time.monotonic()
 
-        assert time.monotonic() - began < 0.7
+        assert time.monotonic() - began < 3
         assert sum(_counts(sqs, url)) == 1
         _until(lambda: _counts(sqs, url) == (0, 0, 0))
 

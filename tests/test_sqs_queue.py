@@ -289,7 +289,7 @@ class TestApi:
     def test_an_empty_queue_answers_without_messages_when_the_wait_is_over(self, sqs: "SQSClient", url: str) -> None:
         started = time.monotonic()
         assert "Messages" not in sqs.receive_message(QueueUrl=url)
-        assert time.monotonic() - started < 0.5
+        assert time.monotonic() - started < 5
         assert "Messages" not in sqs.receive_message(QueueUrl=url, WaitTimeSeconds=1)
         assert time.monotonic() - started >= 1
 
