@@ -33,12 +33,16 @@ def no_fault(operation: str) -> Fault | None:  # noqa: ARG001
 
 
 class ModelDynamoDB:
-    """One table. `before_call` is asked before every call, and may also let time pass or end the caller's life."""
+    """One table. `before_call` is asked before every call, and may also let time pass or end the caller's life.
+
+    `written` are the keys of all writes, which who looks at them may clear.
+    """
 
     def __init__(self, before_call: Callable[[str], Fault | None] = no_fault, *, checks_sizes: bool = True) -> None:
         self._checks_sizes = checks_sizes
         self.items: dict[str, Item] = {}
         self.calls: list[str] = []
+        self.written: list[str] = []
         self._before_call = before_call
         self._tokens: dict[str, Any] = {}
 
@@ -69,6 +73,7 @@ class ModelDynamoDB:
             if any(reason["Code"] != "None" for reason in reasons):
                 raise _cancelled(reasons)
             self.items |= new
+            self.written += new
             if token is not None:
                 self._tokens[token] = _copy(actions)
             return {}
@@ -76,8 +81,8 @@ class ModelDynamoDB:
         # The SDK repeats a transaction under the same token, so a repetition is without effect.
         keys = [_key_of(kind, detail) for action in actions for kind, detail in action.items()]
         moved = next((at for at, key in enumerate(keys) if key.startswith("M#")), None)
-        conflict = _cancelled([{"Code": "TransactionConflict"}] * len(actions))
-        return self._call("TransactWriteItems", write, conflict, moved=lambda: write(moved))
+        reasons = [{"Code": "TransactionConflict"}] * len(actions)
+        return self._call("TransactWriteItems", write, lambda: _cancelled(reasons), moved=lambda: write(moved))
 
     def update_item(self, **parameters: Any) -> dict[str, Any]:
         def write() -> dict[str, Any]:
@@ -86,11 +91,10 @@ class ModelDynamoDB:
             if not _holds(parameters, old):
                 raise _condition_failed("UpdateItem", parameters, old)
             self.items[key] = self._written("Update", parameters, old)
+            self.written.append(key)
             return {"Attributes": _copy(self.items[key])} if parameters.get("ReturnValues") == "ALL_NEW" else {}
 
-        return self._call(
-            "UpdateItem", write, conflict=_error("TransactionConflictException", "UpdateItem"), again=True
-        )
+        return self._call("UpdateItem", write, _conflict("UpdateItem"), again=True)
 
     def put_item(self, **parameters: Any) -> dict[str, Any]:
         def write() -> dict[str, Any]:
@@ -99,9 +103,10 @@ class ModelDynamoDB:
             if not _holds(parameters, old):
                 raise _condition_failed("PutItem", parameters, old)
             self.items[key] = self._written("Put", parameters, old)
+            self.written.append(key)
             return {}
 
-        return self._call("PutItem", write, conflict=_error("TransactionConflictException", "PutItem"), again=True)
+        return self._call("PutItem", write, _conflict("PutItem"), again=True)
 
     def batch_get_item(self, **parameters: Any) -> dict[str, Any]:
         def read() -> dict[str, Any]:
@@ -136,7 +141,7 @@ class ModelDynamoDB:
         self,
         operation: str,
         act: Callable[[], dict[str, Any]],
-        conflict: ClientError | None = None,
+        conflict: Callable[[], ClientError] | None = None,
         *,
         again: bool = False,
         moved: Callable[[], dict[str, Any]] | None = None,
@@ -152,7 +157,7 @@ class ModelDynamoDB:
             case Fault.THROTTLED:
                 raise _error("ProvisionedThroughputExceededException", operation)
             case Fault.CONFLICT if conflict is not None:
-                raise conflict
+                raise conflict()
             case Fault.CANCELLED if moved is not None:
                 return moved()
             case Fault.REPEATED if again:
@@ -190,6 +195,11 @@ def _copy(value: Any) -> Any:
 @lru_cache(maxsize=1000)
 def _tokens_of(expression: str) -> tuple[str, ...]:
     return tuple(re.findall(r"[()]|<=|>=|<>|[=<>]|[#:]?\w+", expression))
+
+
+@lru_cache(maxsize=1000)
+def _used_by(*expressions: str) -> frozenset[str]:
+    return frozenset(token for expression in expressions for token in _tokens_of(expression))
 
 
 @lru_cache(maxsize=1000)
@@ -231,8 +241,9 @@ def _updated(detail: Mapping[str, Any], old: Item | None) -> Item:
 
 def _holds(detail: Mapping[str, Any], old: Item | None) -> bool:
     expression = detail.get("ConditionExpression")
-    used = {*_tokens_of(expression or ""), *_tokens_of(detail.get("UpdateExpression", ""))}
-    if not {*detail.get("ExpressionAttributeNames", {}), *detail.get("ExpressionAttributeValues", {})} <= used:
+    used = _used_by(expression or "", detail.get("UpdateExpression", ""))
+    placeholders = (detail.get("ExpressionAttributeNames", {}), detail.get("ExpressionAttributeValues", {}))
+    if not all(used.issuperset(each) for each in placeholders):
         raise _error("ValidationException", "unused placeholder")
     if expression is None:
         return True
@@ -298,6 +309,10 @@ class _Condition:
 
 def _error(code: str, operation: str) -> ClientError:
     return ClientError({"Error": {"Code": code, "Message": code}}, operation)
+
+
+def _conflict(operation: str) -> Callable[[], ClientError]:
+    return lambda: _error("TransactionConflictException", operation)
 
 
 def _cancelled(reasons: Sequence[Mapping[str, Any]]) -> ClientError:

@@ -265,7 +265,7 @@ class Simulation:
         self._hub = getcurrent()
         self._attempts = 0
         self._after_call: Strike | None = None
-        self._seen: dict[str, tuple[Any, MessageRow | None]] = {}
+        self._seen: dict[str, MessageRow] = {}
         # What each actor saw last of a message before it called for it.
         self.looks: dict[tuple[_Actor, PostfixPart], tuple[float, Details]] = {}
 
@@ -366,14 +366,12 @@ class Simulation:
         if account.get("switch") != self._switch:
             self._switch = account.get("switch")
             self._note_pauses(account_row(account).stops)
-        for key, item in self.dynamodb.items.items():
-            if not key.startswith("M#"):
-                continue
-            before, row = self._seen.get(key, (None, None))
-            if before is not item:
-                now = message_row(item)
-                check_transition(self, row, now)
-                self._seen[key] = (item, now)
+        for key in self.dynamodb.written:
+            if key.startswith("M#"):
+                now = message_row(self.dynamodb.items[key])
+                check_transition(self, self._seen.get(key), now)
+                self._seen[key] = now
+        self.dynamodb.written.clear()
 
     def _note_pauses(self, stops: Mapping[str, Stop]) -> None:
         standing = {pause.client: pause for pause in self.pauses if pause.until == math.inf}

@@ -37,7 +37,7 @@ from tests.fault_server import (
 from tests.stand_ins import ACCOUNT, NOON, RememberingBudget, UnreadableBudget
 from tests.test_cloudflare_reading import INVESTIGATE, ok, page, refusal
 
-ABSENT, NOT_NOW, FAILED = NotRead.ABSENT, NotRead.NOT_NOW, NotRead.FAILED
+ABSENT, NOT_OFFERED, NOT_NOW, FAILED = NotRead
 GOOD = ok({"id": "4Njp3P0STMz2c02Q"})
 ENTRY = {"id": "4Njp3P0STMz2c02Q-2024-01-05T10:00:00-12345678"}
 
@@ -118,10 +118,12 @@ def test_a_good_answer_is_given_with_its_evidence() -> None:
     ("play", "why"),
     [
         (refusal(404), ABSENT),
-        (answers(404), FAILED),
-        (answers(404, b"<html>not here</html>"), FAILED),
-        (answers(404, b'{"detail": "Not Found"}'), FAILED),
-        (answers(404, b'{"success": true}'), FAILED),
+        (answers(404), NOT_OFFERED),
+        (answers(404, b"<html>not here</html>"), NOT_OFFERED),
+        (answers(404, b'{"detail": "Not Found"}'), NOT_OFFERED),
+        (answers(404, b'{"success": true}'), NOT_OFFERED),
+        (refusal(405), NOT_OFFERED),
+        (answers(501, b"<html>Unsupported method ('GET')</html>"), NOT_OFFERED),
         (refusal(400), FAILED),
         (refusal(410), FAILED),
         (refusal(500), FAILED),

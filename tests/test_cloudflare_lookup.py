@@ -51,7 +51,7 @@ from tests.test_cloudflare_reading import (
 )
 from tests.test_reading import DAY, HOUR, anything, full_id, likely, queue_id
 
-ABSENT, NOT_NOW, FAILED = NotRead.ABSENT, NotRead.NOT_NOW, NotRead.FAILED
+ABSENT, NOT_OFFERED, NOT_NOW, FAILED = NotRead
 HEADER = MessageId("<20261113.1200@news.example>")
 BARES = [MessageId(postfix_part(each)) for each in FULLS]
 ALERTS = [MessageId(each.rpartition("-")[0]) for each in FULLS]
@@ -184,7 +184,6 @@ BAD = [
     answers(200, b"<!DOCTYPE html>"),
     answers(200, json.dumps({"success": False, "result": held(FULLS[0])}).encode()),
     answers(202, json.dumps({"success": True, "result": held(FULLS[0])}).encode()),
-    answers(404, b"<html>"),
     answers(500, json.dumps({"success": True, "result": held(FULLS[0])}).encode()),
     refusal(503),
     refusal(400),
@@ -296,6 +295,28 @@ def test_a_bare_id_is_not_absent_where_a_list_was_not_read_to_its_end_or_shows_s
     plays = [refusal(404), *listed] if number == 1 else [*listed, refusal(404)]
     looked, _ = look(plays, *BARES[:number])
     assert looked[MessageId(BARES[0])] is why
+
+
+OFFERED_NOWHERE = [answers(404), answers(501, b"<html>")]
+
+
+@pytest.mark.parametrize("number", [1, 3])
+@pytest.mark.parametrize("play", OFFERED_NOWHERE)
+def test_where_no_reading_is_offered_a_bare_id_is_told_so_and_any_other_too(play: Play, number: int) -> None:
+    assert look([play], *BARES[:number])[0] == dict.fromkeys(BARES[:number], NOT_OFFERED)
+    assert look([play], "4Njp3P0STMz2c02Q") == ({"4Njp3P0STMz2c02Q": NOT_OFFERED}, ["/4Njp3P0STMz2c02Q"])
+    assert look([play], FULLS[0])[0] == {FULLS[0]: NOT_OFFERED}
+    assert look([play], ALERTS[0])[0] == {ALERTS[0]: NOT_OFFERED}
+    assert find([play], asking())[0] == [FAILED]
+
+
+@pytest.mark.parametrize("play", OFFERED_NOWHERE)
+def test_where_one_reading_is_offered_a_bare_id_that_is_not_read_by_the_other_has_failed(play: Play) -> None:
+    assert look([play, page()], BARES[0])[0] == {BARES[0]: FAILED}
+    assert look([play, page(held(FULLS[0]))], BARES[0])[0].keys() == {BARES[0]}
+    assert look([page(held(FULLS[0])), play], *BARES[:3])[0][BARES[1]] is FAILED
+    assert look([play, refusal(500)], BARES[0])[0] == {BARES[0]: FAILED}
+    assert look([refusal(404), play], BARES[0])[0] == {BARES[0]: NOT_OFFERED}
 
 
 def test_a_list_that_fails_for_one_bare_id_tells_nothing_against_another() -> None:

@@ -24,6 +24,8 @@ _PAGE: Final = 1000
 # A search that is still under way is asked for again so often, so long apart.
 _POLLS: Final = 8
 _POLL_SECONDS: Final = 0.5
+# RFC 9110: no such resource, method not allowed, method not implemented.
+_NOT_OFFERED: Final = frozenset({404, 405, 501})
 _NOT_CALLED: Final = Evidence(failure="not_called")
 
 
@@ -174,5 +176,7 @@ class Calls:
         succeeded = content.get("success") if isinstance(content, dict) else None
         if reply.status == 200 and succeeded is True:
             return Got(content, evidence)
+        if reply.status == 404 and succeeded is False:
+            return Got({}, evidence, NotRead.ABSENT)
         # A 404 without Cloudflare's envelope is somebody else's, and says nothing of the message.
-        return Got({}, evidence, NotRead.ABSENT if reply.status == 404 and succeeded is False else NotRead.FAILED)
+        return Got({}, evidence, NotRead.NOT_OFFERED if reply.status in _NOT_OFFERED else NotRead.FAILED)

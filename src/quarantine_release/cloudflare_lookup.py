@@ -118,6 +118,7 @@ class _Look:
     calls: Calls
     now: datetime
     pages: int = 0
+    is_offered: bool = False
     sought: set[MessageId] = field(default_factory=set)
     unsure: dict[MessageId, NotRead] = field(default_factory=dict)
     entries: dict[PostfixPart, list[Details]] = field(default_factory=dict)
@@ -138,6 +139,7 @@ class _Look:
         query = {"start": _rfc3339(window.start), "end": _rfc3339(window.end), **_HELD}
         for page in self.calls.pages(query):
             self.pages += 1
+            self.is_offered |= page.why is None
             self._take_in(page.entries)
             are_found = all(one.part in self.entries and not is_partial(one.message_id) for one in window.wanted)
             if page.is_last or page.why is not None:
@@ -162,15 +164,17 @@ class _Look:
         got = self.calls.get(f"/{quote(message_id, safe='')}")
         if got.why is None:
             return self._only(dicts(got.content.get("result")), message_id) or NotRead.FAILED
-        if got.why is not NotRead.ABSENT or not is_bare(message_id):
+        if got.why not in (NotRead.ABSENT, NotRead.NOT_OFFERED) or not is_bare(message_id):
             return got.why
         if message_id not in self.sought:
             self.list_around([message_id])
         if told := self.seen([message_id]).get(message_id):
             return told
-        # Something goes by this id, and nobody knows which of several messages it means.
-        is_listed = postfix_part(message_id) in self.entries
-        return self.unsure.get(message_id) or (NotRead.FAILED if is_listed else NotRead.ABSENT)
+        if why := self.unsure.get(message_id):
+            return why
+        # What goes by this id may be several messages; and who offers lists offers to read what they hold.
+        is_doubtful = postfix_part(message_id) in self.entries or (self.is_offered and got.why is NotRead.NOT_OFFERED)
+        return NotRead.FAILED if is_doubtful else got.why
 
     def _search(self, alert_id: MessageId) -> Details | NotRead:
         at = time_of(alert_id, self.now)

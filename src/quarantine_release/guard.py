@@ -36,9 +36,13 @@ class Guarded(StrEnum):
 
 
 class NotRead(StrEnum):
-    """Why nothing is known of a message. ABSENT: there is none; NOT_NOW: no call may be made; FAILED: all else."""
+    """Why nothing is known of a message.
+
+    ABSENT: there is none; NOT_OFFERED: the server has no such reading; NOT_NOW: no call may be made; FAILED: all else.
+    """
 
     ABSENT = "absent"
+    NOT_OFFERED = "not_offered"
     NOT_NOW = "not_now"
     FAILED = "failed"
 
@@ -129,7 +133,7 @@ def judge(
 
     Must not be asked of what could not be read for now.
     """
-    if details is NotRead.ABSENT and is_bare:
+    if is_bare and details in (NotRead.ABSENT, NotRead.NOT_OFFERED):
         if not policy.is_strict:
             return Guarded.NOT_CHECKED
         remedy = "Cloudflare does not let this Postfix id be read: send the AlertID or the investigate id instead."
