@@ -1064,7 +1064,7 @@ def test_a_message_id_is_no_message_of_the_ledger(ledger: DynamoLedger) -> None:
 def test_an_addition_tells_what_all_have_added_and_makes_the_row_if_there_is_none(dynamodb: Any) -> None:
     table = Table(dynamodb, "ledger", lambda _: None)
     for calls in (3, 2):
-        update = UpdateExpression("ledger", {"S": account_key(ACCOUNT)})
+        update = UpdateExpression({"S": account_key(ACCOUNT)})
         update.add(calls_name(17), {"N": str(calls)})
         item = table.change(update.build())
     assert account_row(item) == AccountRow(calls={17: 5})
@@ -1073,7 +1073,7 @@ def test_an_addition_tells_what_all_have_added_and_makes_the_row_if_there_is_non
 
 def test_an_account_row_is_read_as_it_was_written(dynamodb: Any) -> None:
     table = Table(dynamodb, "ledger", lambda _: None)
-    update = UpdateExpression("ledger", {"S": account_key(ACCOUNT)})
+    update = UpdateExpression({"S": account_key(ACCOUNT)})
     for name, number in ((calls_name(17), 5), (calls_name(18), -1), ("resumed", 4), ("troubles", 2)):
         update.add(name, {"N": str(number)})
     update.set("paused_until", open_at(NOON))
@@ -1084,7 +1084,7 @@ def test_a_pause_is_only_ever_made_longer(dynamodb: Any) -> None:
     table = Table(dynamodb, "ledger", lambda _: None)
     for seconds in (60, 30, 90, 90):
         until = open_at(NOON + timedelta(seconds=seconds))
-        update = UpdateExpression("ledger", {"S": account_key(ACCOUNT)})
+        update = UpdateExpression({"S": account_key(ACCOUNT)})
         update.set("paused_until", until)
         update.require_absent_or_below("paused_until", until)
         was_refused = table.write({"Update": update.build()}) is not None
@@ -1095,11 +1095,11 @@ def test_a_pause_is_only_ever_made_longer(dynamodb: Any) -> None:
 
 def test_what_is_removed_is_gone_and_the_rest_stays(dynamodb: Any) -> None:
     table = Table(dynamodb, "ledger", lambda _: None)
-    update = UpdateExpression("ledger", {"S": account_key(ACCOUNT)})
+    update = UpdateExpression({"S": account_key(ACCOUNT)})
     for name in (calls_name(17), "troubles"):
         update.add(name, {"N": "3"})
     table.change(update.build())
-    update = UpdateExpression("ledger", {"S": account_key(ACCOUNT)})
+    update = UpdateExpression({"S": account_key(ACCOUNT)})
     update.remove("troubles")
     assert account_row(table.change(update.build())) == AccountRow(calls={17: 3})
 
@@ -1109,7 +1109,7 @@ def test_an_addition_that_may_not_have_been_made_is_not_tried_again(
     faults: list[Fault], faulty: ModelDynamoDB, fault: Fault
 ) -> None:
     faults.append(fault)
-    update = UpdateExpression("ledger", {"S": account_key(ACCOUNT)})
+    update = UpdateExpression({"S": account_key(ACCOUNT)})
     update.add(calls_name(17), {"N": "1"})
     with pytest.raises(LedgerUnavailable):
         Table(faulty, "ledger", lambda _: None).change(update.build())  # type: ignore[arg-type]

@@ -193,7 +193,7 @@ class DynamoLedger:
     def cancel(self, request: RequestRow) -> RequestRow | None:
         """Have nothing more claimed for an open request; return it as it is if it is open no more."""
         item = request_item(request)
-        update = UpdateExpression(self._table.name, item["pk"])
+        update = UpdateExpression(item["pk"])
         update.set("cancelled_at", item["cancelled_at"])
         update.require("state", item["state"])
         update.require("nonce", item["nonce"])
@@ -211,7 +211,7 @@ class DynamoLedger:
         nonce: Attribute = {"S": after.nonce}
         for start in range(0, len(new), _NOTES_AT_ONCE):
             some = new[start : start + _NOTES_AT_ONCE]
-            update = UpdateExpression(self._table.name, {"S": request_key(after.request_id)})
+            update = UpdateExpression({"S": request_key(after.request_id)})
             for name, value in some:
                 update.set(name, value)
                 # What an id means and that it has ended are one finding: no two writers may each have half of it.
@@ -238,7 +238,7 @@ class DynamoLedger:
         """Have the trace of messages know who asked for them without a claim."""
         updates = []
         for part in dict.fromkeys(parts):
-            update = UpdateExpression(self._table.name, {"S": unclaimed_key(account_id, part)})
+            update = UpdateExpression({"S": unclaimed_key(account_id, part)})
             update.add("asks", {"SS": [request_id]})
             update.set("expires_at", {"N": str(int(until.timestamp()))})
             update.require_fewer("asks", _UNCLAIMED_KEPT)
@@ -277,7 +277,7 @@ class DynamoLedger:
         """Keep what questions were answered, so that a repeat needs no search."""
         updates = []
         for question, message_id in answers.items():
-            update = UpdateExpression(self._table.name, {"S": alias_key(account_id, question)})
+            update = UpdateExpression({"S": alias_key(account_id, question)})
             update.set("message_id", {"S": message_id})
             update.set("expires_at", {"N": str(int(until.timestamp()))})
             updates.append({"Update": update.build()})
@@ -341,7 +341,7 @@ class DynamoLedger:
 
     def _put_off(self, row: AttemptRow | RequestRow, at: datetime) -> dict[str, Any]:
         item = attempt_item(row) if isinstance(row, AttemptRow) else request_item(row)
-        update = UpdateExpression(self._table.name, item["pk"])
+        update = UpdateExpression(item["pk"])
         update.set("open_at", open_at(at))
         update.require("state", item["state"])
         update.require("open_kind", open_kind(item["pk"]))
@@ -353,7 +353,7 @@ class DynamoLedger:
             is_fuller = ask.before is not None and ask.before.message_id != ask.after.message_id
             if ask.after.state is State.NEEDS_REVIEW and is_fuller:
                 key: Attribute = {"S": attempt_key(ask.after.account_id, ask.after.attempt)}
-                update = UpdateExpression(self._table.name, key)
+                update = UpdateExpression(key)
                 update.set("open_kind", open_kind(key))
                 update.set("open_at", open_at(ask.after.updated_at))
                 update.require_present()
@@ -362,7 +362,6 @@ class DynamoLedger:
     def _check_not_owner(self, request: RequestRow, part: PostfixPart) -> dict[str, Any]:
         return {
             "ConditionCheck": {
-                "TableName": self._table.name,
                 "Key": {"pk": {"S": message_key(request.account_id, part)}},
                 "ConditionExpression": "attribute_not_exists(#owner) OR #owner <> :this OR #state = :free",
                 "ExpressionAttributeNames": {"#owner": "owner", "#state": "state"},
@@ -374,7 +373,6 @@ class DynamoLedger:
         seen = "notes = :notes" if notes else "attribute_not_exists(notes)"
         return {
             "ConditionCheck": {
-                "TableName": self._table.name,
                 "Key": {"pk": {"S": request_key(request_id)}},
                 "ConditionExpression": f"#state = :open AND attribute_not_exists(cancelled_at) AND {seen}",
                 "ExpressionAttributeNames": {"#state": "state"},
@@ -392,7 +390,7 @@ class DynamoLedger:
         if move.before is None:
             return {"Put": self._put(after, "attribute_not_exists(pk)")}
         before: Item = message_item(move.before)
-        update = UpdateExpression(self._table.name, after["pk"])
+        update = UpdateExpression(after["pk"])
         for name in sorted(before.keys() | after.keys()):
             old, new = before.get(name), after.get(name)
             if old == new:
@@ -412,7 +410,7 @@ class DynamoLedger:
     def _set_switch(self, change: Switch) -> dict[str, Any]:
         before, after = switch(change.before), switch(change.after)
         assert after is not None  # noqa: S101  it names at least the operation that changes it
-        update = UpdateExpression(self._table.name, {"S": account_key(change.account_id)})
+        update = UpdateExpression({"S": account_key(change.account_id)})
         update.set("switch", after)
         if before is None:
             update.require_absent("switch")
@@ -442,7 +440,7 @@ class DynamoLedger:
         return self._end(request_item(request), RequestState.OPEN, names, ("nonce",))
 
     def _end(self, item: Item, expected: str, names: Sequence[str], same: Sequence[str] = ()) -> dict[str, Any]:
-        update = UpdateExpression(self._table.name, item["pk"])
+        update = UpdateExpression(item["pk"])
         for name in names:
             if name in item:
                 update.set(name, item[name])
@@ -470,7 +468,6 @@ class DynamoLedger:
 
     def _put(self, item: Item, condition: str) -> dict[str, Any]:
         return {
-            "TableName": self._table.name,
             "Item": item,
             "ConditionExpression": condition,
             "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
