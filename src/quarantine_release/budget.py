@@ -27,7 +27,8 @@ from quarantine_release.allowance import (
     stop_of,
     wait_of,
 )
-from quarantine_release.ledger_items import account_key, account_row, calls_name
+from quarantine_release.ledger_account import account_row, calls_name
+from quarantine_release.ledger_keys import account_key
 from quarantine_release.outcome import AccountId, Answered, RefusalReason, Refused, Stop
 from quarantine_release.ports import LedgerUnavailable, Mark
 from quarantine_release.table import Table

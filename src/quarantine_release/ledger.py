@@ -24,30 +24,30 @@ from datetime import datetime
 from typing import Any, Final
 
 from quarantine_release.allowance import AccountRow
+from quarantine_release.ledger_account import account_row, switch
+from quarantine_release.ledger_codecs import Attribute, Item
 from quarantine_release.ledger_items import (
-    Attribute,
-    Item,
-    account_key,
-    account_row,
-    alias_key,
     attempt_item,
-    attempt_key,
     attempt_row,
     checks_item,
     ended_parts,
     message_item,
-    message_key,
     message_row,
-    open_at,
-    open_kind,
     operation_item,
-    operation_key,
     operation_row,
     other_check,
     request_item,
-    request_key,
     request_row,
-    switch,
+)
+from quarantine_release.ledger_keys import (
+    account_key,
+    alias_key,
+    attempt_key,
+    message_key,
+    open_at,
+    open_kind,
+    operation_key,
+    request_key,
     unclaimed_key,
 )
 from quarantine_release.outcome import (

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from quarantine_release.ledger_items import OPEN_SHARDS, Item, open_at
+from quarantine_release.ledger_codecs import Item
+from quarantine_release.ledger_keys import OPEN_SHARDS, open_at
 from quarantine_release.ports import LedgerContended, LedgerUnavailable
 
 if TYPE_CHECKING:

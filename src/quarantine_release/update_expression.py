@@ -6,7 +6,7 @@ language (DynamoDB developer guide, "Reserved words").
 
 from typing import Any
 
-from quarantine_release.ledger_items import Attribute
+from quarantine_release.ledger_codecs import Attribute
 
 
 class UpdateExpression:
