@@ -49,9 +49,11 @@ OURS = {
     "ledger_items": "guard ledger_codecs ledger_keys outcome trace",
     "update_expression": "ledger_codecs",
     "table": "ledger_codecs ledger_keys ports",
-    "ledger": (
-        "allowance ledger_account ledger_codecs ledger_items ledger_keys outcome ports table trace update_expression"
+    "ledger_reads": "allowance ledger_account ledger_items ledger_keys outcome ports table trace",
+    "ledger_writes": (
+        "allowance ledger_account ledger_codecs ledger_items ledger_keys outcome ports trace update_expression"
     ),
+    "ledger": "ledger_codecs ledger_items ledger_reads ledger_writes outcome ports table trace",
     "budget": "allowance ledger_account ledger_keys outcome ports table update_expression",
     "release_queue": "outcome ports telemetry",
     "cloudflare_answer": "outcome",
