@@ -16,14 +16,16 @@ from typing import Any
 
 from greenlet import getcurrent, greenlet
 
-from quarantine_release import ledger_items, table
+from quarantine_release import ledger_keys, table
 from quarantine_release.allowance import EVERYBODY
 from quarantine_release.attempt import Answer
 from quarantine_release.batch import release_hinted
 from quarantine_release.budget import AccountBudget
 from quarantine_release.guard import NO_GUARD, Details, Guard, Mode, NotRead
 from quarantine_release.ledger import DynamoLedger
-from quarantine_release.ledger_items import account_key, account_row, attempt_key, message_row
+from quarantine_release.ledger_account import account_row
+from quarantine_release.ledger_items import message_row
+from quarantine_release.ledger_keys import account_key, attempt_key
 from quarantine_release.lookup import Question
 from quarantine_release.outcome import (
     AccountId,
@@ -212,13 +214,13 @@ class _Actor:
 @contextmanager
 def _one_shard() -> Iterator[None]:
     """One is as many as four to what is simulated, and makes a look at the open index two calls instead of eight."""
-    before = ledger_items.OPEN_SHARDS
-    for module in (ledger_items, table):
+    before = ledger_keys.OPEN_SHARDS
+    for module in (ledger_keys, table):
         module.OPEN_SHARDS = 1  # type: ignore[attr-defined]
     try:
         yield
     finally:
-        for module in (ledger_items, table):
+        for module in (ledger_keys, table):
             module.OPEN_SHARDS = before  # type: ignore[attr-defined]
 
 

@@ -43,11 +43,18 @@ OURS = {
     "init_phase": "",
     "aws_clients": "",
     "secret_store": "",
-    "ledger_items": "allowance guard outcome trace",
-    "update_expression": "ledger_items",
-    "table": "ledger_items ports",
-    "ledger": "allowance ledger_items outcome ports table trace update_expression",
-    "budget": "allowance ledger_items outcome ports table update_expression",
+    "ledger_codecs": "guard outcome trace",
+    "ledger_keys": "ledger_codecs outcome",
+    "ledger_account": "allowance ledger_codecs outcome",
+    "ledger_items": "guard ledger_codecs ledger_keys outcome trace",
+    "update_expression": "ledger_codecs",
+    "table": "ledger_codecs ledger_keys ports",
+    "ledger_reads": "allowance ledger_account ledger_items ledger_keys outcome ports table trace",
+    "ledger_writes": (
+        "allowance ledger_account ledger_codecs ledger_items ledger_keys outcome ports trace update_expression"
+    ),
+    "ledger": "ledger_codecs ledger_items ledger_reads ledger_writes outcome ports table trace",
+    "budget": "allowance ledger_account ledger_keys outcome ports table update_expression",
     "release_queue": "outcome ports telemetry",
     "cloudflare_answer": "outcome",
     "deadline": "cloudflare_answer",
@@ -58,7 +65,7 @@ OURS = {
     ),
     "cloudflare_reading": "cloudflare cloudflare_calls deadline outcome ports reading",
     "cloudflare_lookup": "cloudflare cloudflare_calls deadline guard lookup outcome ports reading",
-    "telemetry": "ledger_items outcome settings trace",
+    "telemetry": "ledger_keys outcome settings trace",
     # What puts it together, and the entry points.
     "wiring": (
         "aws_clients budget clients cloudflare cloudflare_lookup cloudflare_reading credentials deadline ledger outcome"

@@ -9,22 +9,9 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
-from quarantine_release.allowance import AccountRow
 from quarantine_release.guard import Candidate, Ended, Policy
 from quarantine_release.ledger import DynamoLedger
-from quarantine_release.ledger_items import (
-    account_key,
-    account_row,
-    alias_key,
-    attempt_key,
-    calls_name,
-    message_key,
-    open_at,
-    request_item,
-    request_key,
-    unclaimed_key,
-)
-from quarantine_release.ledger_items import request_row as request_row_of
+from quarantine_release.ledger_keys import alias_key, attempt_key, message_key, request_key, unclaimed_key
 from quarantine_release.outcome import (
     AccountId,
     AttemptId,
@@ -62,7 +49,6 @@ from quarantine_release.transitions import (
     recorded,
     refused,
 )
-from quarantine_release.update_expression import UpdateExpression
 from tests.model_dynamodb import Fault, ModelDynamoDB
 from tests.stand_ins import ACCOUNT, BARE, DELIVERED, FULL, NOON, OK, OTHER, TERMS, request_row
 
@@ -976,14 +962,6 @@ def test_whatever_is_found_out_of_1000_ids_can_be_written(ended: Ended, resolved
     assert dynamodb.longest <= 4096
 
 
-@pytest.mark.parametrize(("number", "shown"), [(1, 10), (100, 10), (200, 5), (1000, 1)])
-def test_of_many_ids_that_may_mean_several_messages_fewer_of_these_are_kept(number: int, shown: int) -> None:
-    ids = many_ids(number)
-    several = replace(AMBIGUOUS, candidates=AMBIGUOUS.candidates[:1] * 10)
-    row = request_row(*ids, ended=dict.fromkeys(ids, several))
-    assert {len(each.candidates) for each in request_row_of(request_item(row)).ended.values()} == {shown}
-
-
 def test_who_asked_for_messages_without_a_claim_is_known(ledger: DynamoLedger) -> None:
     first, second = RequestId("rq_one"), RequestId("rq_two")
     until = NOON + TERMS.retention
@@ -1056,61 +1034,3 @@ def test_a_question_is_answered_as_last_found_for_its_account_alone_and_not_kept
 def test_a_message_id_is_no_message_of_the_ledger(ledger: DynamoLedger) -> None:
     release_once(ledger)
     assert ledger.messages(ACCOUNT, [PART, PostfixPart(HEADER)]).keys() == {PART}
-
-
-# The account row, to which all add.
-
-
-def test_an_addition_tells_what_all_have_added_and_makes_the_row_if_there_is_none(dynamodb: Any) -> None:
-    table = Table(dynamodb, "ledger", lambda _: None)
-    for calls in (3, 2):
-        update = UpdateExpression("ledger", {"S": account_key(ACCOUNT)})
-        update.add(calls_name(17), {"N": str(calls)})
-        item = table.change(update.build())
-    assert account_row(item) == AccountRow(calls={17: 5})
-    assert [account_row(each) for each in table.read([account_key(ACCOUNT)])] == [AccountRow(calls={17: 5})]
-
-
-def test_an_account_row_is_read_as_it_was_written(dynamodb: Any) -> None:
-    table = Table(dynamodb, "ledger", lambda _: None)
-    update = UpdateExpression("ledger", {"S": account_key(ACCOUNT)})
-    for name, number in ((calls_name(17), 5), (calls_name(18), -1), ("resumed", 4), ("troubles", 2)):
-        update.add(name, {"N": str(number)})
-    update.set("paused_until", open_at(NOON))
-    assert account_row(table.change(update.build())) == AccountRow({17: 5, 18: -1}, NOON, 4, 2)
-
-
-def test_a_pause_is_only_ever_made_longer(dynamodb: Any) -> None:
-    table = Table(dynamodb, "ledger", lambda _: None)
-    for seconds in (60, 30, 90, 90):
-        until = open_at(NOON + timedelta(seconds=seconds))
-        update = UpdateExpression("ledger", {"S": account_key(ACCOUNT)})
-        update.set("paused_until", until)
-        update.require_absent_or_below("paused_until", until)
-        was_refused = table.write({"Update": update.build()}) is not None
-        assert was_refused == (seconds == 30)
-    (item,) = table.read([account_key(ACCOUNT)])
-    assert account_row(item).paused_until == NOON + timedelta(seconds=90)
-
-
-def test_what_is_removed_is_gone_and_the_rest_stays(dynamodb: Any) -> None:
-    table = Table(dynamodb, "ledger", lambda _: None)
-    update = UpdateExpression("ledger", {"S": account_key(ACCOUNT)})
-    for name in (calls_name(17), "troubles"):
-        update.add(name, {"N": "3"})
-    table.change(update.build())
-    update = UpdateExpression("ledger", {"S": account_key(ACCOUNT)})
-    update.remove("troubles")
-    assert account_row(table.change(update.build())) == AccountRow(calls={17: 3})
-
-
-@pytest.mark.parametrize("fault", [Fault.TIMEOUT_BEFORE, Fault.TIMEOUT_AFTER, Fault.THROTTLED, Fault.CONFLICT])
-def test_an_addition_that_may_not_have_been_made_is_not_tried_again(
-    faults: list[Fault], faulty: ModelDynamoDB, fault: Fault
-) -> None:
-    faults.append(fault)
-    update = UpdateExpression("ledger", {"S": account_key(ACCOUNT)})
-    update.add(calls_name(17), {"N": "1"})
-    with pytest.raises(LedgerUnavailable):
-        Table(faulty, "ledger", lambda _: None).change(update.build())  # type: ignore[arg-type]
-    assert faulty.calls == ["UpdateItem"]

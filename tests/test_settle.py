@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from quarantine_release.attempt import Answer
-from quarantine_release.ledger_items import OPEN_SHARDS
+from quarantine_release.ledger_keys import OPEN_SHARDS
 from quarantine_release.outcome import (
     AccountId,
     Answered,

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from quarantine_release import attempt as attempt_module
+from quarantine_release import ledger as ledger_module
 from quarantine_release import settle as settle_module
 from quarantine_release import sweep as sweep_module
 from quarantine_release import trace as trace_module
@@ -17,6 +18,7 @@ from quarantine_release.attempt import Claims, Run, Want
 from quarantine_release.budget import AccountBudget, _Known
 from quarantine_release.guard import Guarded, NotRead, judge
 from quarantine_release.ledger import DynamoLedger
+from quarantine_release.ledger_writes import Write, check_open, move_message
 from quarantine_release.outcome import Answered, Reading, Refused, Seen, State, Verdict, may_claim
 from quarantine_release.ports import Conflict, Move
 from quarantine_release.trace import (
@@ -116,10 +118,8 @@ def outcome_projected_onto_ids_that_were_not_in_the_call(patch: Patch) -> None:
 
 
 def condition_dropped_from_the_outcome_write(patch: Patch) -> None:
-    original = DynamoLedger._move
-
-    def mutant(self: DynamoLedger, move: Move) -> dict[str, Any]:
-        action = original(self, move)
+    def mutant(move: Move) -> Write:
+        action = move_message(move)
         if move.before is not None and move.before.state is State.RELEASING:
             update = action["Update"]
             update["ConditionExpression"] = "attribute_exists(pk)"
@@ -129,7 +129,7 @@ def condition_dropped_from_the_outcome_write(patch: Patch) -> None:
                 update[members] = {name: value for name, value in update.get(members, {}).items() if name in words}
         return action
 
-    patch.setattr(DynamoLedger, "_move", mutant)
+    patch.setattr(ledger_module, "move_message", mutant)
 
 
 def a_row_whose_lease_ran_out_is_claimed_by_a_request(patch: Patch) -> None:
@@ -150,10 +150,10 @@ def needs_review_is_retried(patch: Patch) -> None:
 
 
 def claim_is_read_then_written(patch: Patch) -> None:
-    original, move = DynamoLedger.claim, DynamoLedger._move
+    original = DynamoLedger.claim
 
-    def unconditional(self: DynamoLedger, one: Move) -> dict[str, Any]:
-        action = move(self, one)
+    def unconditional(one: Move) -> Write:
+        action = move_message(one)
         if "Put" in action:
             del action["Put"]["ConditionExpression"]
         elif one.after.state is State.RELEASING:
@@ -177,7 +177,7 @@ def claim_is_read_then_written(patch: Patch) -> None:
         return Conflict({}, changed) if changed else original(self, opened, accepted, attempt, moves, asks, notes)
 
     patch.setattr(DynamoLedger, "claim", mutant)
-    patch.setattr(DynamoLedger, "_move", unconditional)
+    patch.setattr(ledger_module, "move_message", unconditional)
 
 
 def giving_back_keeps_the_request_open(patch: Patch) -> None:
@@ -227,17 +227,15 @@ def a_lost_hint_is_a_lost_request(patch: Patch) -> None:
 
 
 def a_cancelled_request_is_claimed_for(patch: Patch) -> None:
-    original = DynamoLedger._check_open
-
-    def mutant(self: DynamoLedger, request_id: Any, notes: int) -> dict[str, Any]:
-        check = original(self, request_id, notes)
+    def mutant(request_id: Any, notes: int) -> Write:
+        check = check_open(request_id, notes)
         expression = check["ConditionCheck"]["ConditionExpression"]
         check["ConditionCheck"]["ConditionExpression"] = expression.replace(
             " AND attribute_not_exists(cancelled_at)", ""
         )
         return check
 
-    patch.setattr(DynamoLedger, "_check_open", mutant)
+    patch.setattr(ledger_module, "check_open", mutant)
 
 
 def a_read_that_failed_lets_pass(patch: Patch) -> None:

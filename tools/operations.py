@@ -11,7 +11,8 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from quarantine_release.allowance import EVERYBODY, AccountRow
-from quarantine_release.ledger import DynamoLedger, Switch
+from quarantine_release.ledger import DynamoLedger
+from quarantine_release.ledger_writes import Switch
 from quarantine_release.outcome import (
     EXPIRING,
     AccountId,

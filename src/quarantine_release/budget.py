@@ -27,7 +27,8 @@ from quarantine_release.allowance import (
     stop_of,
     wait_of,
 )
-from quarantine_release.ledger_items import account_key, account_row, calls_name
+from quarantine_release.ledger_account import account_row, calls_name
+from quarantine_release.ledger_keys import account_key
 from quarantine_release.outcome import AccountId, Answered, RefusalReason, Refused, Stop
 from quarantine_release.ports import LedgerUnavailable, Mark
 from quarantine_release.table import Table
@@ -148,7 +149,7 @@ class AccountBudget:
         known.block = min(known.block * 2, _LARGEST_BLOCK) if is_used_up else 1
         self._give_back(account_id, known, now)
         calls = max(1, min(known.block, allowed(known.row, self._marks[Mark.ALL], now)))
-        update = UpdateExpression(self._table.name, {"S": account_key(account_id)})
+        update = UpdateExpression({"S": account_key(account_id)})
         update.add(calls_name(slot_of(now)), {"N": str(calls)})
         update.add("resumed", {"N": str(calls)})
         for slot in known.row.calls:
@@ -168,7 +169,7 @@ class AccountBudget:
         slot = slot_of(known.bought_at)
         if not left or is_past(slot, now):
             return
-        update = UpdateExpression(self._table.name, {"S": account_key(account_id)})
+        update = UpdateExpression({"S": account_key(account_id)})
         update.add(calls_name(slot), {"N": str(-left)})
         update.add("resumed", {"N": str(-left)})
         paused_until = known.row.paused_until
@@ -181,7 +182,7 @@ class AccountBudget:
 
     def _pause(self, account_id: AccountId, known: _Known, until: datetime) -> None:
         known.row = replace(known.row, paused_until=max(until, known.row.paused_until or until))
-        update = UpdateExpression(self._table.name, {"S": account_key(account_id)})
+        update = UpdateExpression({"S": account_key(account_id)})
         update.set("paused_until", {"N": _milliseconds(until)})
         update.set("resumed", {"N": "0"})
         update.require_absent_or_below("paused_until", {"N": _milliseconds(until)})
@@ -191,19 +192,19 @@ class AccountBudget:
 
     def _count(self, account_id: AccountId, known: _Known, calls: int) -> None:
         """Count calls that were made without being taken before."""
-        update = UpdateExpression(self._table.name, {"S": account_key(account_id)})
+        update = UpdateExpression({"S": account_key(account_id)})
         update.add(calls_name(slot_of(self._clock())), {"N": str(calls)})
         self._see(known, account_row(self._table.change(update.build())))
 
     def _count_trouble(self, account_id: AccountId, known: _Known) -> int:
         known.row = replace(known.row, troubles=known.row.troubles + 1)
-        update = UpdateExpression(self._table.name, {"S": account_key(account_id)})
+        update = UpdateExpression({"S": account_key(account_id)})
         update.add("troubles", {"N": "1"})
         self._see(known, account_row(self._table.change(update.build())))
         return known.row.troubles
 
     def _forget_troubles(self, account_id: AccountId, known: _Known) -> None:
-        update = UpdateExpression(self._table.name, {"S": account_key(account_id)})
+        update = UpdateExpression({"S": account_key(account_id)})
         update.remove("troubles")
         self._see(known, account_row(self._table.change(update.build())))
 

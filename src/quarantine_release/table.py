@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from quarantine_release.ledger_items import OPEN_SHARDS, Item, open_at
+from quarantine_release.ledger_codecs import Item
+from quarantine_release.ledger_keys import OPEN_SHARDS, open_at
 from quarantine_release.ports import LedgerContended, LedgerUnavailable
 
 if TYPE_CHECKING:
@@ -32,18 +33,19 @@ _PASSING: Final = frozenset(
 
 
 class Table:
-    """One table. `pause` waits before another try, given how many there were."""
+    """One table, which puts its name to every write. `pause` waits before another try, given how many there were."""
 
     def __init__(self, client: "DynamoDBClient", name: str, pause: Callable[[int], None]) -> None:
         self._client = client
-        self.name = name
+        self._name = name
         self._pause = pause
 
     def transact(self, actions: Sequence[dict[str, Any]]) -> list[dict[str, Any]] | None:
         """Write all or nothing; return the reasons if a condition failed. Conflicts and throttling are waited out."""
+        named = [{kind: {"TableName": self._name, **each} for kind, each in action.items()} for action in actions]
         for round_ in range(_TRIES):
             try:
-                self._client.transact_write_items(TransactItems=cast("Any", actions))
+                self._client.transact_write_items(TransactItems=cast("Any", named))
                 return None
             except ClientError as error:
                 code = error.response["Error"]["Code"]
@@ -62,7 +64,7 @@ class Table:
         """Make one update alone; return the item as it is if it is not as its writer saw it ({} if it is gone)."""
         for round_ in range(_TRIES):
             try:
-                self._client.update_item(**action["Update"])
+                self._client.update_item(TableName=self._name, **action["Update"])
                 return None
             except ClientError as error:
                 code = error.response["Error"]["Code"]
@@ -79,9 +81,10 @@ class Table:
     def change(self, update: dict[str, Any]) -> Item:
         """Make one update that holds whatever the item is, and return what it is then. Repeated, it counts twice."""
         try:
-            item: Item = cast("Any", self._client.update_item(**update, ReturnValues="ALL_NEW"))["Attributes"]
+            answer: Any = self._client.update_item(TableName=self._name, **update, ReturnValues="ALL_NEW")
         except (ClientError, BotoCoreError) as error:
             raise LedgerUnavailable(type(error).__name__) from error
+        item: Item = answer["Attributes"]
         return item
 
     def read(self, keys: Sequence[str]) -> Iterator[Item]:
@@ -90,13 +93,13 @@ class Table:
             if not pending:
                 return
             now, pending = pending[:_BATCH_GET_LIMIT], pending[_BATCH_GET_LIMIT:]
-            wanted: Any = {self.name: {"Keys": now, "ConsistentRead": True}}
+            wanted: Any = {self._name: {"Keys": now, "ConsistentRead": True}}
             try:
                 answer: Any = self._client.batch_get_item(RequestItems=wanted)
             except (ClientError, BotoCoreError) as error:
                 raise LedgerUnavailable(type(error).__name__) from error
-            yield from answer["Responses"].get(self.name, [])
-            unprocessed = answer.get("UnprocessedKeys", {}).get(self.name, {}).get("Keys", [])
+            yield from answer["Responses"].get(self._name, [])
+            unprocessed = answer.get("UnprocessedKeys", {}).get(self._name, {}).get("Keys", [])
             if unprocessed:
                 pending += unprocessed
                 self._pause(round_)
@@ -108,7 +111,7 @@ class Table:
         for shard in range(OPEN_SHARDS):
             try:
                 answer = self._client.query(
-                    TableName=self.name,
+                    TableName=self._name,
                     IndexName="open-index",
                     KeyConditionExpression="open_kind = :kind AND open_at <= :until",
                     ExpressionAttributeValues={":kind": {"S": f"{kind}#{shard}"}, ":until": open_at(until)},

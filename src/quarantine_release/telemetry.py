@@ -9,7 +9,7 @@ from typing import Final
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 
-from quarantine_release.ledger_items import message_key
+from quarantine_release.ledger_keys import message_key
 from quarantine_release.outcome import AccountId, Evidence, is_header
 from quarantine_release.settings import SettingsInvalid
 from quarantine_release.trace import MessageRow, RequestRow, Result, WireForm

@@ -6,14 +6,13 @@ language (DynamoDB developer guide, "Reserved words").
 
 from typing import Any
 
-from quarantine_release.ledger_items import Attribute
+from quarantine_release.ledger_codecs import Attribute
 
 
 class UpdateExpression:
     """One update of one item."""
 
-    def __init__(self, table: str, key: Attribute) -> None:
-        self._table = table
+    def __init__(self, key: Attribute) -> None:
         self._key = key
         self._clauses: dict[str, list[str]] = {"SET": [], "REMOVE": [], "ADD": [], "DELETE": []}
         self._conditions: list[str] = []
@@ -60,10 +59,9 @@ class UpdateExpression:
         self._conditions.append(f"(attribute_not_exists({self._name(name)}) OR size({self._name(name)}) <= {most})")
 
     def build(self) -> dict[str, Any]:
-        """Return the parameters of UpdateItem, which are also those of an Update within a transaction."""
+        """Return the parameters of UpdateItem but the table, which are also those of an Update within a transaction."""
         clauses = (f"{verb} {', '.join(parts)}" for verb, parts in self._clauses.items() if parts)
         update: dict[str, Any] = {
-            "TableName": self._table,
             "Key": {"pk": self._key},
             "UpdateExpression": " ".join(clauses),
             "ExpressionAttributeNames": self._names,
