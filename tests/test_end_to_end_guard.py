@@ -1,9 +1,12 @@
 """Lookup, guard, dry run and proof as `make run` serves them, beside the simulated Cloudflare."""
 
+import json
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any, ClassVar, Final
 
 import pytest
 import requests
@@ -123,3 +126,41 @@ def test_a_thousand_ids_in_a_quarantine_of_ten_thousand_cost_fifteen_reads(stack
     reads = [call for call in simulator(stack, "calls") if call["endpoint"] != "release"]
     assert len(reads) <= 15
     assert len(calls(stack, "release")) <= 12
+
+
+class _OnlyReleases(BaseHTTPRequestHandler):
+    """The smallest upstream that somebody would write: whatever is not a POST is a 501 in HTML."""
+
+    posted: ClassVar[list[tuple[str, Any]]] = []
+
+    def do_POST(self) -> None:
+        ids = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.posted.append((self.path, ids))
+        released = [{"id": each, "delivered": ["a@example.com"]} for each in ids]
+        body = json.dumps({"success": True, "errors": [], "messages": [], "result": released}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+def test_an_upstream_that_offers_no_reading_is_sent_a_bare_id_unread_and_no_other() -> None:
+    account = "0123456789abcdef0123456789abcdef"
+    with ThreadingHTTPServer(("127.0.0.1", 0), _OnlyReleases) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        environment = {
+            "PORT": "0",
+            "CLOUDFLARE_API_BASE_URL": f"http://127.0.0.1:{server.server_address[1]}",
+            "CLOUDFLARE_ACCOUNT_ID": account,
+            "CLOUDFLARE_API_TOKEN": "token",
+        }
+        with Stack(environment, processes=1) as other:
+            bare, full = results(other, ["4Njp3P0STMz2c02Q", investigate_id("kOther1nlBz")])
+        server.shutdown()
+    assert (bare["outcome"], bare["guard"]) == ("released", "not_checked")
+    assert (full["outcome"], full["code"]) == ("denied", "guard_unavailable")
+    path = f"/accounts/{account}/email-security/investigate/release"
+    assert _OnlyReleases.posted == [(path, ["4Njp3P0STMz2c02Q"])]
