@@ -24,6 +24,7 @@ from quarantine_release.outcome import (
     Verdict,
     postfix_part,
 )
+from quarantine_release.results import Result, results_of
 from quarantine_release.trace import (
     AttemptRow,
     AttemptState,
@@ -33,10 +34,8 @@ from quarantine_release.trace import (
     OperationRow,
     RequestRow,
     RequestState,
-    Result,
     Target,
     WireForm,
-    results_of,
 )
 from tests.shapes import message_rows, moments, requests, tables
 from tests.stand_ins import ACCOUNT, BARE, FULL, NOON, OK, OTHER, TERMS, request_row

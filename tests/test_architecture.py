@@ -17,17 +17,18 @@ OURS = {
     "outcome": "",
     "guard": "outcome",
     "trace": "guard outcome",
-    "transitions": "guard outcome trace",
+    "results": "guard outcome trace",
+    "transitions": "guard outcome results trace",
     "lookup": "guard outcome reading trace",
     "ports": "guard lookup outcome trace transitions",
-    "attempt": "guard outcome ports trace transitions",
+    "attempt": "guard outcome ports results trace transitions",
     "vetting": "attempt guard lookup outcome ports trace",
     "proof": "attempt outcome ports trace",
-    "release": "attempt guard outcome ports proof trace vetting",
-    "batch": "attempt outcome ports proof release trace vetting",
+    "release": "attempt guard outcome ports proof results trace vetting",
+    "batch": "attempt outcome ports proof release results trace vetting",
     "sweep": "attempt outcome ports release trace",
     "settle": "outcome ports sweep trace transitions",
-    "answer": "attempt guard outcome trace",
+    "answer": "attempt guard outcome results trace",
     "allowance": "outcome",
     # From bytes to a request.
     "http_event": "",
@@ -58,7 +59,7 @@ OURS = {
     ),
     "cloudflare_reading": "cloudflare cloudflare_calls deadline outcome ports reading",
     "cloudflare_lookup": "cloudflare cloudflare_calls deadline guard lookup outcome ports reading",
-    "telemetry": "ledger_items outcome settings trace",
+    "telemetry": "ledger_items outcome results settings trace",
     # What puts it together, and the entry points.
     "wiring": (
         "aws_clients budget clients cloudflare cloudflare_lookup cloudflare_reading credentials deadline ledger outcome"

@@ -39,9 +39,10 @@ from quarantine_release.outcome import (
 )
 from quarantine_release.problem import PROBLEMS, Declined, problem_body
 from quarantine_release.release_request import _MEMBERS, _TEXT_LIMITS, BODY_LIMIT, IDS_LIMIT
+from quarantine_release.results import results_of
 from quarantine_release.routes import _ROUTES, route
 from quarantine_release.signature import Signed, check_signature
-from quarantine_release.trace import AttemptRow, AttemptState, MessageRow, Target, WireForm, results_of
+from quarantine_release.trace import AttemptRow, AttemptState, MessageRow, Target, WireForm
 from tests.stand_ins import ACCOUNT, BARE, DELIVERED, NOON, OK, TERMS, request_row
 
 CHECKOUT: Final = Path(__file__).parent.parent

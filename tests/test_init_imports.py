@@ -18,8 +18,8 @@ from tests.small_cloudflare import Reply
 SOURCE: Final = Path(__file__).parent.parent / "src"
 COMMON_MODULES: Final = """
 allowance aws_clients budget cloudflare cloudflare_answer cloudflare_calls cloudflare_lookup cloudflare_reading
-credentials deadline guard init_phase ledger ledger_items lookup outcome ports reading release_queue secret_store
-settings table telemetry trace transitions update_expression wiring
+credentials deadline guard init_phase ledger ledger_items lookup outcome ports reading release_queue results
+secret_store settings table telemetry trace transitions update_expression wiring
 """
 HTTP_MODULES: Final = """
 answer authentication clients http_event json_body problem release_request routes signature

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from quarantine_release import attempt as attempt_module
+from quarantine_release import results as results_module
 from quarantine_release import settle as settle_module
 from quarantine_release import sweep as sweep_module
-from quarantine_release import trace as trace_module
 from quarantine_release import vetting as vetting_module
 from quarantine_release.allowance import AccountRow
 from quarantine_release.attempt import Claims, Run, Want
@@ -19,15 +19,8 @@ from quarantine_release.guard import Guarded, NotRead, judge
 from quarantine_release.ledger import DynamoLedger
 from quarantine_release.outcome import Answered, Reading, Refused, Seen, State, Verdict, may_claim
 from quarantine_release.ports import Conflict, Move
-from quarantine_release.trace import (
-    AttemptRow,
-    MessageRow,
-    RequestRow,
-    RequestState,
-    Target,
-    claimable,
-    targets_of,
-)
+from quarantine_release.results import claimable
+from quarantine_release.trace import AttemptRow, MessageRow, RequestRow, RequestState, Target, targets_of
 from quarantine_release.transitions import Terms, given_back, recorded, settled
 from quarantine_release.update_expression import UpdateExpression
 from quarantine_release.vetting import Vetting
@@ -143,7 +136,7 @@ def a_row_whose_lease_ran_out_is_claimed_by_a_request(patch: Patch) -> None:
 
 def needs_review_is_retried(patch: Patch) -> None:
     patch.setattr(
-        trace_module,
+        results_module,
         "may_claim",
         lambda state, code, *, force: state is State.NEEDS_REVIEW or may_claim(state, code, force=force),
     )

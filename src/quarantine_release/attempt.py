@@ -28,18 +28,8 @@ from quarantine_release.outcome import (
     is_bare,
 )
 from quarantine_release.ports import Conflict, LedgerUnavailable, Move, Ports
-from quarantine_release.trace import (
-    AttemptRow,
-    AttemptState,
-    MessageRow,
-    RequestRow,
-    RequestState,
-    Result,
-    Target,
-    WireForm,
-    claimable,
-    results_of,
-)
+from quarantine_release.results import Result, claimable, results_of
+from quarantine_release.trace import AttemptRow, AttemptState, MessageRow, RequestRow, RequestState, Target, WireForm
 from quarantine_release.transitions import answered, asked, claimed, closed, given_back, not_made, recorded, refused
 
 # Seconds that must remain before a claim: Cloudflare's total deadline and the record after it (hazards: 10 + 4).

@@ -25,7 +25,8 @@ from quarantine_release.outcome import (
 from quarantine_release.ports import Hint, LedgerUnavailable, Mark, Ports
 from quarantine_release.proof import confirm
 from quarantine_release.release import EXPIRY, free_of, hinted, hinted_ids
-from quarantine_release.trace import MessageRow, RequestRow, Result, Target, targets_of
+from quarantine_release.results import Result
+from quarantine_release.trace import MessageRow, RequestRow, Target, targets_of
 from quarantine_release.vetting import Vetting
 
 # What Cloudflare refuses without saying for how long waits for the full minute after the next half: all of it comes

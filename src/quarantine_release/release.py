@@ -17,7 +17,8 @@ from quarantine_release.guard import Ended, Mode
 from quarantine_release.outcome import MessageId, Outcome, PostfixPart, RefusalReason, Stop, is_header, postfix_part
 from quarantine_release.ports import Conflict, Hint, LedgerUnavailable, Mark, Ports
 from quarantine_release.proof import confirm
-from quarantine_release.trace import RequestRow, RequestState, Target, WireForm, claimable, targets_of
+from quarantine_release.results import claimable
+from quarantine_release.trace import RequestRow, RequestState, Target, WireForm, targets_of
 from quarantine_release.vetting import Vetting
 
 # What has not been released by then leaves no more: nobody would expect it.
