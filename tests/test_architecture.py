@@ -38,7 +38,8 @@ OURS = {
     "signature": "",
     "clients": "credentials guard outcome signature",
     "authentication": "clients signature",
-    "release_request": "authentication clients json_body outcome trace",
+    "request_members": "json_body outcome trace",
+    "release_request": "authentication clients json_body outcome request_members trace",
     # The edges.
     "settings": "guard ports trace transitions",
     "init_phase": "",
@@ -67,9 +68,11 @@ OURS = {
     ),
     "routes": (
         "answer attempt authentication clients credentials guard http_event outcome ports problem release"
-        " release_request secret_store telemetry trace wiring"
+        " release_request request_members secret_store telemetry trace wiring"
     ),
-    "webhook": "authentication http_event init_phase ports problem release_request routes telemetry wiring",
+    "webhook": (
+        "authentication http_event init_phase ports problem release_request request_members routes telemetry wiring"
+    ),
     "worker": "batch init_phase release_queue telemetry wiring",
     "reconciler": "init_phase outcome ports settle telemetry trace wiring",
 }

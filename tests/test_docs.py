@@ -38,7 +38,8 @@ from quarantine_release.outcome import (
     State,
 )
 from quarantine_release.problem import PROBLEMS, Declined, problem_body
-from quarantine_release.release_request import _MEMBERS, _TEXT_LIMITS, BODY_LIMIT, IDS_LIMIT
+from quarantine_release.release_request import BODY_LIMIT
+from quarantine_release.request_members import _MEMBERS, _TEXT_LIMITS, IDS_LIMIT
 from quarantine_release.results import results_of
 from quarantine_release.routes import _ROUTES, route
 from quarantine_release.signature import Signed, check_signature

@@ -22,7 +22,7 @@ credentials deadline guard init_phase ledger ledger_items lookup outcome ports r
 secret_store settings table telemetry trace transitions update_expression wiring
 """
 HTTP_MODULES: Final = """
-answer authentication clients http_event json_body problem release_request routes signature
+answer authentication clients http_event json_body problem release_request request_members routes signature
 """
 COMMON, HTTP = frozenset(COMMON_MODULES.split()), frozenset(HTTP_MODULES.split())
 OURS: Final = {

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _BATCH: Final = 10
 _LONGEST_DELAY: Final = 900
 _LARGEST_CHUNK: Final = 100
-# As in release_request.py, which would bring all of authentication into worker and reconciler.
+# As in request_members.py, which worker and reconciler would load for this alone.
 _REQUEST_ID: Final = re.compile(r"\Arq_[a-z2-7]{26}\Z")
 
 

@@ -19,14 +19,8 @@ from quarantine_release.outcome import AccountId, AttemptId, RequestId, postfix_
 from quarantine_release.ports import LedgerUnavailable, Ports
 from quarantine_release.problem import Declined, problem_body
 from quarantine_release.release import KeyReused, Refusal, cancel, look_up, release
-from quarantine_release.release_request import (
-    InvalidRequest,
-    accept,
-    parse_account_id,
-    parse_message_id,
-    parse_release_request,
-    parse_request_id,
-)
+from quarantine_release.release_request import accept, parse_release_request
+from quarantine_release.request_members import InvalidRequest, parse_account_id, parse_message_id, parse_request_id
 from quarantine_release.secret_store import SecretUnavailable
 from quarantine_release.trace import MessageRow, RequestRow, RequestState, operations_of
 
