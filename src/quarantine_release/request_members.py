@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from quarantine_release.json_body import Number
-from quarantine_release.outcome import ANY_ID, HEADER_ID, AccountId, MessageId, RequestId, is_header
+from quarantine_release.outcome import ANY_ID, HEADER_ID, REQUEST_ID, AccountId, MessageId, RequestId, is_header
 from quarantine_release.trace import FailOn, Narrowing
 
 IDS_LIMIT: Final = 1000
@@ -30,7 +30,6 @@ _NAMEABLE: Final = re.compile(r"\A[A-Za-z0-9_.-]{1,64}\Z")
 _WARNINGS_LIMIT: Final = 20
 _EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
 _LATEST: Final = datetime(2100, 1, 1, tzinfo=UTC)
-_REQUEST_ID: Final = re.compile(r"\Arq_[a-z2-7]{26}\Z")
 
 
 class InvalidRequest(Exception):
@@ -85,7 +84,7 @@ def _any_id(given: str, field: str) -> MessageId:
 
 def parse_request_id(given: str) -> RequestId | None:
     """Return a request id, or None for what cannot be one."""
-    return RequestId(given) if _REQUEST_ID.match(given) else None
+    return RequestId(given) if REQUEST_ID.match(given) else None
 
 
 def parse_account_id(value: Any) -> AccountId | None:
