@@ -1,17 +1,14 @@
-"""Claim, call, record for many requests at once: how calls are packed, and for whom a message is claimed."""
+"""Claim, call, record for many requests at once: for whom a message is claimed, and what each is told."""
 
-import random
 from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from quarantine_release.attempt import Call, Claims, Run, Want, calls_of
+from quarantine_release.attempt import Claims, Run
+from quarantine_release.calls import Call, calls_of
 from quarantine_release.outcome import (
     Answered,
-    AttemptId,
     Code,
     Evidence,
     MessageId,
@@ -27,110 +24,11 @@ from quarantine_release.outcome import (
 from quarantine_release.ports import LedgerUnavailable
 from quarantine_release.trace import AttemptState, MessageRow, RequestRow, RequestState, Target, WireForm
 from tests.model_dynamodb import Fault
-from tests.stand_ins import ACCOUNT, BARE, DELIVERED, FULL, NOON, OK, OTHER, TERMS, World, ids, request_row
+from tests.stand_ins import ACCOUNT, BARE, DELIVERED, NOON, OK, OTHER, TERMS, World, ids, request_row
+from tests.test_calls import want
 
 PART = postfix_part(BARE)
 REJECTED = Refused(RefusalReason.CALL_REJECTED, Evidence(400, (7003,)))
-
-
-def target(given: MessageId) -> Target:
-    return Target(postfix_part(given), given)
-
-
-def want(given: MessageId, *names: str) -> Want:
-    requests = tuple(RequestId(f"rq_{name}") for name in names or ("one",))
-    return Want(target(given), requests, dict.fromkeys(requests))
-
-
-def row(given: MessageId, largest_call: int | None = None) -> MessageRow:
-    return MessageRow(
-        account_id=ACCOUNT,
-        part=postfix_part(given),
-        state=State.RETRYABLE,
-        attempt=AttemptId("a1"),
-        message_id=given,
-        updated_at=NOON,
-        largest_call=largest_call,
-    )
-
-
-def sizes(calls: Sequence[Call]) -> list[int]:
-    return [len(call.wants) for call in calls]
-
-
-# How calls are packed.
-
-
-def test_what_one_request_wants_goes_out_98_to_a_call() -> None:
-    calls = calls_of([want(each) for each in ids(1000)], {}, None)
-    assert sizes(calls) == [98] * 10 + [20]
-    assert [want.target.message_id for call in calls for want in call.wants] == ids(1000)
-
-
-def test_what_many_requests_want_goes_out_49_to_a_call_since_each_is_looked_at() -> None:
-    wants = [want(each, str(number)) for number, each in enumerate(ids(100))]
-    assert sizes(calls_of(wants, {}, None)) == [49, 49, 2]
-
-
-def test_a_few_requests_with_several_messages_each_share_a_call() -> None:
-    wants = [want(each, str(number // 3)) for number, each in enumerate(ids(90))]
-    assert sizes(calls_of(wants, {}, None)) == [74, 16]
-
-
-def test_each_wire_form_is_a_call_of_its_own_unless_a_setting_forces_one() -> None:
-    bare, full = want(OTHER), want(FULL)
-    assert calls_of([full, bare], {}, None) == [Call(WireForm.OBJECT, (full,)), Call(WireForm.ARRAY, (bare,))]
-    assert calls_of([full, bare], {}, WireForm.ARRAY) == [Call(WireForm.ARRAY, (full, bare))]
-    assert calls_of([], {}, None) == []
-
-
-def test_what_was_rejected_with_others_goes_out_with_fewer_and_holds_up_no_other() -> None:
-    given = ids(30)
-    limits = [10] * 12 + [1] * 2
-    rows = {postfix_part(each): row(each, limit) for each, limit in zip(given, limits, strict=False)}
-    rows |= {postfix_part(given[20]): row(given[20])}
-    calls = calls_of([want(each) for each in given], rows, None)
-    assert sizes(calls) == [10, 2, 1, 1, 16]
-
-
-SHAPES = ("", "-2024-01-05T10:00:00", "-2024-01-05T10:00:00-1")
-
-
-@st.composite
-def wanted(draw: st.DrawFn) -> tuple[list[Want], dict[PostfixPart, MessageRow]]:
-    """Draw what up to fifty requests want of up to 300 messages, and what is known of these."""
-    # One seed for all: to draw some hundreds of values one by one takes ten times as long.
-    chance = random.Random(draw(st.integers(0, 2**32)))  # noqa: S311
-    given = [MessageId(f"{each}{chance.choice(SHAPES)}") for each in ids(draw(st.integers(0, 300)))]
-    names = [str(number) for number in range(draw(st.integers(1, 51)))]
-    limits = {postfix_part(each): chance.choice((None, None, None, 0, 10, 1)) for each in given}
-    rows = {
-        part: replace(row(MessageId(part)), largest_call=limit or None)
-        for part, limit in limits.items()
-        if limit is not None
-    }
-    return [want(each, *chance.sample(names, chance.randint(1, min(3, len(names))))) for each in given], rows
-
-
-@given(wanted(), st.sampled_from([None, *WireForm]))
-def test_every_message_is_in_one_call_and_every_call_is_one_claim(
-    given: tuple[list[Want], dict[PostfixPart, MessageRow]], forced: WireForm | None
-) -> None:
-    wants, rows = given
-    calls = calls_of(wants, rows, forced)
-    assert sorted(each.target.part for call in calls for each in call.wants) == sorted(w.target.part for w in wants)
-    for call in calls:
-        owners = {each.requests[0] for each in call.wants}
-        assert call.wants
-        assert len(call.wants) + len(owners) + 1 <= 100
-        for each in call.wants:
-            is_bare = "-" not in each.target.message_id
-            assert call.wire_form is (forced or (WireForm.ARRAY if is_bare else WireForm.OBJECT))
-            known = rows.get(each.target.part)
-            assert known is None or known.largest_call is None or len(call.wants) <= known.largest_call
-
-
-# For whom a message is claimed.
 
 
 def accept(world: World, *names: str, **members: object) -> list[RequestRow]:
@@ -384,7 +282,7 @@ def overtaken(world: World) -> tuple[Run, dict[PostfixPart, MessageRow]]:
 def test_only_the_request_that_ends_without_a_call_does(world: World) -> None:
     first, second = accept(world, "one", "two")
     run = begin(world, [first, second])
-    run.end_without_call(first, [target(BARE)])
+    run.end_without_call(first, [Target(PART, BARE)])
     outcomes = [[result.outcome for result in answer.results] for answer in run.finish()]
     assert outcomes == [[Outcome.EXPIRED, Outcome.IN_PROGRESS], [Outcome.IN_PROGRESS] * 2]
 
@@ -392,7 +290,7 @@ def test_only_the_request_that_ends_without_a_call_does(world: World) -> None:
 def test_what_has_ended_otherwise_does_not_expire(world: World) -> None:
     run, claims = claim_both(world)
     run.call(claims)
-    run.end_without_call(run.requests[RequestId("rq_one")], [target(BARE), target(OTHER)])
+    run.end_without_call(run.requests[RequestId("rq_one")], [Target(PART, BARE), Target(postfix_part(OTHER), OTHER)])
     assert [result.outcome for result in run.finish()[0].results] == [Outcome.RELEASED, Outcome.ALREADY_RELEASED]
 
 

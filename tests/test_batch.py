@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from quarantine_release.attempt import Call, Claims, Run, Want
+from quarantine_release.attempt import Claims, Run
 from quarantine_release.batch import Batch, release_hinted
+from quarantine_release.calls import Call, Want
 from quarantine_release.outcome import (
     AccountId,
     Answered,

@@ -13,8 +13,9 @@ from quarantine_release import settle as settle_module
 from quarantine_release import sweep as sweep_module
 from quarantine_release import vetting as vetting_module
 from quarantine_release.allowance import AccountRow
-from quarantine_release.attempt import Claims, Run, Want
+from quarantine_release.attempt import Claims, Run
 from quarantine_release.budget import AccountBudget, _Known
+from quarantine_release.calls import Want
 from quarantine_release.guard import Guarded, NotRead, judge
 from quarantine_release.ledger import DynamoLedger
 from quarantine_release.outcome import Answered, Reading, Refused, Seen, State, Verdict, may_claim

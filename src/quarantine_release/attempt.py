@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import Final
 
-from quarantine_release.guard import Details, Guarded
+from quarantine_release.calls import CLAIM_LIMIT, Call, Want
+from quarantine_release.guard import Details
 from quarantine_release.outcome import (
     FINAL,
     NO_RECIPIENTS,
@@ -25,11 +26,10 @@ from quarantine_release.outcome import (
     State,
     Stop,
     Verdict,
-    is_bare,
 )
 from quarantine_release.ports import Conflict, LedgerUnavailable, Move, Ports
 from quarantine_release.results import Result, claimable, results_of
-from quarantine_release.trace import AttemptRow, AttemptState, MessageRow, RequestRow, RequestState, Target, WireForm
+from quarantine_release.trace import AttemptRow, AttemptState, MessageRow, RequestRow, RequestState, Target
 from quarantine_release.transitions import answered, asked, claimed, closed, given_back, not_made, recorded, refused
 
 # Seconds that must remain before a claim: Cloudflare's total deadline and the record after it (hazards: 10 + 4).
@@ -37,35 +37,12 @@ CALL_SECONDS: Final = 10.0
 RECORD_SECONDS: Final = 4.0
 # With less than this a call would mostly end without an answer, and nobody would know of its effect.
 LEAST_CALL_SECONDS: Final = 4.0
-# A claim is one transaction: the attempt, its messages, and a look at each request that a message is claimed for.
-_CLAIM_LIMIT: Final = 99
 _CLAIM_ROUNDS: Final = 8
 # What passes by itself, or in smaller calls, so that the request can be gone on with later.
 _PASSING: Final = frozenset(
     {RefusalReason.RATE_LIMITED, RefusalReason.UNREACHABLE, RefusalReason.NO_TIME, RefusalReason.CALL_REJECTED}
 )
 _MISSING: Final = Verdict(State.UNKNOWN, Code.MISSING_IN_ANSWER)
-
-
-@dataclass(frozen=True, slots=True)
-class Want:
-    """One message and the requests that want it released; it is claimed for the first of them that still does.
-
-    `guards`: how it came past the guard, for each request that it may be claimed for; None where the guard is off.
-    """
-
-    target: Target
-    requests: tuple[RequestId, ...]
-    guards: Mapping[RequestId, Guarded | None] = field(default_factory=dict)
-    disposition: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One call to be made: in this form, for these."""
-
-    wire_form: WireForm
-    wants: tuple[Want, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,21 +66,6 @@ class Answer:
     settled: tuple[MessageRow, ...] = ()
     plan: tuple[Call, ...] = ()
     details: Mapping[PostfixPart, Details] = field(default_factory=dict)
-
-
-def calls_of(wants: Iterable[Want], rows: Mapping[PostfixPart, MessageRow], forced: WireForm | None) -> list[Call]:
-    """Pack what is wanted into as few calls as one claim each allows: each wire form apart, and who may not be many."""
-    groups: dict[tuple[WireForm, int], list[list[Want]]] = {}
-    for want in wants:
-        row = rows.get(want.target.part)
-        largest = (row.largest_call if row is not None else None) or _CLAIM_LIMIT
-        form = forced or (WireForm.ARRAY if is_bare(want.target.message_id) else WireForm.OBJECT)
-        packs = groups.setdefault((form, largest), [[]])
-        owners = {other.requests[0] for other in packs[-1]} | {want.requests[0]}
-        if len(packs[-1]) == largest or len(packs[-1]) + 1 + len(owners) > _CLAIM_LIMIT:
-            packs.append([])
-        packs[-1].append(want)
-    return [Call(form, tuple(pack)) for (form, _), packs in groups.items() for pack in packs]
 
 
 class Run:
@@ -208,9 +170,9 @@ class Run:
 
     def ask_for(self, wants: Sequence[Want]) -> None:
         """Have the trace of each message know who wants it, of whom it may not have heard before."""
-        for start in range(0, len(wants), _CLAIM_LIMIT):
+        for start in range(0, len(wants), CLAIM_LIMIT):
             for _ in range(_CLAIM_ROUNDS):
-                some = wants[start : start + _CLAIM_LIMIT]
+                some = wants[start : start + CLAIM_LIMIT]
                 known = [(row, self._asked(row, want)) for want in some if (row := self.rows.get(want.target.part))]
                 asks = [Move(row, after) for row, after in known if after != row]
                 conflict = self.ports.ledger.claim(None, [], None, (), asks, {}) if asks else None
@@ -269,7 +231,7 @@ class Run:
         names: set[RequestId] = set()
         for number, want in enumerate(call.wants, start=1):
             owner = self._owner(want, seen[want.target.part])
-            if owner is not None and number + len(names | {owner.request_id}) > _CLAIM_LIMIT:
+            if owner is not None and number + len(names | {owner.request_id}) > CLAIM_LIMIT:
                 owner = None
             owners[want.target.part] = owner
             names |= {owner.request_id} if owner is not None else set()

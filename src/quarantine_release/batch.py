@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from quarantine_release.attempt import CALL_SECONDS, RECORD_SECONDS, Call, Claims, Run, Want, calls_of
+from quarantine_release.attempt import CALL_SECONDS, RECORD_SECONDS, Claims, Run
+from quarantine_release.calls import Call, Want, calls_of
 from quarantine_release.outcome import (
     AccountId,
     MessageId,

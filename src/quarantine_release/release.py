@@ -12,7 +12,8 @@ from datetime import timedelta
 from math import ceil
 from typing import Final
 
-from quarantine_release.attempt import CALL_SECONDS, RECORD_SECONDS, Answer, Call, Run, Want, calls_of
+from quarantine_release.attempt import CALL_SECONDS, RECORD_SECONDS, Answer, Run
+from quarantine_release.calls import Call, Want, calls_of
 from quarantine_release.guard import Ended, Mode
 from quarantine_release.outcome import MessageId, Outcome, PostfixPart, RefusalReason, Stop, is_header, postfix_part
 from quarantine_release.ports import Conflict, Hint, LedgerUnavailable, Mark, Ports

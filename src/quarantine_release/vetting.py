@@ -8,7 +8,8 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
-from quarantine_release.attempt import Run, Want
+from quarantine_release.attempt import Run
+from quarantine_release.calls import Want
 from quarantine_release.guard import Details, Ended, Guarded, Mode, NotRead, judge
 from quarantine_release.lookup import Question, choose
 from quarantine_release.outcome import (
