@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from quarantine_release.attempt import Answer
 from quarantine_release.ledger_items import message_row, request_key, request_row
 from quarantine_release.outcome import EXPIRING, LETTERS, TRANSITIONS, Code, Outcome, State, postfix_part
 from quarantine_release.release import Refusal
+from quarantine_release.run import Answer
 from quarantine_release.trace import MessageRow, RequestRow, RequestState
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 
 from quarantine_release.answer import answer_body, is_failure, result_body, trace_body
-from quarantine_release.attempt import Answer
 from quarantine_release.outcome import (
     AttemptId,
     Code,
@@ -25,6 +24,7 @@ from quarantine_release.outcome import (
     postfix_part,
 )
 from quarantine_release.results import Result, results_of
+from quarantine_release.run import Answer
 from quarantine_release.trace import (
     AttemptRow,
     AttemptState,

@@ -22,14 +22,15 @@ OURS = {
     "lookup": "guard outcome reading trace",
     "ports": "guard lookup outcome trace transitions",
     "calls": "guard outcome trace",
-    "attempt": "calls guard outcome ports results trace transitions",
-    "vetting": "attempt calls guard lookup outcome ports trace",
-    "proof": "attempt outcome ports trace",
-    "release": "attempt calls guard outcome ports proof results trace vetting",
-    "batch": "attempt calls outcome ports proof release results trace vetting",
-    "sweep": "attempt outcome ports release trace",
+    "run": "calls guard outcome ports results trace transitions",
+    "attempt": "calls outcome ports results run trace transitions",
+    "vetting": "attempt calls guard lookup outcome ports run trace",
+    "proof": "outcome ports run trace",
+    "release": "attempt calls guard outcome ports proof results run trace vetting",
+    "batch": "attempt calls outcome ports proof release results run trace vetting",
+    "sweep": "attempt outcome ports release run trace",
     "settle": "outcome ports sweep trace transitions",
-    "answer": "attempt guard outcome results trace",
+    "answer": "guard outcome results run trace",
     "allowance": "outcome",
     # From bytes to a request.
     "http_event": "",
@@ -68,8 +69,8 @@ OURS = {
         " ports release_queue secret_store settings table telemetry"
     ),
     "routes": (
-        "answer attempt authentication clients credentials guard http_event outcome ports problem release"
-        " release_request request_members secret_store telemetry trace wiring"
+        "answer authentication clients credentials guard http_event outcome ports problem release"
+        " release_request request_members run secret_store telemetry trace wiring"
     ),
     "webhook": (
         "authentication http_event init_phase ports problem release_request request_members routes telemetry wiring"

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from quarantine_release.attempt import Claims, Run
+from quarantine_release.attempt import Claims, ask_for, claim, make_call
 from quarantine_release.calls import Call, calls_of
 from quarantine_release.outcome import (
     Answered,
@@ -22,7 +22,8 @@ from quarantine_release.outcome import (
     postfix_part,
 )
 from quarantine_release.ports import LedgerUnavailable
-from quarantine_release.trace import AttemptState, MessageRow, RequestRow, RequestState, Target, WireForm
+from quarantine_release.run import Run
+from quarantine_release.trace import AttemptState, MessageRow, RequestRow, RequestState, WireForm
 from tests.model_dynamodb import Fault
 from tests.stand_ins import ACCOUNT, BARE, DELIVERED, NOON, OK, OTHER, TERMS, World, ids, request_row
 from tests.test_calls import want
@@ -57,7 +58,7 @@ CALL = Call(WireForm.ARRAY, (want(BARE, "one", "two"), want(OTHER, "two")))
 
 def test_a_message_is_claimed_for_the_first_who_wants_it_and_all_are_in_its_trace(world: World) -> None:
     run = begin(world, accept(world, "one", "two"))
-    claims = run.claim(CALL)
+    claims = claim(run, CALL)
     assert isinstance(claims, Claims)
     assert claims.attempt.owners == {PART: "rq_one", postfix_part(OTHER): "rq_two"}
     kept = world.ledger.messages(ACCOUNT, [PART, postfix_part(OTHER)])
@@ -69,7 +70,7 @@ def test_a_message_is_claimed_for_the_first_who_wants_it_and_all_are_in_its_trac
 
 def test_whom_a_request_does_not_know_is_not_asked_for(world: World) -> None:
     run = begin(world, accept(world, "two"))
-    claims = run.claim(CALL)
+    claims = claim(run, CALL)
     assert isinstance(claims, Claims)
     assert {each.owner for each in run.rows.values()} == {"rq_two"}
     assert run.rows[PART].asks == {"rq_two"}
@@ -86,7 +87,7 @@ def test_a_request_that_ends_between_read_and_claim_gets_nothing_and_the_next_do
             world.ledger.close([replace(first, state=RequestState.CLOSED, letters="CC")])
         case "gone":
             del world.dynamodb.items["R#rq_one"]
-    claims = run.claim(CALL)
+    claims = claim(run, CALL)
     assert isinstance(claims, Claims)
     assert {owner_of(world, given) for given in (BARE, OTHER)} == {"rq_two"}
     assert ("rq_one" in run.requests) == (end != "gone")
@@ -100,7 +101,7 @@ def test_a_cancel_between_read_and_claim_leaves_no_trace_of_the_claim(world: Wor
     run = begin(world, [request])
     cancel(world, request)
     before = dict(world.dynamodb.items)
-    assert run.claim(Call(WireForm.ARRAY, (want(BARE), want(OTHER)))) is None
+    assert claim(run, Call(WireForm.ARRAY, (want(BARE), want(OTHER)))) is None
     assert world.dynamodb.items == before
     (answer,) = run.finish()
     assert [result.outcome for result in answer.results] == [Outcome.CANCELLED] * 2
@@ -110,8 +111,8 @@ def test_a_cancel_between_read_and_claim_leaves_no_trace_of_the_claim(world: Wor
 def test_what_another_has_claimed_meanwhile_is_told_and_the_rest_is_claimed(world: World) -> None:
     first, second = accept(world, "one", "two")
     run, other = begin(world, [second]), begin(world, [first])
-    other.claim(Call(WireForm.ARRAY, (want(BARE, "one"),)))
-    claims = run.claim(CALL)
+    claim(other, Call(WireForm.ARRAY, (want(BARE, "one"),)))
+    claims = claim(run, CALL)
     assert isinstance(claims, Claims)
     assert [each.message_id for each in claims.attempt.targets] == [OTHER]
     assert (run.rows[PART].owner, run.rows[PART].state) == ("rq_one", State.RELEASING)
@@ -121,19 +122,19 @@ def test_what_another_has_claimed_meanwhile_is_told_and_the_rest_is_claimed(worl
 
 def test_a_claim_of_nothing_writes_nothing(world: World) -> None:
     first, second = accept(world, "one", "two")
-    begin(world, [first, second]).claim(CALL)
+    claim(begin(world, [first, second]), CALL)
     run = begin(world, [second])
     before = dict(world.dynamodb.items)
-    assert run.claim(CALL) is None
+    assert claim(run, CALL) is None
     assert world.dynamodb.items == before
 
 
 def test_a_claim_of_what_is_under_way_for_another_is_an_ask_and_no_attempt(world: World) -> None:
     first, second = accept(world, "one", "two")
-    begin(world, [first]).claim(Call(WireForm.ARRAY, (want(BARE), want(OTHER))))
+    claim(begin(world, [first]), Call(WireForm.ARRAY, (want(BARE), want(OTHER))))
     rows = world.dynamodb.items.keys()
     before = set(rows)
-    assert begin(world, [second]).claim(CALL) is None
+    assert claim(begin(world, [second]), CALL) is None
     assert set(rows) == before
     assert world.ledger.messages(ACCOUNT, [PART])[PART].asks == {"rq_one", "rq_two"}
 
@@ -141,13 +142,13 @@ def test_a_claim_of_what_is_under_way_for_another_is_an_ask_and_no_attempt(world
 def test_only_who_forces_claims_what_has_ended(world: World) -> None:
     (first,) = accept(world, "one")
     run = begin(world, [first])
-    claims = run.claim(Call(WireForm.ARRAY, (want(BARE),)))
+    claims = claim(run, Call(WireForm.ARRAY, (want(BARE),)))
     assert isinstance(claims, Claims)
-    assert run.call(claims) is None
+    assert make_call(run, claims) is None
     (second,), (forced,) = accept(world, "two"), accept(world, "forced", force=True)
     call = Call(WireForm.ARRAY, (want(BARE, "two", "forced"),))
-    assert begin(world, [second]).claim(call) is None
-    assert begin(world, [second, forced]).claim(call) is not None
+    assert claim(begin(world, [second]), call) is None
+    assert claim(begin(world, [second, forced]), call) is not None
     assert owner_of(world) == "rq_forced"
 
 
@@ -156,7 +157,7 @@ def test_only_who_forces_claims_what_has_ended(world: World) -> None:
 
 def claim_both(world: World) -> tuple[Run, Claims]:
     run = begin(world, accept(world, "one", "two"))
-    claims = run.claim(CALL)
+    claims = claim(run, CALL)
     assert isinstance(claims, Claims)
     return run, claims
 
@@ -165,7 +166,7 @@ def test_each_request_is_told_what_the_call_came_to_for_its_own(world: World) ->
     run, claims = claim_both(world)
     failed = Verdict(State.FAILED, Code.CLOUDFLARE_REJECTED)
     world.cloudflare.answers.append(Answered({BARE: DELIVERED, OTHER: failed}, OK))
-    assert run.call(claims) is None
+    assert make_call(run, claims) is None
     rejected = (Outcome.FAILED, Code.CLOUDFLARE_REJECTED)
     told = {each.request.request_id: [(r.outcome, r.code) for r in each.results] for each in run.finish()}
     assert told == {
@@ -180,7 +181,7 @@ def test_each_request_is_told_what_the_call_came_to_for_its_own(world: World) ->
 def test_a_call_that_was_rejected_as_a_whole_is_given_back_to_be_sent_with_fewer(world: World) -> None:
     run, claims = claim_both(world)
     world.cloudflare.answers.append(REJECTED)
-    assert run.call(claims) is REJECTED
+    assert make_call(run, claims) is REJECTED
     kept = world.ledger.messages(ACCOUNT, [PART, postfix_part(OTHER)])
     assert kept == run.rows
     assert {(each.state, each.owner, each.attempts, each.largest_call) for each in kept.values()} == {
@@ -196,14 +197,14 @@ def test_a_call_that_was_rejected_as_a_whole_is_given_back_to_be_sent_with_fewer
 def test_a_call_that_was_not_made_says_nothing_about_how_many_may_be_in_it(world: World, no: RefusalReason) -> None:
     run, claims = claim_both(world)
     world.cloudflare.answers.append(Refused(no, Evidence()))
-    run.call(claims)
+    make_call(run, claims)
     assert {each.largest_call for each in run.rows.values()} == {None}
 
 
 def test_what_was_accepted_before_stays_open_whatever_refuses_it(world: World) -> None:
     run, claims = claim_both(world)
     world.cloudflare.answers.append(Refused(RefusalReason.CREDENTIALS, Evidence(403)))
-    run.call(claims)
+    make_call(run, claims)
     kept = world.ledger.requests([RequestId("rq_one"), RequestId("rq_two")])
     assert {request.state for request in kept.values()} == {RequestState.OPEN}
 
@@ -211,7 +212,7 @@ def test_what_was_accepted_before_stays_open_whatever_refuses_it(world: World) -
 def test_a_pause_that_began_since_the_call_was_taken_is_kept(world: World) -> None:
     run, claims = claim_both(world)
     world.budget.paused = 41.5
-    no = run.call(claims)
+    no = make_call(run, claims)
     assert no is not None
     assert (no.reason, no.retry_after, no.evidence.status) == (RefusalReason.RATE_LIMITED, 42, None)
     assert world.cloudflare.calls == []
@@ -222,7 +223,7 @@ def test_a_pause_that_began_since_the_call_was_taken_is_kept(world: World) -> No
 def test_a_call_for_which_there_is_no_time_is_put_back(world: World) -> None:
     world.seconds_left = [7.9]
     run, claims = claim_both(world)
-    no = run.call(claims)
+    no = make_call(run, claims)
     assert no is not None
     assert no.reason is RefusalReason.NO_TIME
     assert (world.budget.put_back_calls, world.cloudflare.calls) == (1, [])
@@ -233,30 +234,30 @@ def test_who_asks_for_many_is_in_the_trace_of_all_a_hundred_in_a_round_trip(worl
     (first,) = accept(world, "first")
     run = begin(world, [first])
     for call in calls_of([want(each, "first") for each in given], {}, None):
-        run.claim(call)
+        claim(run, call)
     (second,) = accept(world, "second")
     run = Run([second], world.ports(), is_accepted=True)
     run.rows = world.ledger.messages(ACCOUNT, [postfix_part(each) for each in given])
     world.dynamodb.calls.clear()
-    run.ask_for([want(each, "second") for each in [*given, OTHER]])
+    ask_for(run, [want(each, "second") for each in [*given, OTHER]])
     assert world.dynamodb.calls == ["TransactWriteItems"] * 2
     kept = world.ledger.messages(ACCOUNT, [postfix_part(each) for each in given])
     assert kept == run.rows
     assert all("rq_second" in each.asks for each in kept.values())
-    run.ask_for([want(each, "second") for each in given])
+    ask_for(run, [want(each, "second") for each in given])
     assert len(world.dynamodb.calls) == 4  # the two reads of this test, and nothing to be written
 
 
 def test_asks_that_are_overtaken_are_not_taken_for_made(world: World) -> None:
     run, before = overtaken(world)
-    run.ask_for([want(BARE, "two")])
+    ask_for(run, [want(BARE, "two")])
     assert "rq_two" not in before[PART].asks
     assert run.rows[PART] in (before[PART], world.ledger.messages(ACCOUNT, [PART])[PART])
 
 
 def test_asks_that_are_overtaken_for_one_message_reach_all(world: World) -> None:
     run, _ = overtaken(world)
-    run.ask_for([want(BARE, "two"), want(OTHER, "two")])
+    ask_for(run, [want(BARE, "two"), want(OTHER, "two")])
     kept = world.ledger.messages(ACCOUNT, [PART, postfix_part(OTHER)])
     assert {each.asks for each in kept.values()} == {frozenset({"rq_one", "rq_two"})}
 
@@ -264,7 +265,7 @@ def test_asks_that_are_overtaken_for_one_message_reach_all(world: World) -> None
 def test_asks_that_are_ever_overtaken_are_given_up(world: World, faults: list[Fault | None]) -> None:
     run, before = overtaken(world)
     faults += [Fault.CANCELLED] * 9
-    run.ask_for([want(BARE, "two"), want(OTHER, "two")])
+    ask_for(run, [want(BARE, "two"), want(OTHER, "two")])
     assert len(faults) == 1
     assert run.rows.keys() == before.keys()
     assert all("rq_two" not in row.asks for row in run.rows.values())
@@ -273,42 +274,18 @@ def test_asks_that_are_ever_overtaken_are_given_up(world: World, faults: list[Fa
 def overtaken(world: World) -> tuple[Run, dict[PostfixPart, MessageRow]]:
     """Begin to ask for two messages that are under way for another, one of which moves meanwhile."""
     first, second = accept(world, "one", "two")
-    begin(world, [first]).claim(Call(WireForm.ARRAY, (want(BARE), want(OTHER))))
+    claim(begin(world, [first]), Call(WireForm.ARRAY, (want(BARE), want(OTHER))))
     run = begin(world, [second])
     world.dynamodb.items[f"M#{ACCOUNT}#{PART}"]["state"] = {"S": State.UNKNOWN}
     return run, dict(run.rows)
-
-
-def test_only_the_request_that_ends_without_a_call_does(world: World) -> None:
-    first, second = accept(world, "one", "two")
-    run = begin(world, [first, second])
-    run.end_without_call(first, [Target(PART, BARE)])
-    outcomes = [[result.outcome for result in answer.results] for answer in run.finish()]
-    assert outcomes == [[Outcome.EXPIRED, Outcome.IN_PROGRESS], [Outcome.IN_PROGRESS] * 2]
-
-
-def test_what_has_ended_otherwise_does_not_expire(world: World) -> None:
-    run, claims = claim_both(world)
-    run.call(claims)
-    run.end_without_call(run.requests[RequestId("rq_one")], [Target(PART, BARE), Target(postfix_part(OTHER), OTHER)])
-    assert [result.outcome for result in run.finish()[0].results] == [Outcome.RELEASED, Outcome.ALREADY_RELEASED]
-
-
-def test_an_end_that_cannot_be_written_is_told_to_every_request(world: World, faults: list[Fault | None]) -> None:
-    run, claims = claim_both(world)
-    run.call(claims)
-    faults.append(Fault.TIMEOUT_BEFORE)
-    assert {answer.request.state for answer in run.finish()} == {RequestState.CLOSED}
-    kept = world.ledger.requests([RequestId("rq_one"), RequestId("rq_two")])
-    assert {request.state for request in kept.values()} == {RequestState.OPEN}
 
 
 def test_a_claim_that_is_ever_overtaken_is_given_up(world: World, faults: list[Fault | None]) -> None:
     run = begin(world, accept(world, "one", "two"))
     faults += [Fault.CANCELLED] * 8
     with pytest.raises(LedgerUnavailable):
-        run.claim(CALL)
-    assert run.claim(CALL) is not None
+        claim(run, CALL)
+    assert claim(run, CALL) is not None
 
 
 def test_a_claim_lasts_for_its_lease_from_when_it_was_last_tried(world: World) -> None:

@@ -19,7 +19,7 @@ SOURCE: Final = Path(__file__).parent.parent / "src"
 COMMON_MODULES: Final = """
 allowance attempt aws_clients budget calls cloudflare cloudflare_answer cloudflare_calls cloudflare_lookup
 cloudflare_reading credentials deadline guard init_phase ledger ledger_items lookup outcome ports proof reading release
-release_queue results secret_store settings table telemetry trace transitions update_expression vetting wiring
+release_queue results run secret_store settings table telemetry trace transitions update_expression vetting wiring
 """
 HTTP_MODULES: Final = """
 answer authentication clients http_event json_body problem release_request request_members routes signature
