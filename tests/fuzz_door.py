@@ -19,7 +19,8 @@ from quarantine_release.authentication import Unauthenticated, authenticate
 from quarantine_release.clients import Client, Scope, Token
 from quarantine_release.ledger_items import request_item
 from quarantine_release.problem import PROBLEMS
-from quarantine_release.release_request import InvalidRequest, accept, parse_release_request
+from quarantine_release.release_request import accept, parse_release_request
+from quarantine_release.request_members import InvalidRequest
 from tests.stand_ins import ACCOUNT, NOON
 
 CORPUS = Path(__file__).parent / "corpus"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from quarantine_release.attempt import Answer
 from quarantine_release.ledger_items import message_row, request_row
 from quarantine_release.ledger_keys import request_key
 from quarantine_release.outcome import EXPIRING, LETTERS, TRANSITIONS, Code, Outcome, State, postfix_part
 from quarantine_release.release import Refusal
+from quarantine_release.run import Answer
 from quarantine_release.trace import MessageRow, RequestRow, RequestState
 
 if TYPE_CHECKING:

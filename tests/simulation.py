@@ -18,7 +18,6 @@ from greenlet import getcurrent, greenlet
 
 from quarantine_release import ledger_keys, table
 from quarantine_release.allowance import EVERYBODY
-from quarantine_release.attempt import Answer
 from quarantine_release.batch import release_hinted
 from quarantine_release.budget import AccountBudget
 from quarantine_release.guard import NO_GUARD, Details, Guard, Mode, NotRead
@@ -50,6 +49,7 @@ from quarantine_release.outcome import (
 )
 from quarantine_release.ports import Budget, Hint, LedgerUnavailable, Mark, Ports
 from quarantine_release.release import KeyReused, Refusal, cancel, release
+from quarantine_release.run import Answer
 from quarantine_release.settle import Summary, reconcile
 from quarantine_release.table import Table
 from quarantine_release.trace import MessageRow, RequestRow, RequestState, WireForm

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 
 from quarantine_release.answer import answer_body, is_failure, result_body, trace_body
-from quarantine_release.attempt import Answer
 from quarantine_release.outcome import (
     AttemptId,
     Code,
@@ -24,6 +23,8 @@ from quarantine_release.outcome import (
     Verdict,
     postfix_part,
 )
+from quarantine_release.results import Result, results_of
+from quarantine_release.run import Answer
 from quarantine_release.trace import (
     AttemptRow,
     AttemptState,
@@ -33,10 +34,8 @@ from quarantine_release.trace import (
     OperationRow,
     RequestRow,
     RequestState,
-    Result,
     Target,
     WireForm,
-    results_of,
 )
 from tests.shapes import message_rows, moments, requests, tables
 from tests.stand_ins import ACCOUNT, BARE, FULL, NOON, OK, OTHER, TERMS, request_row

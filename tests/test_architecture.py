@@ -17,17 +17,20 @@ OURS = {
     "outcome": "",
     "guard": "outcome",
     "trace": "guard outcome",
-    "transitions": "guard outcome trace",
+    "results": "guard outcome trace",
+    "transitions": "guard outcome results trace",
     "lookup": "guard outcome reading trace",
     "ports": "guard lookup outcome trace transitions",
-    "attempt": "guard outcome ports trace transitions",
-    "vetting": "attempt guard lookup outcome ports trace",
-    "proof": "attempt outcome ports trace",
-    "release": "attempt guard outcome ports proof trace vetting",
-    "batch": "attempt outcome ports proof release trace vetting",
-    "sweep": "attempt outcome ports release trace",
+    "calls": "guard outcome trace",
+    "run": "calls guard outcome ports results trace transitions",
+    "attempt": "calls outcome ports results run trace transitions",
+    "vetting": "attempt calls guard lookup outcome ports run trace",
+    "proof": "outcome ports run trace",
+    "release": "attempt calls guard outcome ports proof results run trace vetting",
+    "batch": "attempt calls outcome ports proof release results run trace vetting",
+    "sweep": "attempt outcome ports release run trace",
     "settle": "outcome ports sweep trace transitions",
-    "answer": "attempt guard outcome trace",
+    "answer": "guard outcome results run trace",
     "allowance": "outcome",
     # From bytes to a request.
     "http_event": "",
@@ -37,7 +40,8 @@ OURS = {
     "signature": "",
     "clients": "credentials guard outcome signature",
     "authentication": "clients signature",
-    "release_request": "authentication clients json_body outcome trace",
+    "request_members": "json_body outcome trace",
+    "release_request": "authentication clients json_body outcome request_members trace",
     # The edges.
     "settings": "guard ports trace transitions",
     "init_phase": "",
@@ -65,17 +69,19 @@ OURS = {
     ),
     "cloudflare_reading": "cloudflare cloudflare_calls deadline outcome ports reading",
     "cloudflare_lookup": "cloudflare cloudflare_calls deadline guard lookup outcome ports reading",
-    "telemetry": "ledger_keys outcome settings trace",
+    "telemetry": "ledger_keys outcome results settings trace",
     # What puts it together, and the entry points.
     "wiring": (
         "aws_clients budget clients cloudflare cloudflare_lookup cloudflare_reading credentials deadline ledger outcome"
         " ports release_queue secret_store settings table telemetry"
     ),
     "routes": (
-        "answer attempt authentication clients credentials guard http_event outcome ports problem release"
-        " release_request secret_store telemetry trace wiring"
+        "answer authentication clients credentials guard http_event outcome ports problem release"
+        " release_request request_members run secret_store telemetry trace wiring"
     ),
-    "webhook": "authentication http_event init_phase ports problem release_request routes telemetry wiring",
+    "webhook": (
+        "authentication http_event init_phase ports problem release_request request_members routes telemetry wiring"
+    ),
     "worker": "batch init_phase release_queue telemetry wiring",
     "reconciler": "init_phase outcome ports settle telemetry trace wiring",
 }

@@ -1,17 +1,14 @@
-"""Claim, call, record for many requests at once: how calls are packed, and for whom a message is claimed."""
+"""Claim, call, record for many requests at once: for whom a message is claimed, and what each is told."""
 
-import random
 from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from quarantine_release.attempt import Call, Claims, Run, Want, calls_of
+from quarantine_release.attempt import Claims, ask_for, claim, make_call
+from quarantine_release.calls import Call, calls_of
 from quarantine_release.outcome import (
     Answered,
-    AttemptId,
     Code,
     Evidence,
     MessageId,
@@ -25,112 +22,14 @@ from quarantine_release.outcome import (
     postfix_part,
 )
 from quarantine_release.ports import LedgerUnavailable
-from quarantine_release.trace import AttemptState, MessageRow, RequestRow, RequestState, Target, WireForm
+from quarantine_release.run import Run
+from quarantine_release.trace import AttemptState, MessageRow, RequestRow, RequestState, WireForm
 from tests.model_dynamodb import Fault
-from tests.stand_ins import ACCOUNT, BARE, DELIVERED, FULL, NOON, OK, OTHER, TERMS, World, ids, request_row
+from tests.stand_ins import ACCOUNT, BARE, DELIVERED, NOON, OK, OTHER, TERMS, World, ids, request_row
+from tests.test_calls import want
 
 PART = postfix_part(BARE)
 REJECTED = Refused(RefusalReason.CALL_REJECTED, Evidence(400, (7003,)))
-
-
-def target(given: MessageId) -> Target:
-    return Target(postfix_part(given), given)
-
-
-def want(given: MessageId, *names: str) -> Want:
-    requests = tuple(RequestId(f"rq_{name}") for name in names or ("one",))
-    return Want(target(given), requests, dict.fromkeys(requests))
-
-
-def row(given: MessageId, largest_call: int | None = None) -> MessageRow:
-    return MessageRow(
-        account_id=ACCOUNT,
-        part=postfix_part(given),
-        state=State.RETRYABLE,
-        attempt=AttemptId("a1"),
-        message_id=given,
-        updated_at=NOON,
-        largest_call=largest_call,
-    )
-
-
-def sizes(calls: Sequence[Call]) -> list[int]:
-    return [len(call.wants) for call in calls]
-
-
-# How calls are packed.
-
-
-def test_what_one_request_wants_goes_out_98_to_a_call() -> None:
-    calls = calls_of([want(each) for each in ids(1000)], {}, None)
-    assert sizes(calls) == [98] * 10 + [20]
-    assert [want.target.message_id for call in calls for want in call.wants] == ids(1000)
-
-
-def test_what_many_requests_want_goes_out_49_to_a_call_since_each_is_looked_at() -> None:
-    wants = [want(each, str(number)) for number, each in enumerate(ids(100))]
-    assert sizes(calls_of(wants, {}, None)) == [49, 49, 2]
-
-
-def test_a_few_requests_with_several_messages_each_share_a_call() -> None:
-    wants = [want(each, str(number // 3)) for number, each in enumerate(ids(90))]
-    assert sizes(calls_of(wants, {}, None)) == [74, 16]
-
-
-def test_each_wire_form_is_a_call_of_its_own_unless_a_setting_forces_one() -> None:
-    bare, full = want(OTHER), want(FULL)
-    assert calls_of([full, bare], {}, None) == [Call(WireForm.OBJECT, (full,)), Call(WireForm.ARRAY, (bare,))]
-    assert calls_of([full, bare], {}, WireForm.ARRAY) == [Call(WireForm.ARRAY, (full, bare))]
-    assert calls_of([], {}, None) == []
-
-
-def test_what_was_rejected_with_others_goes_out_with_fewer_and_holds_up_no_other() -> None:
-    given = ids(30)
-    limits = [10] * 12 + [1] * 2
-    rows = {postfix_part(each): row(each, limit) for each, limit in zip(given, limits, strict=False)}
-    rows |= {postfix_part(given[20]): row(given[20])}
-    calls = calls_of([want(each) for each in given], rows, None)
-    assert sizes(calls) == [10, 2, 1, 1, 16]
-
-
-SHAPES = ("", "-2024-01-05T10:00:00", "-2024-01-05T10:00:00-1")
-
-
-@st.composite
-def wanted(draw: st.DrawFn) -> tuple[list[Want], dict[PostfixPart, MessageRow]]:
-    """Draw what up to fifty requests want of up to 300 messages, and what is known of these."""
-    # One seed for all: to draw some hundreds of values one by one takes ten times as long.
-    chance = random.Random(draw(st.integers(0, 2**32)))  # noqa: S311
-    given = [MessageId(f"{each}{chance.choice(SHAPES)}") for each in ids(draw(st.integers(0, 300)))]
-    names = [str(number) for number in range(draw(st.integers(1, 51)))]
-    limits = {postfix_part(each): chance.choice((None, None, None, 0, 10, 1)) for each in given}
-    rows = {
-        part: replace(row(MessageId(part)), largest_call=limit or None)
-        for part, limit in limits.items()
-        if limit is not None
-    }
-    return [want(each, *chance.sample(names, chance.randint(1, min(3, len(names))))) for each in given], rows
-
-
-@given(wanted(), st.sampled_from([None, *WireForm]))
-def test_every_message_is_in_one_call_and_every_call_is_one_claim(
-    given: tuple[list[Want], dict[PostfixPart, MessageRow]], forced: WireForm | None
-) -> None:
-    wants, rows = given
-    calls = calls_of(wants, rows, forced)
-    assert sorted(each.target.part for call in calls for each in call.wants) == sorted(w.target.part for w in wants)
-    for call in calls:
-        owners = {each.requests[0] for each in call.wants}
-        assert call.wants
-        assert len(call.wants) + len(owners) + 1 <= 100
-        for each in call.wants:
-            is_bare = "-" not in each.target.message_id
-            assert call.wire_form is (forced or (WireForm.ARRAY if is_bare else WireForm.OBJECT))
-            known = rows.get(each.target.part)
-            assert known is None or known.largest_call is None or len(call.wants) <= known.largest_call
-
-
-# For whom a message is claimed.
 
 
 def accept(world: World, *names: str, **members: object) -> list[RequestRow]:
@@ -159,7 +58,7 @@ CALL = Call(WireForm.ARRAY, (want(BARE, "one", "two"), want(OTHER, "two")))
 
 def test_a_message_is_claimed_for_the_first_who_wants_it_and_all_are_in_its_trace(world: World) -> None:
     run = begin(world, accept(world, "one", "two"))
-    claims = run.claim(CALL)
+    claims = claim(run, CALL)
     assert isinstance(claims, Claims)
     assert claims.attempt.owners == {PART: "rq_one", postfix_part(OTHER): "rq_two"}
     kept = world.ledger.messages(ACCOUNT, [PART, postfix_part(OTHER)])
@@ -171,7 +70,7 @@ def test_a_message_is_claimed_for_the_first_who_wants_it_and_all_are_in_its_trac
 
 def test_whom_a_request_does_not_know_is_not_asked_for(world: World) -> None:
     run = begin(world, accept(world, "two"))
-    claims = run.claim(CALL)
+    claims = claim(run, CALL)
     assert isinstance(claims, Claims)
     assert {each.owner for each in run.rows.values()} == {"rq_two"}
     assert run.rows[PART].asks == {"rq_two"}
@@ -188,7 +87,7 @@ def test_a_request_that_ends_between_read_and_claim_gets_nothing_and_the_next_do
             world.ledger.close([replace(first, state=RequestState.CLOSED, letters="CC")])
         case "gone":
             del world.dynamodb.items["R#rq_one"]
-    claims = run.claim(CALL)
+    claims = claim(run, CALL)
     assert isinstance(claims, Claims)
     assert {owner_of(world, given) for given in (BARE, OTHER)} == {"rq_two"}
     assert ("rq_one" in run.requests) == (end != "gone")
@@ -202,7 +101,7 @@ def test_a_cancel_between_read_and_claim_leaves_no_trace_of_the_claim(world: Wor
     run = begin(world, [request])
     cancel(world, request)
     before = dict(world.dynamodb.items)
-    assert run.claim(Call(WireForm.ARRAY, (want(BARE), want(OTHER)))) is None
+    assert claim(run, Call(WireForm.ARRAY, (want(BARE), want(OTHER)))) is None
     assert world.dynamodb.items == before
     (answer,) = run.finish()
     assert [result.outcome for result in answer.results] == [Outcome.CANCELLED] * 2
@@ -212,8 +111,8 @@ def test_a_cancel_between_read_and_claim_leaves_no_trace_of_the_claim(world: Wor
 def test_what_another_has_claimed_meanwhile_is_told_and_the_rest_is_claimed(world: World) -> None:
     first, second = accept(world, "one", "two")
     run, other = begin(world, [second]), begin(world, [first])
-    other.claim(Call(WireForm.ARRAY, (want(BARE, "one"),)))
-    claims = run.claim(CALL)
+    claim(other, Call(WireForm.ARRAY, (want(BARE, "one"),)))
+    claims = claim(run, CALL)
     assert isinstance(claims, Claims)
     assert [each.message_id for each in claims.attempt.targets] == [OTHER]
     assert (run.rows[PART].owner, run.rows[PART].state) == ("rq_one", State.RELEASING)
@@ -223,19 +122,19 @@ def test_what_another_has_claimed_meanwhile_is_told_and_the_rest_is_claimed(worl
 
 def test_a_claim_of_nothing_writes_nothing(world: World) -> None:
     first, second = accept(world, "one", "two")
-    begin(world, [first, second]).claim(CALL)
+    claim(begin(world, [first, second]), CALL)
     run = begin(world, [second])
     before = dict(world.dynamodb.items)
-    assert run.claim(CALL) is None
+    assert claim(run, CALL) is None
     assert world.dynamodb.items == before
 
 
 def test_a_claim_of_what_is_under_way_for_another_is_an_ask_and_no_attempt(world: World) -> None:
     first, second = accept(world, "one", "two")
-    begin(world, [first]).claim(Call(WireForm.ARRAY, (want(BARE), want(OTHER))))
+    claim(begin(world, [first]), Call(WireForm.ARRAY, (want(BARE), want(OTHER))))
     rows = world.dynamodb.items.keys()
     before = set(rows)
-    assert begin(world, [second]).claim(CALL) is None
+    assert claim(begin(world, [second]), CALL) is None
     assert set(rows) == before
     assert world.ledger.messages(ACCOUNT, [PART])[PART].asks == {"rq_one", "rq_two"}
 
@@ -243,13 +142,13 @@ def test_a_claim_of_what_is_under_way_for_another_is_an_ask_and_no_attempt(world
 def test_only_who_forces_claims_what_has_ended(world: World) -> None:
     (first,) = accept(world, "one")
     run = begin(world, [first])
-    claims = run.claim(Call(WireForm.ARRAY, (want(BARE),)))
+    claims = claim(run, Call(WireForm.ARRAY, (want(BARE),)))
     assert isinstance(claims, Claims)
-    assert run.call(claims) is None
+    assert make_call(run, claims) is None
     (second,), (forced,) = accept(world, "two"), accept(world, "forced", force=True)
     call = Call(WireForm.ARRAY, (want(BARE, "two", "forced"),))
-    assert begin(world, [second]).claim(call) is None
-    assert begin(world, [second, forced]).claim(call) is not None
+    assert claim(begin(world, [second]), call) is None
+    assert claim(begin(world, [second, forced]), call) is not None
     assert owner_of(world) == "rq_forced"
 
 
@@ -258,7 +157,7 @@ def test_only_who_forces_claims_what_has_ended(world: World) -> None:
 
 def claim_both(world: World) -> tuple[Run, Claims]:
     run = begin(world, accept(world, "one", "two"))
-    claims = run.claim(CALL)
+    claims = claim(run, CALL)
     assert isinstance(claims, Claims)
     return run, claims
 
@@ -267,7 +166,7 @@ def test_each_request_is_told_what_the_call_came_to_for_its_own(world: World) ->
     run, claims = claim_both(world)
     failed = Verdict(State.FAILED, Code.CLOUDFLARE_REJECTED)
     world.cloudflare.answers.append(Answered({BARE: DELIVERED, OTHER: failed}, OK))
-    assert run.call(claims) is None
+    assert make_call(run, claims) is None
     rejected = (Outcome.FAILED, Code.CLOUDFLARE_REJECTED)
     told = {each.request.request_id: [(r.outcome, r.code) for r in each.results] for each in run.finish()}
     assert told == {
@@ -282,7 +181,7 @@ def test_each_request_is_told_what_the_call_came_to_for_its_own(world: World) ->
 def test_a_call_that_was_rejected_as_a_whole_is_given_back_to_be_sent_with_fewer(world: World) -> None:
     run, claims = claim_both(world)
     world.cloudflare.answers.append(REJECTED)
-    assert run.call(claims) is REJECTED
+    assert make_call(run, claims) is REJECTED
     kept = world.ledger.messages(ACCOUNT, [PART, postfix_part(OTHER)])
     assert kept == run.rows
     assert {(each.state, each.owner, each.attempts, each.largest_call) for each in kept.values()} == {
@@ -298,14 +197,14 @@ def test_a_call_that_was_rejected_as_a_whole_is_given_back_to_be_sent_with_fewer
 def test_a_call_that_was_not_made_says_nothing_about_how_many_may_be_in_it(world: World, no: RefusalReason) -> None:
     run, claims = claim_both(world)
     world.cloudflare.answers.append(Refused(no, Evidence()))
-    run.call(claims)
+    make_call(run, claims)
     assert {each.largest_call for each in run.rows.values()} == {None}
 
 
 def test_what_was_accepted_before_stays_open_whatever_refuses_it(world: World) -> None:
     run, claims = claim_both(world)
     world.cloudflare.answers.append(Refused(RefusalReason.CREDENTIALS, Evidence(403)))
-    run.call(claims)
+    make_call(run, claims)
     kept = world.ledger.requests([RequestId("rq_one"), RequestId("rq_two")])
     assert {request.state for request in kept.values()} == {RequestState.OPEN}
 
@@ -313,7 +212,7 @@ def test_what_was_accepted_before_stays_open_whatever_refuses_it(world: World) -
 def test_a_pause_that_began_since_the_call_was_taken_is_kept(world: World) -> None:
     run, claims = claim_both(world)
     world.budget.paused = 41.5
-    no = run.call(claims)
+    no = make_call(run, claims)
     assert no is not None
     assert (no.reason, no.retry_after, no.evidence.status) == (RefusalReason.RATE_LIMITED, 42, None)
     assert world.cloudflare.calls == []
@@ -324,7 +223,7 @@ def test_a_pause_that_began_since_the_call_was_taken_is_kept(world: World) -> No
 def test_a_call_for_which_there_is_no_time_is_put_back(world: World) -> None:
     world.seconds_left = [7.9]
     run, claims = claim_both(world)
-    no = run.call(claims)
+    no = make_call(run, claims)
     assert no is not None
     assert no.reason is RefusalReason.NO_TIME
     assert (world.budget.put_back_calls, world.cloudflare.calls) == (1, [])
@@ -335,30 +234,30 @@ def test_who_asks_for_many_is_in_the_trace_of_all_a_hundred_in_a_round_trip(worl
     (first,) = accept(world, "first")
     run = begin(world, [first])
     for call in calls_of([want(each, "first") for each in given], {}, None):
-        run.claim(call)
+        claim(run, call)
     (second,) = accept(world, "second")
     run = Run([second], world.ports(), is_accepted=True)
     run.rows = world.ledger.messages(ACCOUNT, [postfix_part(each) for each in given])
     world.dynamodb.calls.clear()
-    run.ask_for([want(each, "second") for each in [*given, OTHER]])
+    ask_for(run, [want(each, "second") for each in [*given, OTHER]])
     assert world.dynamodb.calls == ["TransactWriteItems"] * 2
     kept = world.ledger.messages(ACCOUNT, [postfix_part(each) for each in given])
     assert kept == run.rows
     assert all("rq_second" in each.asks for each in kept.values())
-    run.ask_for([want(each, "second") for each in given])
+    ask_for(run, [want(each, "second") for each in given])
     assert len(world.dynamodb.calls) == 4  # the two reads of this test, and nothing to be written
 
 
 def test_asks_that_are_overtaken_are_not_taken_for_made(world: World) -> None:
     run, before = overtaken(world)
-    run.ask_for([want(BARE, "two")])
+    ask_for(run, [want(BARE, "two")])
     assert "rq_two" not in before[PART].asks
     assert run.rows[PART] in (before[PART], world.ledger.messages(ACCOUNT, [PART])[PART])
 
 
 def test_asks_that_are_overtaken_for_one_message_reach_all(world: World) -> None:
     run, _ = overtaken(world)
-    run.ask_for([want(BARE, "two"), want(OTHER, "two")])
+    ask_for(run, [want(BARE, "two"), want(OTHER, "two")])
     kept = world.ledger.messages(ACCOUNT, [PART, postfix_part(OTHER)])
     assert {each.asks for each in kept.values()} == {frozenset({"rq_one", "rq_two"})}
 
@@ -366,7 +265,7 @@ def test_asks_that_are_overtaken_for_one_message_reach_all(world: World) -> None
 def test_asks_that_are_ever_overtaken_are_given_up(world: World, faults: list[Fault | None]) -> None:
     run, before = overtaken(world)
     faults += [Fault.CANCELLED] * 9
-    run.ask_for([want(BARE, "two"), want(OTHER, "two")])
+    ask_for(run, [want(BARE, "two"), want(OTHER, "two")])
     assert len(faults) == 1
     assert run.rows.keys() == before.keys()
     assert all("rq_two" not in row.asks for row in run.rows.values())
@@ -375,42 +274,18 @@ def test_asks_that_are_ever_overtaken_are_given_up(world: World, faults: list[Fa
 def overtaken(world: World) -> tuple[Run, dict[PostfixPart, MessageRow]]:
     """Begin to ask for two messages that are under way for another, one of which moves meanwhile."""
     first, second = accept(world, "one", "two")
-    begin(world, [first]).claim(Call(WireForm.ARRAY, (want(BARE), want(OTHER))))
+    claim(begin(world, [first]), Call(WireForm.ARRAY, (want(BARE), want(OTHER))))
     run = begin(world, [second])
     world.dynamodb.items[f"M#{ACCOUNT}#{PART}"]["state"] = {"S": State.UNKNOWN}
     return run, dict(run.rows)
-
-
-def test_only_the_request_that_ends_without_a_call_does(world: World) -> None:
-    first, second = accept(world, "one", "two")
-    run = begin(world, [first, second])
-    run.end_without_call(first, [target(BARE)])
-    outcomes = [[result.outcome for result in answer.results] for answer in run.finish()]
-    assert outcomes == [[Outcome.EXPIRED, Outcome.IN_PROGRESS], [Outcome.IN_PROGRESS] * 2]
-
-
-def test_what_has_ended_otherwise_does_not_expire(world: World) -> None:
-    run, claims = claim_both(world)
-    run.call(claims)
-    run.end_without_call(run.requests[RequestId("rq_one")], [target(BARE), target(OTHER)])
-    assert [result.outcome for result in run.finish()[0].results] == [Outcome.RELEASED, Outcome.ALREADY_RELEASED]
-
-
-def test_an_end_that_cannot_be_written_is_told_to_every_request(world: World, faults: list[Fault | None]) -> None:
-    run, claims = claim_both(world)
-    run.call(claims)
-    faults.append(Fault.TIMEOUT_BEFORE)
-    assert {answer.request.state for answer in run.finish()} == {RequestState.CLOSED}
-    kept = world.ledger.requests([RequestId("rq_one"), RequestId("rq_two")])
-    assert {request.state for request in kept.values()} == {RequestState.OPEN}
 
 
 def test_a_claim_that_is_ever_overtaken_is_given_up(world: World, faults: list[Fault | None]) -> None:
     run = begin(world, accept(world, "one", "two"))
     faults += [Fault.CANCELLED] * 8
     with pytest.raises(LedgerUnavailable):
-        run.claim(CALL)
-    assert run.claim(CALL) is not None
+        claim(run, CALL)
+    assert claim(run, CALL) is not None
 
 
 def test_a_claim_lasts_for_its_lease_from_when_it_was_last_tried(world: World) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from quarantine_release.attempt import Call, Claims, Run, Want
+from quarantine_release.attempt import Claims, claim, make_call
 from quarantine_release.batch import Batch, release_hinted
+from quarantine_release.calls import Call, Want
 from quarantine_release.outcome import (
     AccountId,
     Answered,
@@ -25,6 +26,7 @@ from quarantine_release.outcome import (
 )
 from quarantine_release.ports import Hint, LedgerUnavailable, Mark
 from quarantine_release.release import CHUNK, cancel, look_up, release
+from quarantine_release.run import Run
 from quarantine_release.trace import MessageRow, RequestRow, RequestState, Target, WireForm
 from tests.model_dynamodb import Fault
 from tests.stand_ins import ACCOUNT, BARE, DELIVERED, FULL, NOON, OK, OTHER, World, ids, request_row
@@ -521,15 +523,14 @@ def test_an_id_that_another_worker_had_claimed_before_the_cancel_comes_to_what_i
 
     def claim_and_cancel() -> None:
         another.rows = world.ledger.messages(ACCOUNT, [part])
-        claims = another.claim(
-            Call(WireForm.OBJECT, (Want(Target(part, FULL_OTHER), (request.request_id,), {request.request_id: None}),))
-        )
+        want = Want(Target(part, FULL_OTHER), (request.request_id,), {request.request_id: None})
+        claims = claim(another, Call(WireForm.OBJECT, (want,)))
         assert isinstance(claims, Claims)
         claimed.append(claims)
         cancel(request, world.ports())
 
     world.work(budget=Beside(world, claim_and_cancel))
-    assert another.call(claimed[0]) is None
+    assert make_call(another, claimed[0]) is None
     assert message(world, OTHER).state is State.RELEASED
     assert told(world, request) == [Outcome.CANCELLED, R]
 

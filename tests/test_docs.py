@@ -22,7 +22,6 @@ from local.children import CannotStart
 from local.stack import Stack
 from local.template import Template
 from quarantine_release.answer import answer_body, result_body, trace_body
-from quarantine_release.attempt import Answer
 from quarantine_release.clients import Scope, parse_clients
 from quarantine_release.credentials import parse_accounts
 from quarantine_release.guard import Candidate, Ended, Guarded
@@ -38,10 +37,13 @@ from quarantine_release.outcome import (
     State,
 )
 from quarantine_release.problem import PROBLEMS, Declined, problem_body
-from quarantine_release.release_request import _MEMBERS, _TEXT_LIMITS, BODY_LIMIT, IDS_LIMIT
+from quarantine_release.release_request import BODY_LIMIT
+from quarantine_release.request_members import _MEMBERS, _TEXT_LIMITS, IDS_LIMIT
+from quarantine_release.results import results_of
 from quarantine_release.routes import _ROUTES, route
+from quarantine_release.run import Answer
 from quarantine_release.signature import Signed, check_signature
-from quarantine_release.trace import AttemptRow, AttemptState, MessageRow, Target, WireForm, results_of
+from quarantine_release.trace import AttemptRow, AttemptState, MessageRow, Target, WireForm
 from tests.stand_ins import ACCOUNT, BARE, DELIVERED, NOON, OK, TERMS, request_row
 
 CHECKOUT: Final = Path(__file__).parent.parent

@@ -17,19 +17,19 @@ from tests.small_cloudflare import Reply
 
 SOURCE: Final = Path(__file__).parent.parent / "src"
 COMMON_MODULES: Final = """
-allowance aws_clients budget cloudflare cloudflare_answer cloudflare_calls cloudflare_lookup cloudflare_reading
-credentials deadline guard init_phase ledger ledger_account ledger_codecs ledger_items ledger_keys ledger_reads
-ledger_writes lookup outcome ports reading release_queue secret_store settings table telemetry trace transitions
-update_expression wiring
+allowance attempt aws_clients budget calls cloudflare cloudflare_answer cloudflare_calls cloudflare_lookup
+cloudflare_reading credentials deadline guard init_phase ledger ledger_account ledger_codecs ledger_items ledger_keys
+ledger_reads ledger_writes lookup outcome ports proof reading release release_queue results run secret_store settings
+table telemetry trace transitions update_expression vetting wiring
 """
 HTTP_MODULES: Final = """
-answer authentication clients http_event json_body problem release_request routes signature
+answer authentication clients http_event json_body problem release_request request_members routes signature
 """
 COMMON, HTTP = frozenset(COMMON_MODULES.split()), frozenset(HTTP_MODULES.split())
 OURS: Final = {
-    "webhook": COMMON | HTTP | {"attempt", "proof", "release", "vetting", "webhook"},
-    "worker": COMMON | {"attempt", "batch", "proof", "release", "vetting", "worker"},
-    "reconciler": COMMON | {"attempt", "proof", "reconciler", "release", "settle", "sweep", "vetting"},
+    "webhook": COMMON | HTTP | {"webhook"},
+    "worker": COMMON | {"batch", "worker"},
+    "reconciler": COMMON | {"reconciler", "settle", "sweep"},
 }
 # Whatever else is loaded at first level, beside Python's own modules.
 OTHERS: Final = {

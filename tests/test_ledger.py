@@ -27,6 +27,7 @@ from quarantine_release.outcome import (
     postfix_part,
 )
 from quarantine_release.ports import Conflict, Known, LedgerUnavailable, Move
+from quarantine_release.results import results_of
 from quarantine_release.table import Table
 from quarantine_release.trace import (
     AttemptRow,
@@ -37,7 +38,6 @@ from quarantine_release.trace import (
     RequestState,
     Target,
     WireForm,
-    results_of,
 )
 from quarantine_release.transitions import (
     answered,

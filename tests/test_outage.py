@@ -10,13 +10,13 @@ import pytest
 import requests
 
 from local.services import Service, start_simulated_cloudflare
-from quarantine_release.attempt import Answer
 from quarantine_release.cloudflare import CloudflareClient
 from quarantine_release.cloudflare_reading import CloudflareReader
 from quarantine_release.credentials import Accounts, Credential
 from quarantine_release.deadline import DeadlineSession
 from quarantine_release.outcome import Outcome
 from quarantine_release.release import look_up, release
+from quarantine_release.run import Answer
 from quarantine_release.settle import Summary, reconcile
 from tests.model_dynamodb import ModelDynamoDB
 from tests.stand_ins import ACCOUNT, Clock, World, request_row

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from quarantine_release.allowance import EVERYBODY
-from quarantine_release.attempt import Answer
 from quarantine_release.ledger import DynamoLedger
 from quarantine_release.outcome import (
     AccountId,
@@ -22,6 +21,7 @@ from quarantine_release.outcome import (
 )
 from quarantine_release.ports import Hint, LedgerUnavailable, Mark
 from quarantine_release.release import EXPIRY, KeyReused, Refusal, release
+from quarantine_release.run import Answer
 from quarantine_release.sweep import QUIET, Swept, sweep
 from quarantine_release.table import Table
 from quarantine_release.trace import MessageRow, RequestState

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from quarantine_release.attempt import Answer
 from quarantine_release.batch import release_hinted
 from quarantine_release.outcome import (
     AccountId,
@@ -28,6 +27,7 @@ from quarantine_release.outcome import (
 )
 from quarantine_release.ports import Hint, LedgerUnavailable, Mark
 from quarantine_release.release import CHUNK, KeyReused, Refusal, cancel, look_up, release
+from quarantine_release.run import Answer
 from quarantine_release.sweep import Swept, sweep
 from quarantine_release.trace import AttemptState, MessageRow, RequestRow, RequestState, WireForm
 from tests.model_dynamodb import Fault, ModelDynamoDB

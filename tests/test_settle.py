@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from quarantine_release.attempt import Answer
 from quarantine_release.ledger_keys import OPEN_SHARDS
 from quarantine_release.outcome import (
     AccountId,
@@ -29,6 +28,7 @@ from quarantine_release.outcome import (
 )
 from quarantine_release.ports import Budget, Hint, LedgerUnavailable, Mark
 from quarantine_release.release import look_up, release
+from quarantine_release.run import Answer
 from quarantine_release.settle import Summary, reconcile
 from quarantine_release.trace import AttemptRow, AttemptState, MessageRow, RequestRow, RequestState
 from tests.model_dynamodb import Fault

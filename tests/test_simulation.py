@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from quarantine_release.attempt import Answer
 from quarantine_release.outcome import Outcome, RefusalReason
 from quarantine_release.release import Refusal
+from quarantine_release.run import Answer
 from tests.simulated_invariants import check_end
 from tests.simulated_runs import GRACE_SECONDS, GUARDED, IDS, SCENARIOS, failing_seeds, main, schedules, seeded
 from tests.simulation import Job, Simulation, Strike

@@ -9,27 +9,22 @@ import pytest
 
 from quarantine_release import attempt as attempt_module
 from quarantine_release import ledger as ledger_module
+from quarantine_release import results as results_module
 from quarantine_release import settle as settle_module
 from quarantine_release import sweep as sweep_module
-from quarantine_release import trace as trace_module
 from quarantine_release import vetting as vetting_module
 from quarantine_release.allowance import AccountRow
-from quarantine_release.attempt import Claims, Run, Want
+from quarantine_release.attempt import Claims
 from quarantine_release.budget import AccountBudget, _Known
+from quarantine_release.calls import Want
 from quarantine_release.guard import Guarded, NotRead, judge
 from quarantine_release.ledger import DynamoLedger
 from quarantine_release.ledger_writes import Write, check_open, move_message
 from quarantine_release.outcome import Answered, Reading, Refused, Seen, State, Verdict, may_claim
 from quarantine_release.ports import Conflict, Move
-from quarantine_release.trace import (
-    AttemptRow,
-    MessageRow,
-    RequestRow,
-    RequestState,
-    Target,
-    claimable,
-    targets_of,
-)
+from quarantine_release.results import claimable
+from quarantine_release.run import Run
+from quarantine_release.trace import AttemptRow, MessageRow, RequestRow, RequestState, Target, targets_of
 from quarantine_release.transitions import Terms, given_back, recorded, settled
 from quarantine_release.update_expression import UpdateExpression
 from quarantine_release.vetting import Vetting
@@ -84,37 +79,37 @@ def no_settle_time(patch: Patch) -> None:
 
 
 def outcome_projected_onto_all_requested_ids(patch: Patch) -> None:
-    original = Run._record
+    original = attempt_module._record
 
-    def mutant(self: Run, claims: Claims, answer: Answered, *, is_last: bool) -> None:
+    def mutant(run: Run, claims: Claims, answer: Answered, *, is_last: bool) -> None:
         called = {move.after.part for move in claims.moves}
-        others = [Move(row, row) for part, row in self.rows.items() if part not in called]
-        every = [target for request in self.requests.values() for target in targets_of(request.ids)]
+        others = [Move(row, row) for part, row in run.rows.items() if part not in called]
+        every = [target for request in run.requests.values() for target in targets_of(request.ids)]
         verdict = next(iter(answer.verdicts.values()))
         original(
-            self,
+            run,
             Claims(replace(claims.attempt, targets=tuple(every)), (*claims.moves, *others)),
             replace(answer, verdicts=dict.fromkeys((target.message_id for target in every), verdict)),
             is_last=is_last,
         )
 
-    patch.setattr(Run, "_record", mutant)
+    patch.setattr(attempt_module, "_record", mutant)
 
 
 def outcome_projected_onto_ids_that_were_not_in_the_call(patch: Patch) -> None:
-    original = Run._record
+    original = attempt_module._record
 
-    def mutant(self: Run, claims: Claims, answer: Answered, *, is_last: bool) -> None:
+    def mutant(run: Run, claims: Claims, answer: Answered, *, is_last: bool) -> None:
         """Take what was wanted for what was called: of the ids at hand some were not claimed."""
         called = {target.part for target in claims.attempt.targets}
-        absent = [row for part, row in self.rows.items() if part not in called and row.state is State.RETRYABLE]
+        absent = [row for part, row in run.rows.items() if part not in called and row.state is State.RETRYABLE]
         verdict = next(iter(answer.verdicts.values()))
-        original(self, claims, answer, is_last=is_last)
+        original(run, claims, answer, is_last=is_last)
         for row in absent:
-            after = recorded(row, verdict, answer.evidence, self.ports.clock(), self.ports.terms)
-            self.ports.ledger.project([Move(row, after)])
+            after = recorded(row, verdict, answer.evidence, run.ports.clock(), run.ports.terms)
+            run.ports.ledger.project([Move(row, after)])
 
-    patch.setattr(Run, "_record", mutant)
+    patch.setattr(attempt_module, "_record", mutant)
 
 
 def condition_dropped_from_the_outcome_write(patch: Patch) -> None:
@@ -143,7 +138,7 @@ def a_row_whose_lease_ran_out_is_claimed_by_a_request(patch: Patch) -> None:
 
 def needs_review_is_retried(patch: Patch) -> None:
     patch.setattr(
-        trace_module,
+        results_module,
         "may_claim",
         lambda state, code, *, force: state is State.NEEDS_REVIEW or may_claim(state, code, force=force),
     )
@@ -266,12 +261,12 @@ def the_switch_is_ignored(patch: Patch) -> None:
 
 
 def the_switch_is_not_looked_at_again_after_the_claim(patch: Patch) -> None:
-    original = Run._too_late
+    original = attempt_module._too_late
 
-    def mutant(self: Run, attempt: AttemptRow, seconds: float) -> Refused | None:
-        return original(self, replace(attempt, owners={}), seconds)
+    def mutant(run: Run, attempt: AttemptRow, seconds: float) -> Refused | None:
+        return original(run, replace(attempt, owners={}), seconds)
 
-    patch.setattr(Run, "_too_late", mutant)
+    patch.setattr(attempt_module, "_too_late", mutant)
 
 
 def stories() -> Iterator[list[str]]:

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from quarantine_release.attempt import Call, Claims, Run, Want
+from quarantine_release.attempt import Claims, claim, make_call
+from quarantine_release.calls import Call, Want
 from quarantine_release.outcome import (
     AccountId,
     Answered,
@@ -23,6 +24,7 @@ from quarantine_release.outcome import (
 )
 from quarantine_release.ports import Hint, LedgerUnavailable
 from quarantine_release.release import CHUNK, cancel, look_up, release
+from quarantine_release.run import Run
 from quarantine_release.sweep import Swept, sweep
 from quarantine_release.trace import MessageRow, RequestRow, RequestState, Target, WireForm
 from tests.model_dynamodb import Fault
@@ -251,7 +253,7 @@ def test_what_a_worker_claims_as_the_day_ends_does_not_expire(world: World, monk
         rows = messages(account_id, parts)
         one = RequestId("rq_one")
         claimed.append(
-            worker.claim(Call(WireForm.ARRAY, (Want(Target(postfix_part(BARE), BARE), (one,), {one: None}),)))
+            claim(worker, Call(WireForm.ARRAY, (Want(Target(postfix_part(BARE), BARE), (one,), {one: None}),)))
         )
         return rows
 
@@ -260,7 +262,7 @@ def test_what_a_worker_claims_as_the_day_ends_does_not_expire(world: World, monk
     monkeypatch.undo()
     (claims,) = claimed
     assert isinstance(claims, Claims)
-    assert worker.call(claims) is None
+    assert make_call(worker, claims) is None
     assert told(world, request) == [R]
 
 

@@ -28,15 +28,8 @@ from quarantine_release.outcome import (
     contradict,
     postfix_part,
 )
-from quarantine_release.trace import (
-    AttemptRow,
-    AttemptState,
-    MessageRow,
-    RequestState,
-    Target,
-    WireForm,
-    claimable,
-)
+from quarantine_release.results import claimable
+from quarantine_release.trace import AttemptRow, AttemptState, MessageRow, RequestState, Target, WireForm
 from quarantine_release.transitions import (
     ASKS_KEPT,
     CALLS_LIMIT,

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from quarantine_release.attempt import Answer
 from quarantine_release.guard import DEFAULT_POLICY, Details, Ended, Guard, Guarded, Mode, NotRead, Policy
 from quarantine_release.outcome import (
     Answered,
@@ -24,6 +23,7 @@ from quarantine_release.outcome import (
     postfix_part,
 )
 from quarantine_release.release import KeyReused, Refusal, look_up, release
+from quarantine_release.run import Answer
 from quarantine_release.trace import MessageRow, Narrowing, RequestRow, RequestState, WireForm
 from tests.model_dynamodb import Fault, ModelDynamoDB
 from tests.stand_ins import ACCOUNT, BARE, FULL, NOON, OK, TERMS, World, request_row

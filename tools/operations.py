@@ -30,6 +30,7 @@ from quarantine_release.outcome import (
 )
 from quarantine_release.ports import Hint, LedgerUnavailable, Move, Queue
 from quarantine_release.release import hints_of
+from quarantine_release.results import Result, results_of
 from quarantine_release.trace import (
     AttemptRow,
     MessageRow,
@@ -37,8 +38,6 @@ from quarantine_release.trace import (
     OperationRow,
     RequestRow,
     RequestState,
-    Result,
-    results_of,
     targets_of,
 )
 from quarantine_release.transitions import Terms, settled_by_hand

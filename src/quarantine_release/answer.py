@@ -4,19 +4,11 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from quarantine_release.attempt import Answer
 from quarantine_release.guard import Guarded
 from quarantine_release.outcome import AccountId, Evidence, Outcome, PostfixPart, RequestId, State
-from quarantine_release.trace import (
-    AttemptRow,
-    FailOn,
-    MessageRow,
-    OperationRow,
-    RequestRow,
-    RequestState,
-    Result,
-    results_of,
-)
+from quarantine_release.results import Result, results_of
+from quarantine_release.run import Answer
+from quarantine_release.trace import AttemptRow, FailOn, MessageRow, OperationRow, RequestRow, RequestState
 
 _DONE: Final = (Outcome.RELEASED, Outcome.ALREADY_RELEASED)
 _FAILURES: Final[dict[FailOn, tuple[str, ...]]] = {

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from quarantine_release.attempt import CALL_SECONDS, RECORD_SECONDS, Call, Claims, Run, Want, calls_of
+from quarantine_release.attempt import CALL_SECONDS, RECORD_SECONDS, Claims, ask_for, claim, make_call
+from quarantine_release.calls import Call, Want, calls_of
 from quarantine_release.outcome import (
     AccountId,
     MessageId,
@@ -25,7 +26,9 @@ from quarantine_release.outcome import (
 from quarantine_release.ports import Hint, LedgerUnavailable, Mark, Ports
 from quarantine_release.proof import confirm
 from quarantine_release.release import EXPIRY, free_of, hinted, hinted_ids
-from quarantine_release.trace import MessageRow, RequestRow, Result, Target, targets_of
+from quarantine_release.results import Result
+from quarantine_release.run import Run
+from quarantine_release.trace import MessageRow, RequestRow, Target, targets_of
 from quarantine_release.vetting import Vetting
 
 # What Cloudflare refuses without saying for how long waits for the full minute after the next half: all of it comes
@@ -104,7 +107,7 @@ class _Line:
         self._resolve(hints, vetting)
         wants = _merged(hints, self._run.requests)
         self._run.rows = ports.ledger.messages(own[0].account_id, [want.target.part for want in wants])
-        self._run.ask_for(wants)
+        ask_for(self._run, wants)
         free = {name: free_of(request, self._run) for name, request in self._run.requests.items()}
         still_wanted = []
         for want in wants:
@@ -152,11 +155,11 @@ class _Line:
         self._is_taken = False
         if wait:
             return self._end(wait)
-        claims = self._run.claim(self._calls.popleft())
+        claims = claim(self._run, self._calls.popleft())
         if not isinstance(claims, Claims):
             return True
         self._batch.calls += 1
-        no = self._run.call(claims)
+        no = make_call(self._run, claims)
         # After a rejected call smaller ones may pass, and beside clients that are paused others may go on.
         if no is None or no.reason in (RefusalReason.CALL_REJECTED, RefusalReason.PAUSED):
             return True

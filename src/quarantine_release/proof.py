@@ -8,9 +8,9 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
-from quarantine_release.attempt import Run
 from quarantine_release.outcome import Evidence, Seen, State, Wanted
 from quarantine_release.ports import LedgerUnavailable, Move, Ports
+from quarantine_release.run import Run
 from quarantine_release.trace import MessageRow
 
 # Cloudflare's search may lag behind its own release, for how long is not documented: so long apart it is read.

@@ -12,12 +12,15 @@ from datetime import timedelta
 from math import ceil
 from typing import Final
 
-from quarantine_release.attempt import CALL_SECONDS, RECORD_SECONDS, Answer, Call, Run, Want, calls_of
+from quarantine_release.attempt import CALL_SECONDS, RECORD_SECONDS, claim, make_call
+from quarantine_release.calls import Call, Want, calls_of
 from quarantine_release.guard import Ended, Mode
 from quarantine_release.outcome import MessageId, Outcome, PostfixPart, RefusalReason, Stop, is_header, postfix_part
 from quarantine_release.ports import Conflict, Hint, LedgerUnavailable, Mark, Ports
 from quarantine_release.proof import confirm
-from quarantine_release.trace import RequestRow, RequestState, Target, WireForm, claimable, targets_of
+from quarantine_release.results import claimable
+from quarantine_release.run import Answer, Run
+from quarantine_release.trace import RequestRow, RequestState, Target, WireForm, targets_of
 from quarantine_release.vetting import Vetting
 
 # What has not been released by then leaves no more: nobody would expect it.
@@ -99,7 +102,7 @@ def release(request: RequestRow, ports: Ports, *, inline: bool = True) -> Answer
             return Refusal(reason, ceil(wait) or None, request)
         waiting.popleft()
         try:
-            claims = run.claim(call if may_call else replace(call, wants=()))
+            claims = claim(run, call if may_call else replace(call, wants=()))
         except LedgerUnavailable:
             if not run.is_accepted:
                 raise
@@ -108,7 +111,7 @@ def release(request: RequestRow, ports: Ports, *, inline: bool = True) -> Answer
             return _replay(request, claims, ports)
         if claims is None:
             continue
-        no = run.call(claims, is_last=not waiting)
+        no = make_call(run, claims, is_last=not waiting)
         if no is not None:
             if run.request.state is RequestState.REFUSED:
                 return Refusal(no.reason, no.retry_after, run.request, no.stop)
@@ -158,7 +161,7 @@ def _rehearse(run: Run, vetting: Vetting, wants: Sequence[Want]) -> Answer | Key
     """Tell what a release would do, and write down that it was asked for."""
     would = [want for want in wants if want.guards]
     vetting.end(run.request, {want.target.part for want in would}, _WOULD_RELEASE)
-    claims = run.claim(Call(WireForm.OBJECT, ()))
+    claims = claim(run, Call(WireForm.OBJECT, ()))
     if isinstance(claims, Conflict):
         return _replay(run.request, claims, run.ports)
     with suppress(LedgerUnavailable):

@@ -5,7 +5,6 @@ would have to be believed: whoever can write to the queue can have a request loo
 """
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from math import ceil
 from typing import TYPE_CHECKING, Any, Final
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from botocore.exceptions import BotoCoreError, ClientError
 
 from quarantine_release import telemetry
-from quarantine_release.outcome import RequestId
+from quarantine_release.outcome import REQUEST_ID, RequestId
 from quarantine_release.ports import Hint
 
 if TYPE_CHECKING:
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
 _BATCH: Final = 10
 _LONGEST_DELAY: Final = 900
 _LARGEST_CHUNK: Final = 100
-# As in release_request.py, which would bring all of authentication into worker and reconciler.
-_REQUEST_ID: Final = re.compile(r"\Arq_[a-z2-7]{26}\Z")
 
 
 class ReleaseQueue:
@@ -67,7 +64,7 @@ def decode(record: Mapping[str, Any]) -> Hint | None:
     if not isinstance(content, dict):
         return None
     version, name, chunk = content.get("v"), content.get("request_id"), content.get("chunk")
-    request_id = RequestId(name) if isinstance(name, str) and _REQUEST_ID.match(name) else None
+    request_id = RequestId(name) if isinstance(name, str) and REQUEST_ID.match(name) else None
     is_chunk = chunk is None or (type(chunk) is int and 0 <= chunk < _LARGEST_CHUNK)
     is_ours = type(version) is int and version == 1
     return Hint(request_id, chunk) if is_ours and request_id is not None and is_chunk else None

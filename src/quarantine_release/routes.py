@@ -9,7 +9,6 @@ from urllib.parse import unquote
 
 from quarantine_release import telemetry, wiring
 from quarantine_release.answer import answer_body, evidence_body, is_failure, trace_body
-from quarantine_release.attempt import Answer
 from quarantine_release.authentication import AuthenticatedPayload
 from quarantine_release.clients import Client, Scope
 from quarantine_release.credentials import SecretMalformed
@@ -19,14 +18,9 @@ from quarantine_release.outcome import AccountId, AttemptId, RequestId, postfix_
 from quarantine_release.ports import LedgerUnavailable, Ports
 from quarantine_release.problem import Declined, problem_body
 from quarantine_release.release import KeyReused, Refusal, cancel, look_up, release
-from quarantine_release.release_request import (
-    InvalidRequest,
-    accept,
-    parse_account_id,
-    parse_message_id,
-    parse_release_request,
-    parse_request_id,
-)
+from quarantine_release.release_request import accept, parse_release_request
+from quarantine_release.request_members import InvalidRequest, parse_account_id, parse_message_id, parse_request_id
+from quarantine_release.run import Answer
 from quarantine_release.secret_store import SecretUnavailable
 from quarantine_release.trace import MessageRow, RequestRow, RequestState, operations_of
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from quarantine_release.attempt import RECORD_SECONDS, Run
+from quarantine_release.attempt import RECORD_SECONDS
 from quarantine_release.outcome import AccountId
 from quarantine_release.ports import Hint, LedgerUnavailable, Ports
 from quarantine_release.release import EXPIRY, free_of, hints_of
+from quarantine_release.run import Run
 from quarantine_release.trace import RequestRow, RequestState, targets_of
 
 # Of each shard of the open index, so that one run stays within its time; what is left is next in a minute.

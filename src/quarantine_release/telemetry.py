@@ -11,8 +11,9 @@ from aws_lambda_powertools.metrics import MetricUnit
 
 from quarantine_release.ledger_keys import message_key
 from quarantine_release.outcome import AccountId, Evidence, is_header
+from quarantine_release.results import Result
 from quarantine_release.settings import SettingsInvalid
-from quarantine_release.trace import MessageRow, RequestRow, Result, WireForm
+from quarantine_release.trace import MessageRow, RequestRow, WireForm
 
 logger: Final = Logger()
 metrics: Final = Metrics()

@@ -1,6 +1,6 @@
-"""What the ledger knows: the rows as values, and what they mean for each id of a request. Pure.
+"""What the ledger knows: the rows as values. Pure.
 
-How the rows lie in DynamoDB stands in `ledger.py`.
+How they lie in DynamoDB stands in `ledger.py`, and what they mean for a request in `results.py`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,7 +12,6 @@ from typing import Final
 
 from quarantine_release.guard import Ended, Guarded, Policy
 from quarantine_release.outcome import (
-    LETTERS,
     NO_RECIPIENTS,
     AccountId,
     AttemptId,
@@ -20,7 +19,6 @@ from quarantine_release.outcome import (
     Evidence,
     MessageId,
     OperationId,
-    Outcome,
     PostfixPart,
     Recipients,
     RequestId,
@@ -28,7 +26,6 @@ from quarantine_release.outcome import (
     Verdict,
     contradict,
     fullest,
-    may_claim,
     postfix_part,
 )
 
@@ -234,36 +231,6 @@ class OperationRow:
     request_id: RequestId | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What a request is told about one of its ids: `id` as given, `resolved` if a lookup told another."""
-
-    id: MessageId
-    outcome: Outcome
-    code: Code | None
-    row: MessageRow | None
-    resolved: MessageId | None = None
-    ended: Ended | None = None
-
-    @property
-    def part(self) -> PostfixPart:
-        """Return the message's part of the id."""
-        return postfix_part(self.resolved or self.id)
-
-    @property
-    def is_end(self) -> bool:
-        """Say whether this id has ended for the request."""
-        return self.outcome.is_end
-
-    @property
-    def retryable(self) -> bool:
-        """Say whether the same request, sent again as a new one, may come to more."""
-        return self.code in _PASSING or self.outcome in (Outcome.CANCELLED, Outcome.EXPIRED, Outcome.WOULD_RELEASE)
-
-
-_PASSING: Final = frozenset({Code.NOT_ATTEMPTED, Code.GUARD_UNAVAILABLE, Code.LOOKUP_UNAVAILABLE})
-
-
 @lru_cache(maxsize=1024)
 def targets_of(ids: tuple[MessageId, ...]) -> tuple[Target, ...]:
     """Group the ids given by message, each under its fullest id; ids that contradict one another give no target."""
@@ -277,84 +244,7 @@ def targets_of(ids: tuple[MessageId, ...]) -> tuple[Target, ...]:
     )
 
 
-def claimable(row: MessageRow | None, target: Target, *, force: bool, now: datetime) -> bool:
-    """Say whether this request may release this message now. An ended row past its time counts as absent."""
-    if row is None:
-        return True
-    if contradict(row.message_id, target.message_id):
-        return False
-    return is_forgotten(row, now) or may_claim(row.state, row.code, force=force)
-
-
-def is_forgotten(row: MessageRow, now: datetime) -> bool:
-    """Say whether DynamoDB may delete the row at any moment: it deletes late, and nothing may depend on when."""
-    return row.expires_at is not None and row.expires_at <= now
-
-
-def results_of(request: RequestRow, rows: Mapping[PostfixPart, MessageRow], now: datetime) -> tuple[Result, ...]:
-    """Tell the request, id by id in the order given, what became of each."""
-    parts = {target.part for target in targets_of(request.message_ids)}
-    results = []
-    for position, given in enumerate(request.ids):
-        resolved = request.resolved.get(given)
-        message_id = resolved or given
-        if ended := request.ended.get(given):
-            results.append(Result(given, ended.outcome, ended.code, None, resolved, ended))
-            continue
-        part = postfix_part(message_id)
-        row = rows.get(part)
-        outcome, code = _of_row(request, message_id, row, now)
-        if part not in parts:
-            outcome, code = Outcome.NEEDS_REVIEW, Code.ID_CONFLICT
-        is_claimed = row is not None and row.state is State.RELEASING
-        if request.cancelled_at is not None and outcome is Outcome.IN_PROGRESS and not is_claimed:
-            outcome, code, row = Outcome.CANCELLED, None, None
-        if request.letters is not None:
-            stored = LETTERS[request.letters[position]]
-            settled = stored == (Outcome.NEEDS_REVIEW, Code.UNSETTLED) and outcome.is_end
-            if not settled and stored != (outcome, code):
-                row = None
-            outcome, code = (outcome, code) if settled else stored
-        # An id that contradicts the message was never sent: what became of the message is not its outcome.
-        shown = None if code is Code.ID_CONFLICT else row
-        results.append(Result(given, outcome, code, shown, resolved))
-    return tuple(results)
-
-
-def _of_row(
-    request: RequestRow, given: MessageId, row: MessageRow | None, now: datetime
-) -> tuple[Outcome, Code | None]:
-    if row is None:
-        return Outcome.IN_PROGRESS, None
-    if contradict(row.message_id, given):
-        return Outcome.NEEDS_REVIEW, Code.ID_CONFLICT
-    if _is_past(row, request, now):
-        return Outcome.IN_PROGRESS, None
-    match row.state:
-        case State.RELEASED if row.owner == request.request_id:
-            return Outcome.RELEASED, None
-        case State.RELEASED:
-            return Outcome.ALREADY_RELEASED, None
-        case State.PARTIAL:
-            return Outcome.PARTIALLY_RELEASED, Code.PARTLY_DELIVERED
-        case State.FAILED:
-            return Outcome.FAILED, row.code
-        case State.NEEDS_REVIEW:
-            return Outcome.NEEDS_REVIEW, Code.UNSETTLED
-        case State.UNKNOWN:
-            return Outcome.UNCONFIRMED, row.code
-        case State.RELEASING if row.deadline is not None and row.deadline <= now:
-            return Outcome.UNCONFIRMED, Code.NO_ANSWER
-    return Outcome.IN_PROGRESS, None
-
-
 def operations_of(row: MessageRow | None, requests: Iterable[RequestRow]) -> list[OperationId]:
     """Return what people have changed about a message: about its row, and the requests they made for it."""
     changed = row.operations if row is not None else frozenset()
     return sorted(changed | {request.operation for request in requests if request.operation})
-
-
-def _is_past(row: MessageRow, request: RequestRow, now: datetime) -> bool:
-    """Say whether the message had ended before it was asked for, in a way that lets the request try again."""
-    is_rejected = row.state is State.FAILED and row.code is Code.CLOUDFLARE_REJECTED
-    return row.updated_at < request.created_at and (is_rejected or is_forgotten(row, now))

@@ -26,7 +26,8 @@ from quarantine_release.outcome import (
     contradict,
     fullest,
 )
-from quarantine_release.trace import AttemptRow, AttemptState, MessageRow, RequestRow, RequestState, Result, Target
+from quarantine_release.results import Result
+from quarantine_release.trace import AttemptRow, AttemptState, MessageRow, RequestRow, RequestState, Target
 
 ASKS_KEPT: Final = 100
 # So many calls that may have taken effect are made for one message before a person must look.

@@ -8,7 +8,8 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
-from quarantine_release.attempt import Run, Want
+from quarantine_release.attempt import ask_for
+from quarantine_release.calls import Want
 from quarantine_release.guard import Details, Ended, Guarded, Mode, NotRead, judge
 from quarantine_release.lookup import Question, choose
 from quarantine_release.outcome import (
@@ -25,6 +26,7 @@ from quarantine_release.outcome import (
     postfix_part,
 )
 from quarantine_release.ports import Mark, Ports
+from quarantine_release.run import Run
 from quarantine_release.trace import RequestRow, Target
 
 # For so long a Message-ID is taken to mean what it was found to mean.
@@ -136,7 +138,7 @@ class Vetting:
         until = self._ports.terms.expiry(self._ports.clock())
         self._ports.ledger.note_unclaimed(self._run.account_id, unknown, request.request_id, until)
         known = [self._run.rows[part] for part in parts if part in self._run.rows]
-        self._run.ask_for([Want(Target(row.part, row.message_id), (request.request_id,)) for row in known])
+        ask_for(self._run, [Want(Target(row.part, row.message_id), (request.request_id,)) for row in known])
 
     def question(self, request: RequestRow, given: MessageId) -> Question:
         """Return the search for what a Message-ID means to a request."""

@@ -8,7 +8,8 @@ from quarantine_release.authentication import AuthenticatedPayload, Unauthentica
 from quarantine_release.http_event import HttpRequest, read_event
 from quarantine_release.ports import LedgerUnavailable, Ports
 from quarantine_release.problem import PROBLEMS, Declined, problem_body
-from quarantine_release.release_request import BODY_LIMIT, InvalidRequest
+from quarantine_release.release_request import BODY_LIMIT
+from quarantine_release.request_members import InvalidRequest
 from quarantine_release.routes import PROBLEM_TYPE, Call, Response, read_secret, route
 
 if TYPE_CHECKING:
