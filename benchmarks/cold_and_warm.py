@@ -9,15 +9,15 @@ import re
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Final
+from typing import Any, Final
 
 from benchmarks.bill import Bill, bill
 from benchmarks.certificate import Certificate
 from benchmarks.lambda_process import Cost, LambdaProcess, Services, release_event, services
-from benchmarks.packages import FLOOR, OURS, PEER, Package, build, lambda_python
+from benchmarks.packages import FLOOR, GUARDED, OURS, PEER, Package, build, lambda_python
 from benchmarks.stacked_bars import stacked_bars
 
 # Lambda gives a whole CPU at 1,769 MB, and in the init phase whatever the memory (developer guide, "Memory").
@@ -128,7 +128,7 @@ def measure(packages: Sequence[Package], around: Services, starts: int, rounds: 
     for process in processes.values():
         for _ in range(_WARM_UP):
             _checked(process.handle(release_event()), 200)
-    warm = {name: _warm(process) for name, process in processes.items()}
+    warm = {name: _warm(process, around) for name, process in processes.items()}
     found: dict[str, dict[str, list[Cost]]] = {name: {case: [] for case in (*CASES, LOST)} for name in processes}
     for case, status in CASES.items():
         for _ in range(rounds):
@@ -148,13 +148,13 @@ def measure(packages: Sequence[Package], around: Services, starts: int, rounds: 
     return {name: Figures(sizes[name], cold[name], cold_calls[name], found[name], warm_calls[name]) for name in found}
 
 
-def _warm(process: LambdaProcess) -> Callable[[str], Cost]:
+def _warm(process: LambdaProcess, around: Services) -> Callable[[str], Cost]:
     """Return what sends a request of a case."""
     replayed = release_event(key=f"a-key-{id(process)}")
     _checked(process.handle(replayed), 200)
-    makers = {
+    makers: dict[str, Callable[[], Mapping[str, Any]]] = {
         "one id": lambda: release_event(),
-        "25 ids": lambda: release_event(25),
+        "25 ids": lambda: around.hold(release_event(25)),
         "replay": lambda: replayed,
         "invalid body": lambda: release_event(body="{"),
     }
@@ -186,7 +186,7 @@ def cold_table(figures: Mapping[str, Figures]) -> str:
 
 def warm_table(figures: Mapping[str, Figures]) -> str:
     """Return the warm requests, in Markdown: CPU, and time at 512 MB."""
-    names = (OURS, PEER, FLOOR)
+    names = (OURS, GUARDED, PEER, FLOOR)
     head = ["request", *(f"CPU ms, {name}" for name in names), *(f"ms at 512 MB, {name}" for name in names)]
     rows = [
         [
@@ -202,7 +202,7 @@ def warm_table(figures: Mapping[str, Figures]) -> str:
 def bill_table(figures: Mapping[str, Figures]) -> str:
     """Return what a million requests cost, in Markdown."""
     rows = []
-    for name in (OURS, PEER, FLOOR):
+    for name in (OURS, GUARDED, PEER, FLOOR):
         for memory in (512, 256):
             for cold in (True, False):
                 bill = figures[name].bill(memory, cold=cold)
@@ -289,6 +289,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         certificate = Certificate.make(Path(folder))
         for package in packages:
             package.trust(certificate.authority)
+        ours = packages[0]
+        packages.insert(1, replace(ours, name=GUARDED, environment={"GUARD_MODE": "standard"}))
         with services(certificate) as around:
             figures = measure(packages, around, given.starts, given.rounds)
     told = section(figures)

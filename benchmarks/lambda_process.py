@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import IO, Any, Final
 
@@ -17,6 +18,7 @@ from local.template import Template
 _TOKEN: Final = "benchmark-token"  # noqa: S105
 _ACCOUNT: Final = "a" * 32
 _POSTFIX: Final = "0123456789BCDFGHJKLMNPQRSTVWXYZbcdfghjklmnpqrstvwxyz"
+_YESTERDAY: Final = datetime.now(UTC) - timedelta(days=1)
 _numbers: Final = count(1)
 
 
@@ -41,7 +43,12 @@ class LambdaProcess:
         # -B, since a package in Lambda cannot be written to; -I and -S, so that nothing of this machine is found.
         command = [python, "-I", "-S", "-B", str(ROOT / "benchmarks" / "probe.py"), str(package.folder), package.entry]
         self._process = subprocess.Popen(
-            command, env=dict(environment), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=package.folder
+            command,
+            env={**environment, **package.environment},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=package.folder,
         )
         self.init = Cost(**_line(self._process.stdout))
 
@@ -65,6 +72,11 @@ class Services:
     def lose_connections(self) -> None:
         """Close every connection, as happens while an environment is frozen."""
         self._ask("lose")
+
+    def hold(self, event: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Have Cloudflare list the messages of an event as what is in quarantine; return the event."""
+        self._ask(f"hold {json.dumps(json.loads(event['body'])['ids'])}")
+        return event
 
     def calls(self) -> Mapping[str, int]:
         """Return the calls since this was last asked."""
@@ -138,11 +150,12 @@ def release_event(ids: int = 1, *, key: str | None = None, body: str | None = No
 
 
 def _message_id() -> str:
-    number, letters = next(_numbers), ""
+    """Return an investigate id of yesterday: of a time that Cloudflare's lists still reach."""
+    rest, letters = (number := next(_numbers)), ""
     for _ in range(15):
-        number, letter = divmod(number, len(_POSTFIX))
+        rest, letter = divmod(rest, len(_POSTFIX))
         letters += _POSTFIX[letter]
-    return letters
+    return f"{letters}-{_YESTERDAY:%Y-%m-%dT%H:%M:%S}-{number:08}"
 
 
 def _write(stream: IO[str] | None, line: str) -> None:

@@ -1,7 +1,7 @@
 """HTTPS servers on this machine that answer like DynamoDB, Secrets Manager and Cloudflare, in a process of their own.
 
-DynamoDB is the model that the tests use. The parent writes `lose` for all connections to be closed, or `count` for the
-calls since it last asked; each is answered with one line of JSON.
+DynamoDB is the model that the tests use. The parent writes `lose` for all connections to be closed, `hold` and ids for
+what Cloudflare lists from then on, or `count`. Each is answered with one line of JSON: the calls since the last one.
 """
 
 import gc
@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from threading import Lock, Thread
 from typing import Any, BinaryIO, Final
+from urllib.parse import unquote
 
 from botocore.exceptions import ClientError
 
@@ -37,6 +38,7 @@ class Services:
 
     def __init__(self, secrets: Mapping[str, str]) -> None:
         self.calls: Counter[str] = Counter()
+        self.held: list[str] = []
         self._secrets = secrets
         self._dynamodb = ModelDynamoDB()
         self._lock = Lock()
@@ -64,11 +66,26 @@ class Services:
 
     def cloudflare(self, _: Mapping[str, str], path: str, body: bytes) -> Answer:
         self.calls["Cloudflare"] += 1
-        assert path.endswith("/email-security/investigate/release"), path  # noqa: S101
+        rest = path.partition("/email-security/investigate")[2]
+        if rest != "/release":
+            is_one = rest.startswith("/")
+            held: Any = self._message(unquote(rest[1:])) if is_one else [self._message(each) for each in self.held]
+            return 200, {"success": True, "result": held, "result_info": {"next": None}}
         content = json.loads(body)
         ids = content["ids"] if isinstance(content, dict) else content
         result = [{"id": each, "postfix_id": each.split("-")[0], **_DELIVERED} for each in ids]
         return 200, {"success": True, "errors": [], "messages": [], "result": result}
+
+    def _message(self, message_id: str) -> Mapping[str, object]:
+        return {
+            "id": message_id,
+            "postfix_id": message_id.split("-")[0],
+            "is_quarantined": True,
+            "final_disposition": "SPAM",
+            "delivery_mode": "DIRECT",
+            "client_recipients": _DELIVERED["delivered"],
+            "post_delivery_operations": [],
+        }
 
     def _weigh(self, operation: str, parameters: Mapping[str, Any]) -> None:
         """Count capacity for items of up to 1 KB written and 4 KB read; a transaction takes twice as much."""
@@ -165,6 +182,8 @@ def main(certificate: Path) -> None:
         if line.strip() == "lose":
             for server in servers.values():
                 server.lose_connections()
+        elif line.startswith("hold "):
+            services.held = json.loads(line.removeprefix("hold "))
         calls, services.calls = services.calls, Counter()
         print(json.dumps(calls), flush=True)
 

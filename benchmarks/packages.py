@@ -5,7 +5,8 @@ import platform
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -17,11 +18,12 @@ _PIP: Final = ("pip", "-qq", "--disable-pip-version-check", "install", "--requir
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """A folder as Lambda unpacks it, and the handler's module in it."""
+    """A folder as Lambda unpacks it, the handler's module in it, and what its environment has beside the usual."""
 
     name: str
     folder: Path
     entry: str
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def megabytes(self) -> float:
@@ -35,6 +37,7 @@ class Package:
 
 
 OURS: Final = "Quarantine Release"
+GUARDED: Final = "Quarantine Release, guard on"
 FLOOR: Final = "floor"
 PEER: Final = "peer"
 PEER_COMPILED: Final = "peer, with bytecode"
