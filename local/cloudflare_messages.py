@@ -20,7 +20,7 @@ EARLIEST_ARRIVAL = datetime(2010, 1, 1, tzinfo=UTC)
 PUBLISHED_EXAMPLE = ("4Njp3P0STMz2c02Q", datetime(2024, 1, 5, 10, tzinfo=UTC), "12345678")
 PEOPLE = ("alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi")
 CHANGEABLE = ("quarantined", "disposition", "message_id", "recipients", "sender", "subject", "delivery_mode")
-DETECTIONS = ("MALICIOUS", "SUSPICIOUS", "SPOOF", "SPAM", "BULK")
+DETECTIONS = ("MALICIOUS", "MALICIOUS-BEC", "SUSPICIOUS", "SPOOF", "SPAM", "BULK")
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,12 +51,15 @@ from tests.test_cloudflare_reading import (
 )
 from tests.test_reading import DAY, HOUR, anything, full_id, likely, queue_id
 
-ABSENT, NOT_OFFERED, NOT_NOW, FAILED = NotRead
+ABSENT, NOT_OFFERED, TOO_MANY, NOT_NOW, FAILED = NotRead
 HEADER = MessageId("<20261113.1200@news.example>")
 BARES = [MessageId(postfix_part(each)) for each in FULLS]
 ALERTS = [MessageId(each.rpartition("-")[0]) for each in FULLS]
 TWIN = full_id(NOON - 9 * DAY, "87654321")  # another message by the same postfix id as the first
 OTHER_ACCOUNT = AccountId("b" * 32)
+DETECTED_AROUND_BARE = AROUND_BARE.replace("detections_only=false", "detections_only=true").replace(
+    "&per_page=1000&detections_only=true", "&detections_only=true&per_page=1000"
+)
 HELD_AROUND_THREE, HELD_AROUND_BARE = (
     each.replace("&per_page", "&delivery_status=quarantined&per_page") for each in (AROUND_THREE, AROUND_BARE)
 )
@@ -174,7 +177,17 @@ def test_an_answer_about_another_message_or_several_or_none_tells_nothing(lie: P
     assert look([lie], FULLS[0]) == ({FULLS[0]: FAILED}, [escaped(FULLS[0])])
 
 
-@pytest.mark.parametrize("lie", [lie for lie in LIES if lie is not TWIN_ALONE])
+NOTHING = LIES[1:3]
+
+
+@pytest.mark.parametrize("nothing", NOTHING)
+def test_of_a_bare_id_an_empty_answer_is_looked_at_like_a_404(nothing: Play) -> None:
+    looked, calls = look([nothing, page(), page()], BARES[0])
+    assert (looked, len(calls)) == ({BARES[0]: ABSENT}, 3)
+    assert look([nothing], BARES[0])[0] == {BARES[0]: FAILED}
+
+
+@pytest.mark.parametrize("lie", [lie for lie in LIES if lie not in (TWIN_ALONE, *NOTHING)])
 def test_of_a_bare_id_such_an_answer_is_not_the_absence_that_lets_it_pass(lie: Play) -> None:
     assert look([lie], BARES[0]) == ({BARES[0]: FAILED}, [escaped(BARES[0])])
 
@@ -228,7 +241,7 @@ def test_an_alert_id_whose_time_no_search_could_reach_is_searched_for_without_a_
         (page(held(FULLS[0]), following="2"), FAILED),
         (page(following="2"), FAILED),
         (ok([]), FAILED),
-        (refusal(404), ABSENT),
+        (refusal(404), NOT_OFFERED),
         (refusal(429), NOT_NOW),
     ],
 )
@@ -258,13 +271,34 @@ def test_a_bare_id_that_cannot_be_read_by_path_is_looked_for_in_the_list_to_its_
     assert calls == [escaped(BARES[0]), HELD_AROUND_BARE, f"{HELD_AROUND_BARE}&cursor=2"]
 
 
-@pytest.mark.parametrize("plays", [[refusal(404), page()], [refusal(404), page(held(FULLS[1]))], [refusal(404)]])
-def test_a_bare_id_is_absent_where_neither_path_nor_a_whole_list_shows_it_or_there_is_no_search(
-    plays: list[Play],
-) -> None:
-    looked, calls = look(plays, BARES[0])
+def test_a_bare_id_that_is_not_in_quarantine_is_looked_for_among_all_that_may_have_been() -> None:
+    looked, calls = look([refusal(404), page(), page(held(FULLS[0], is_quarantined=False))], BARES[0])
+    assert names(looked) == {BARES[0]: FULLS[0]}
+    assert calls == [escaped(BARES[0]), HELD_AROUND_BARE, DETECTED_AROUND_BARE]
+
+
+@pytest.mark.parametrize("listed", [page(), page(held(FULLS[1]))])
+def test_a_bare_id_is_absent_where_neither_path_nor_whole_lists_show_it(listed: Play) -> None:
+    looked, calls = look([refusal(404), listed], BARES[0])
     assert looked == {BARES[0]: ABSENT}
-    assert len(calls) == 2
+    assert len(calls) == 3
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_where_too_much_lies_around_a_bare_id_what_the_pages_show_is_taken_and_the_rest_has_to_be_named_better(
+    number: int,
+) -> None:
+    crowd = [page(held(FULLS[0]), following="2"), *[page(held(FULLS[9]), following="3")] * 11]
+    plays = [refusal(404), *crowd] if number == 1 else [*crowd, refusal(404)]
+    looked, calls = look(plays, *BARES[:number])
+    assert names(looked) == {BARES[0]: FULLS[0], **dict.fromkeys(BARES[1:number], TOO_MANY)}
+    assert len(calls) == 12 + number - (number > 1)
+
+
+def test_where_too_much_lies_around_a_bare_id_that_is_not_in_quarantine_it_has_to_be_named_better_too() -> None:
+    looked, calls = look([refusal(404), page(), *[page(held(FULLS[1]), following="2")] * 12], BARES[0])
+    assert looked == {BARES[0]: TOO_MANY}
+    assert len(calls) == 14
 
 
 def test_a_bare_id_that_tells_no_time_is_absent_without_a_list() -> None:
@@ -278,13 +312,16 @@ def test_a_bare_id_that_tells_no_time_is_absent_without_a_list() -> None:
         ([ok([])], FAILED),
         ([page(held(FULLS[0]), following="2"), refusal(500)], FAILED),
         ([page(held(FULLS[0]), following="2"), page(following="3")], FAILED),
-        ([page(held(FULLS[0]), following="2"), refusal(404)], ABSENT),
+        ([page(held(FULLS[0]), following="2"), refusal(404)], FAILED),
+        ([page(), refusal(404)], FAILED),
+        ([page(), refusal(500)], FAILED),
+        ([page(), refusal(429)], NOT_NOW),
         ([page(held(FULLS[1]), following="2"), refusal(429)], NOT_NOW),
         ([page(held(FULLS[0]), held(TWIN))], FAILED),
         ([page(held(FULLS[0]), following="2"), page(held(TWIN))], FAILED),
         ([page(held(FULLS[0]), held(FULLS[0], is_quarantined=False))], FAILED),
         ([page(held(FULLS[0]), held(BARES[0]))], FAILED),
-        ([page(held(FULLS[1]), following="2")] * 12, FAILED),
+        ([page(held(FULLS[1]), following="2")] * 12, TOO_MANY),
         ([answers(202, b"{}")], FAILED),
     ],
 )
@@ -321,9 +358,9 @@ def test_where_one_reading_is_offered_a_bare_id_that_is_not_read_by_the_other_ha
 
 def test_a_list_that_fails_for_one_bare_id_tells_nothing_against_another() -> None:
     far = queue_id(NOON - 20 * DAY)
-    plays = [refusal(404), refusal(500), refusal(404), page()]
+    plays = [refusal(404), refusal(404), refusal(500), page(), page()]
     assert look(plays, BARES[0], far)[0] == {BARES[0]: FAILED, far: ABSENT}
-    plays = [refusal(404), refusal(404), refusal(404), refusal(500)]
+    plays = [refusal(404), refusal(404), page(), refusal(500), page()]
     assert look(plays, BARES[0], far)[0] == {BARES[0]: ABSENT, far: FAILED}
 
 
@@ -353,7 +390,11 @@ def test_for_an_id_by_which_several_may_go_the_list_is_read_to_its_end(wanted: l
     assert len(calls) == 2
 
     looked, calls = look([first, page(held(TWIN)), refusal(404)], *wanted[:3])
-    assert names(looked) == {wanted[1]: FULLS[1], wanted[2]: FULLS[2], wanted[0]: FAILED if wanted is BARES else ABSENT}
+    assert names(looked) == {
+        wanted[1]: FULLS[1],
+        wanted[2]: FULLS[2],
+        wanted[0]: FAILED if wanted is BARES else NOT_OFFERED,
+    }
     assert len(calls) == 3
 
 
@@ -424,9 +465,9 @@ def test_the_12_pages_are_all_that_several_windows_have() -> None:
 
 def test_bare_ids_whose_window_was_not_begun_for_want_of_pages_are_for_another_time() -> None:
     apart = [queue_id(NOON - days * DAY) for days in range(5, 80, 5)]
-    looked, calls = look([*[page()] * 12, refusal(404)], *apart)
+    looked, calls = look([*[page()] * 12, *[refusal(404)] * 15, page()], *apart)
     assert [looked[each] for each in apart] == [ABSENT] * 12 + [NOT_NOW] * 3
-    assert [call[0] for call in calls] == ["?"] * 12 + ["/"] * 15
+    assert [call[0] for call in calls] == ["?"] * 12 + ["/"] * 15 + ["?"] * 12
 
 
 def test_nothing_to_read_is_nothing_asked() -> None:

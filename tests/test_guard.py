@@ -206,6 +206,14 @@ def test_what_could_not_be_read_is_denied(why: NotRead, is_bare: bool, override:
     assert told(verdict) == (Outcome.DENIED, Code.GUARD_UNAVAILABLE)
 
 
+@pytest.mark.parametrize(("override", "force"), MODES)
+@pytest.mark.parametrize("is_bare", [False, True])
+def test_what_lies_among_too_much_to_list_is_denied_for_good(is_bare: bool, override: bool, force: bool) -> None:
+    verdict = verdict_on(NotRead.TOO_MANY, is_bare=is_bare, override=override, force=force)
+    assert told(verdict) == (Outcome.DENIED, Code.GUARD_CANNOT_READ)
+    assert "investigate id" in str(verdict)
+
+
 @pytest.mark.parametrize("is_strict", [False, True])
 def test_a_bare_id_that_was_read_is_judged_like_any_other(is_strict: bool) -> None:
     policy = replace(DEFAULT_POLICY, is_strict=is_strict)

@@ -60,6 +60,9 @@ def test_an_outcome_whose_request_is_gone_is_told_all_the_same(deployment: Deplo
 
 
 def test_a_call_is_told_with_its_evidence(deployment: Deployment) -> None:
+    telemetry.cloudflare_read(ACCOUNT, Evidence(500, (10000,), "ray-2"), 7)
+    (read,) = deployment.events("cloudflare_read")
+    assert (read["status"], read["error_codes"], read["cf_ray"], read["milliseconds"]) == (500, [10000], "ray-2", 7)
     telemetry.cloudflare_call(ACCOUNT, WireForm.ARRAY, 3, Evidence(429, (971,), "ray-1", "deadline"), 12)
     (logged,) = deployment.events("cloudflare_call")
     expected = {

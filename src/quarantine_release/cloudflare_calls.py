@@ -75,7 +75,7 @@ class Calls:
         """List page by page; the last page says why there is no other."""
         cursor = ""
         while True:
-            asked = {**query, "per_page": str(per_page), "detections_only": "false"}
+            asked = {**query, "per_page": str(per_page), "detections_only": query.get("detections_only", "false")}
             got = self._finished(self._get(f"{self._root}?{urlencode(asked | ({'cursor': cursor} if cursor else {}))}"))
             result, info = got.content.get("result"), got.content.get("result_info")
             following = info.get("next") if isinstance(info, dict) else None
@@ -132,18 +132,21 @@ class Calls:
             self.stopped = NotRead.NOT_NOW
             return Got({}, _NOT_CALLED, self.stopped)
         headers = {**credential.headers, "User-Agent": USER_AGENT}
+        began = time.monotonic()
         reply = self.session.send("GET", url, headers, None, seconds)
+        evidence = evidence_of(reply) if isinstance(reply, Reply) else Evidence(failure=reply.failure)
+        telemetry.cloudflare_read(self.account_id, evidence, round((time.monotonic() - began) * 1000))
         if not isinstance(reply, Reply):
             # Who cannot be reached is waited for, as before a release; who does not answer has failed.
             if reply.was_sent:
                 self._when_late = NotRead.FAILED
             else:
                 self.stopped = NotRead.NOT_NOW
-            return Got({}, Evidence(failure=reply.failure), self.stopped or NotRead.FAILED)
+            return Got({}, evidence, self.stopped or NotRead.FAILED)
         if refuses_credential(reply) and self._has_another(credential):
             return self._get(url)
         self._credential = credential
-        return self._judge(reply)
+        return self._judge(reply, evidence)
 
     def _has_another(self, refused: Credential) -> bool:
         """Say whether the secret, fetched anew, holds another credential; asked once a run."""
@@ -156,8 +159,7 @@ class Calls:
             return False
         return self._credential is not None and self._credential != refused
 
-    def _judge(self, reply: Reply) -> Got:
-        evidence = evidence_of(reply)
+    def _judge(self, reply: Reply, evidence: Evidence) -> Got:
         # Who goes on calling now only prolongs it, or is locked out for it.
         if reply.status == 429:
             self.budget.heard(self.account_id, limited(reply, self.clock()))

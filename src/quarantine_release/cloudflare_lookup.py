@@ -33,6 +33,8 @@ _SEARCH_PAGES: Final = 3
 # What a list has shown serves the next packs too: a burst would else list the same quarantine for each of them.
 _HOLDS: Final = timedelta(seconds=30)
 _HELD: Final = {"delivery_status": "quarantined"}
+# What of the mail may ever have been held, wherever it is now: all mail would be too much to list.
+_DETECTED: Final = {"detections_only": "true"}
 _AROUND: Final = timedelta(hours=1)
 # When a list was begun, what it showed, and whether no other message may go by the same postfix id.
 _Listed = tuple[datetime, Details | None, bool]
@@ -66,8 +68,7 @@ class CloudflareLookup:
             look.list_around([each for each in ids if each not in held])
             self._hold(account_id, look)
             look.found |= held | look.seen(ids)
-        for each in [each for each in ids if each not in look.found][:_SINGLES]:
-            look.found[each] = look.read(each)
+        look.read([each for each in ids if each not in look.found][:_SINGLES])
         return look.found
 
     def _calls(self, account_id: AccountId, seconds: float, budget: Budget, mark: Mark) -> Calls:
@@ -112,7 +113,7 @@ class _Look:
     """One run of reading. `entries` are those of the lists, by message.
 
     `unsure` is why the list in which a message was looked for was not read to its end: beside what it showed, a second
-    message may go by the same postfix id.
+    message may go by the same postfix id. `unread` is why bare ids could not be read by path.
     """
 
     calls: Calls
@@ -121,31 +122,34 @@ class _Look:
     is_offered: bool = False
     sought: set[MessageId] = field(default_factory=set)
     unsure: dict[MessageId, NotRead] = field(default_factory=dict)
+    unread: dict[MessageId, NotRead] = field(default_factory=dict)
     entries: dict[PostfixPart, list[Details]] = field(default_factory=dict)
     found: dict[MessageId, Details | NotRead] = field(default_factory=dict)
 
-    def list_around(self, ids: Sequence[MessageId]) -> None:
-        """List what is in quarantine around the times of the ids, until all are found or the pages are used up."""
+    def list_around(self, ids: Sequence[MessageId], kind: Mapping[str, str] = _HELD) -> None:
+        """List this kind of mail around the times of the ids, until all are found or the pages are used up."""
         self.sought.update(ids)
         for window in windows_of([Wanted(postfix_part(each), each) for each in ids], self.now):
-            why = self._list(window)
+            why = self._list(window, kind)
             if why is not None:
                 self.unsure |= {one.message_id: why for one in window.wanted}
 
-    def _list(self, window: Window) -> NotRead | None:
+    def _list(self, window: Window, kind: Mapping[str, str]) -> NotRead | None:
         """List one stretch of time; return why that was not done to its end, if it was not."""
         if self.pages >= _PAGES:
             return NotRead.NOT_NOW
-        query = {"start": _rfc3339(window.start), "end": _rfc3339(window.end), **_HELD}
+        query = {"start": _rfc3339(window.start), "end": _rfc3339(window.end), **kind}
         for page in self.calls.pages(query):
             self.pages += 1
             self.is_offered |= page.why is None
             self._take_in(page.entries)
             are_found = all(one.part in self.entries and not is_partial(one.message_id) for one in window.wanted)
+            if page.why is NotRead.ABSENT:  # a list that is not there tells of no message
+                return NotRead.NOT_OFFERED
             if page.is_last or page.why is not None:
                 return page.why
             if are_found or self.pages >= _PAGES:
-                break
+                return NotRead.TOO_MANY
         return NotRead.FAILED
 
     def seen(self, ids: Iterable[MessageId]) -> dict[MessageId, Details | NotRead]:
@@ -153,35 +157,52 @@ class _Look:
         shown: dict[MessageId, Details | NotRead] = {}
         for each in ids:
             own = [one for one in self.entries.get(postfix_part(each), ()) if not contradict(one.message_id, each)]
-            if len(own) == 1 and not (each in self.unsure and is_partial(each)):
+            if len(own) == 1 and (self.unsure.get(each) in (None, NotRead.TOO_MANY) or not is_partial(each)):
                 shown[each] = own[0]
         return shown
 
-    def read(self, message_id: MessageId) -> Details | NotRead:
-        """Read one message: by its alert id through the search, else by path, and a bare id in the lists too."""
-        if ALERT_ID.match(message_id):
-            return self._search(message_id)
-        got = self.calls.get(f"/{quote(message_id, safe='')}")
-        if got.why is None:
-            return self._only(dicts(got.content.get("result")), message_id) or NotRead.FAILED
-        if got.why not in (NotRead.ABSENT, NotRead.NOT_OFFERED) or not is_bare(message_id):
-            return got.why
-        if message_id not in self.sought:
-            self.list_around([message_id])
-        if told := self.seen([message_id]).get(message_id):
-            return told
-        if why := self.unsure.get(message_id):
-            return why
+    def read(self, ids: Sequence[MessageId]) -> None:
+        """Read messages singly: by alert id through the search, else by path; what is bare, at last in the lists."""
+        for each in ids:
+            if ALERT_ID.match(each):
+                self.found[each] = self._search(each)
+                continue
+            got = self.calls.get(f"/{quote(each, safe='')}")
+            result, why = got.content.get("result"), got.why
+            if why is None and is_bare(each) and result in (None, []):
+                why = NotRead.ABSENT
+            if why is None:
+                self.found[each] = self._only(dicts(result), each) or NotRead.FAILED
+            elif why in (NotRead.ABSENT, NotRead.NOT_OFFERED) and is_bare(each):
+                self.unread[each] = why
+            else:
+                self.found[each] = why
+        self._find_unread([each for each in self.unread if each not in self.sought], _HELD)
+        self.pages = 0  # else who has filled the first lists would keep everything from being looked for in the others
+        open_ids = [each for each in self.unread if not (each in self.unsure or postfix_part(each) in self.entries)]
+        self._find_unread(open_ids, _DETECTED)
+        self.found |= {each: self._why(each, why) for each, why in self.unread.items()}
+
+    def _find_unread(self, ids: Sequence[MessageId], kind: Mapping[str, str]) -> None:
+        self.list_around(ids, kind)
+        shown = self.seen(ids)
+        self.found |= shown
+        for each in shown:
+            del self.unread[each]
+
+    def _why(self, message_id: MessageId, why: NotRead) -> NotRead:
+        """Say why a bare id is not read that neither its path nor a list has shown."""
+        why = self.unsure.get(message_id, why)
         # What goes by this id may be several messages; and who offers lists offers to read what they hold.
-        is_doubtful = postfix_part(message_id) in self.entries or (self.is_offered and got.why is NotRead.NOT_OFFERED)
-        return NotRead.FAILED if is_doubtful else got.why
+        is_doubtful = postfix_part(message_id) in self.entries or (self.is_offered and why is NotRead.NOT_OFFERED)
+        return NotRead.FAILED if is_doubtful else why
 
     def _search(self, alert_id: MessageId) -> Details | NotRead:
         at = time_of(alert_id, self.now)
         start = {"start": _rfc3339(at - _AROUND)} if at is not None else {}
         page = next(self.calls.pages({"alert_id": alert_id, **start}))
         if page.why is not None or not page.is_last:
-            return page.why or NotRead.FAILED
+            return NotRead.NOT_OFFERED if page.why is NotRead.ABSENT else page.why or NotRead.FAILED
         return self._only(page.entries, alert_id) or (NotRead.FAILED if page.entries else NotRead.ABSENT)
 
     def _only(self, entries: Sequence[Mapping[str, object]], message_id: MessageId) -> Details | None:

@@ -15,6 +15,7 @@ from quarantine_release.outcome import Code, MessageId, Outcome
 # Their senders mean harm; who releases such a mail says so with `override`.
 HARMFUL: Final = frozenset({"MALICIOUS", "MALICIOUS-BEC"})
 DISPOSITIONS: Final = HARMFUL | {"SUSPICIOUS", "SPOOF", "SPAM", "BULK", "ENCRYPTED", "EXTERNAL", "UNKNOWN", "NONE"}
+_REMEDY: Final = "send the AlertID or the investigate id instead."
 # These look at copies, or at mail that is in its mailbox already.
 _HOLDS_NOTHING: Final = frozenset({"API", "BCC", "JOURNAL", "RETRO_SCAN"})
 
@@ -38,11 +39,13 @@ class Guarded(StrEnum):
 class NotRead(StrEnum):
     """Why nothing is known of a message.
 
-    ABSENT: there is none; NOT_OFFERED: the server has no such reading; NOT_NOW: no call may be made; FAILED: all else.
+    ABSENT: there is none; NOT_OFFERED: the server has no such reading; TOO_MANY: more lies around it than may be
+    listed; NOT_NOW: no call may be made; FAILED: all else.
     """
 
     ABSENT = "absent"
     NOT_OFFERED = "not_offered"
+    TOO_MANY = "too_many"
     NOT_NOW = "not_now"
     FAILED = "failed"
 
@@ -136,8 +139,11 @@ def judge(
     if is_bare and details in (NotRead.ABSENT, NotRead.NOT_OFFERED):
         if not policy.is_strict:
             return Guarded.NOT_CHECKED
-        remedy = "Cloudflare does not let this Postfix id be read: send the AlertID or the investigate id instead."
-        return Ended(Outcome.DENIED, Code.GUARD_CANNOT_READ, remedy)
+        said = f"Cloudflare does not let this Postfix id be read: {_REMEDY}"
+        return Ended(Outcome.DENIED, Code.GUARD_CANNOT_READ, said)
+    if details is NotRead.TOO_MANY:
+        said = f"Too much mail lies around this Postfix id: {_REMEDY}"
+        return Ended(Outcome.DENIED, Code.GUARD_CANNOT_READ, said)
     if details is NotRead.ABSENT:
         return Ended(Outcome.NOT_FOUND, None, "Cloudflare knows no such message.")
     if isinstance(details, NotRead):

@@ -38,7 +38,7 @@ class Question:
     @property
     def query(self) -> dict[str, str]:
         """Return the parameters of the search."""
-        start = max(self.start, self.narrowing.since) if self.narrowing.since else self.start
+        start = self.narrowing.since or self.start
         query = {"message_id": self.header, "start": start.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")}
         for name, value in (("recipient", self.narrowing.recipient), ("sender", self.narrowing.sender)):
             if value is not None:
@@ -47,18 +47,18 @@ class Question:
 
 
 def details_of(entry: Mapping[str, Any], now: datetime) -> Details | None:
-    """Read an entry of the search, or a message's details; None for what tells no id."""
-    message_id = id_of(entry)
-    if message_id is None:
+    """Read an entry of the search, or a message's details; None for what tells no id, or not whether it is held."""
+    message_id, held = id_of(entry), entry.get("is_quarantined")
+    if message_id is None or not isinstance(held, bool):
         return None
-    operations, held = entry.get("post_delivery_operations"), entry.get("is_quarantined")
+    operations = entry.get("post_delivery_operations")
     return Details(
         message_id,
-        is_quarantined=held is True,
+        is_quarantined=held,
         disposition=_text(entry, "final_disposition", _NAME_KEPT),
         delivery_mode=_text(entry, "delivery_mode"),
         at=_time(entry, "scanned_at") or _time(entry, "ts") or time_of(message_id, now),
-        recipients=_texts(entry.get("client_recipients")) or _texts(entry.get("envelope_to")),
+        recipients=_recipients(entry),
         sender=_text(entry, "from") or _text(entry, "envelope_from"),
         subject=_text(entry, "subject"),
         is_released=isinstance(operations, list) and RELEASE in operations,
@@ -108,6 +108,12 @@ def _text(entry: Mapping[str, Any], name: str, kept: int = _TEXT_KEPT) -> str | 
 def _texts(value: Any) -> tuple[str, ...]:
     """Read a list of texts; of one that holds anything else nobody knows what it lacks."""
     return tuple(value) if isinstance(value, list) and all(isinstance(each, str) for each in value) else ()
+
+
+def _recipients(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    """Read whom a message is for by either member; nobody is known of, if one of them cannot be read."""
+    told = [_texts(value) for name in ("client_recipients", "envelope_to") if (value := entry.get(name))]
+    return tuple(dict.fromkeys(each for one in told for each in one)) if all(told) else ()
 
 
 def _time(entry: Mapping[str, Any], name: str) -> datetime | None:

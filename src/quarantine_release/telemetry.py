@@ -75,6 +75,19 @@ def cloudflare_call(
     count("CloudflareCalls")
 
 
+def cloudflare_read(account_id: AccountId, evidence: Evidence, milliseconds: int) -> None:
+    """Log one reading call and how it ended: of what could not be read, this alone tells why."""
+    logger.info(
+        "cloudflare_read",
+        account_id=account_id,
+        status=evidence.status,
+        error_codes=evidence.error_codes,
+        cf_ray=evidence.cf_ray,
+        failure=evidence.failure,
+        milliseconds=milliseconds,
+    )
+
+
 def oldest_open(kind: str, seconds: float) -> None:
     """Tell how long the oldest open attempt or request has been waiting."""
     metrics.add_metric(name=f"OldestOpen{kind}Age", unit=MetricUnit.Seconds, value=seconds)
