@@ -110,6 +110,7 @@ RELEASE_STRIKES: tuple[Strike, ...] = (
     Strike.DENIED,
 )
 READ_STRIKES: tuple[Strike, ...] = (Strike.CRASH_BEFORE, Strike.CRASH_AFTER, Strike.UNREAD)
+LOOK_STRIKES: tuple[Strike, ...] = (*READ_STRIKES, Strike.DENIED)
 SEND_STRIKES: tuple[Strike, ...] = (Strike.CRASH_BEFORE, Strike.CRASH_AFTER, Strike.LOST, Strike.TWICE)
 # At the end of the worker's function: its hints come again though they were done.
 DONE_STRIKES: tuple[Strike, ...] = (Strike.CRASH_BEFORE,)
@@ -127,7 +128,7 @@ def strikes_at(boundary: str) -> Sequence[Fault | Strike]:
     if boundary == "release":
         return RELEASE_STRIKES
     if boundary in ("read", "look"):
-        return READ_STRIKES
+        return READ_STRIKES if boundary == "read" else LOOK_STRIKES
     if boundary == "send":
         return SEND_STRIKES
     if boundary == "done":
@@ -524,8 +525,8 @@ class Simulation:
         self.sleep(self.random.uniform(0.1, 2.0))
         if strike is Strike.CRASH_AFTER:
             raise Crashed
-        if strike is Strike.UNREAD:
-            return dict.fromkeys(ids, NotRead.FAILED)
+        if strike in (Strike.UNREAD, Strike.DENIED):
+            return dict.fromkeys(ids, NotRead.FAILED if strike is Strike.UNREAD else NotRead.REFUSED)
         me = self._current
         self.looks |= {(me, postfix_part(each)): (self.now, told) for each, told in seen.items()}
         return dict(seen)

@@ -37,7 +37,7 @@ from tests.fault_server import (
 from tests.stand_ins import ACCOUNT, NOON, RememberingBudget, UnreadableBudget
 from tests.test_cloudflare_reading import INVESTIGATE, ok, page, refusal
 
-ABSENT, NOT_OFFERED, TOO_MANY, NOT_NOW, FAILED = NotRead
+ABSENT, NOT_OFFERED, TOO_MANY, NOT_NOW, REFUSED, FAILED = NotRead
 GOOD = ok({"id": "4Njp3P0STMz2c02Q"})
 ENTRY = {"id": "4Njp3P0STMz2c02Q-2024-01-05T10:00:00-12345678"}
 
@@ -264,7 +264,7 @@ def test_who_refuses_the_new_credential_too_is_not_called_again(
 ) -> None:
     secret = Rotated()
     got, shown = get([refused], times=3, secret=secret)
-    assert [one.why for one in got] == [FAILED] * 3
+    assert [one.why for one in got] == [REFUSED] * 3
     assert shown == ["old", "new"]
     assert secret.asked == ["get", "refetch"]
     assert "old" not in capsys.readouterr().out
@@ -283,13 +283,13 @@ def test_who_refuses_the_new_credential_too_is_not_called_again(
 def test_a_credential_that_was_not_changed_is_refused_once(fresh: Accounts | Exception) -> None:
     secret = Rotated(fresh=fresh)
     got, shown = get([refusal(403)], times=3, secret=secret)
-    assert [one.why for one in got] == [FAILED] * 3
+    assert [one.why for one in got] == [REFUSED] * 3
     assert (shown, secret.asked) == (["old"], ["get", "refetch"])
 
 
 def test_a_refusal_after_the_secret_was_fetched_anew_ends_the_run() -> None:
     got, shown = get([refusal(403), GOOD, refusal(401), GOOD], times=4)
-    assert [one.why for one in got] == [None, FAILED, FAILED, FAILED]
+    assert [one.why for one in got] == [None, REFUSED, REFUSED, REFUSED]
     assert shown == ["old", "new", "new"]
 
 
@@ -297,13 +297,13 @@ def test_a_refusal_after_the_secret_was_fetched_anew_ends_the_run() -> None:
 def test_without_a_secret_nothing_is_called(cached: Exception) -> None:
     budget = RememberingBudget()
     got, shown = get([GOOD], times=2, secret=Rotated(cached=cached), budget=budget)
-    assert [one.why for one in got] == [FAILED] * 2
+    assert [one.why for one in got] == [REFUSED] * 2
     assert (shown, budget.taken) == ([], [])
 
 
 def test_an_account_that_has_left_the_secret_is_not_called() -> None:
     got, shown = get([GOOD], account_id=AccountId("b" * 32))
-    assert (got[0].why, shown) == (FAILED, [])
+    assert (got[0].why, shown) == (REFUSED, [])
 
 
 def test_no_credential_is_in_a_repr() -> None:

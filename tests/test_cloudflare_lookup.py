@@ -51,7 +51,7 @@ from tests.test_cloudflare_reading import (
 )
 from tests.test_reading import DAY, HOUR, anything, full_id, likely, queue_id
 
-ABSENT, NOT_OFFERED, TOO_MANY, NOT_NOW, FAILED = NotRead
+ABSENT, NOT_OFFERED, TOO_MANY, NOT_NOW, REFUSED, FAILED = NotRead
 HEADER = MessageId("<20261113.1200@news.example>")
 BARES = [MessageId(postfix_part(each)) for each in FULLS]
 ALERTS = [MessageId(each.rpartition("-")[0]) for each in FULLS]
@@ -594,7 +594,6 @@ def test_of_several_matches_none_is_guessed_at() -> None:
     [
         *([bad] for bad in BAD),
         [refusal(404)],
-        [refusal(403)],
         [ok([held(FULLS[0])])],
         [ok(held(FULLS[0]), result_info={"next": None})],
         [page(held(FULLS[0]), following="2"), refusal(500)],
@@ -629,7 +628,7 @@ def test_a_search_that_takes_its_time_is_waited_for(monkeypatch: pytest.MonkeyPa
 # --- What ends a run -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("status", "why"), [(401, FAILED), (403, FAILED), (429, NOT_NOW)])
+@pytest.mark.parametrize(("status", "why"), [(401, REFUSED), (403, REFUSED), (429, NOT_NOW)])
 @pytest.mark.parametrize(
     ("before", "wanted", "expected"),
     [
@@ -654,7 +653,7 @@ def test_a_refusal_ends_all_calls_of_the_run_and_keeps_what_was_read(
 
 def test_a_refusal_ends_all_searches_of_the_run() -> None:
     questions = [asking(f"<{number}@news.example>") for number in range(3)]
-    for status, why in ((429, NOT_NOW), (403, FAILED)):
+    for status, why in ((429, NOT_NOW), (403, REFUSED)):
         found, calls = find([page(), refusal(status), page()], *questions)
         assert (found, len(calls)) == ([[], why, why], 2)
 

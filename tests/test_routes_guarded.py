@@ -116,12 +116,34 @@ def test_malicious_mail_is_denied_in_a_batch_and_in_the_worker(guarded: Deployme
     assert len(guarded.events("not_released")) == 1
 
 
-@pytest.mark.parametrize("reply", [Reply(500), Reply(403), Reply(200, result=None), None])
+@pytest.mark.parametrize("reply", [Reply(500), Reply(200, result=None), None])
 def test_if_it_cannot_be_read_it_is_denied(guarded: Deployment, reply: Reply | None) -> None:
     guarded.upstream.answers += [reply] * 4
     result = guarded.post([EVIL]).result
     assert (result["outcome"], result["code"], result["retryable"]) == ("denied", "guard_unavailable", True)
     assert guarded.upstream.releases == []
+
+
+@pytest.mark.parametrize("reply", [Reply(401), Reply(403), Reply(400, error_code=6003)])
+@pytest.mark.parametrize("body", [[EVIL], ["<1@x.example>"], {"ids": [EVIL], "dry_run": True}])
+def test_if_the_credential_is_refused_nobody_is_told_that_it_is_the_message(
+    guarded: Deployment, reply: Reply, body: Any
+) -> None:
+    guarded.upstream.answers += [reply]
+    answer = guarded.post(body)
+    assert (answer.status, answer.code) == (503, "cloudflare_credentials_refused")
+    assert guarded.upstream.releases == []
+    assert guarded.rows("R#") == guarded.rows("M#") == []
+
+
+def test_what_was_accepted_waits_for_a_credential_that_is_not_refused(guarded: Deployment) -> None:
+    answer = guarded.post([INVESTIGATE_ID, EVIL], headers=[("Prefer", "respond-async")])
+    guarded.upstream.answers += [Reply(403)]
+    guarded.work()
+    assert guarded.get(path_of(answer)).status == 202
+    assert guarded.upstream.releases == []
+    guarded.work()
+    assert [result["outcome"] for result in guarded.get(path_of(answer)).body["results"]] == ["released", "denied"]
 
 
 def test_a_limited_read_waits(guarded: Deployment) -> None:

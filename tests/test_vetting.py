@@ -379,6 +379,47 @@ def test_the_worker_guards_what_nobody_waited_for(guarded: World) -> None:
     assert message(guarded, BULK).guard is Guarded.NOT_CHECKED
 
 
+def test_verdicts_hold_for_ten_seconds_of_calls_and_what_is_left_is_looked_at_anew(guarded: World) -> None:
+    late = MessageId("4WtLkR7nmCz9sNJ-2024-08-28T15:32:35-7")
+    guarded.lookup.messages |= {late: replace(SPAM, message_id=late), BULK: replace(SPAM, message_id=BULK)}
+    release_call = guarded.cloudflare.release
+
+    def slow(*arguments: Any) -> Any:
+        guarded.clock.move(seconds=10)
+        guarded.lookup.messages[late] = replace(EVIL, message_id=late)
+        return release_call(*arguments)
+
+    guarded.cloudflare.release = slow  # type: ignore[method-assign,assignment]
+    ask(guarded, BULK, late, inline=False)  # two wire forms, and so two calls
+    guarded.work()
+    assert len(guarded.cloudflare.calls) == 1
+    guarded.work()
+    assert told(later(guarded)) == [RELEASED, DENIED]
+    assert guarded.cloudflare.calls == [(WireForm.ARRAY, [BULK])]
+
+
+def test_a_refused_credential_ends_nothing(guarded: World) -> None:
+    guarded.lookup.messages[FULL] = NotRead.REFUSED
+    for force in (False, True):
+        refusal = release(request_row(FULL, force=force), guarded.ports())
+        assert isinstance(refusal, Refusal)
+        assert refusal.reason is RefusalReason.CREDENTIALS
+    assert guarded.ledger.requests([RequestId("rq_one")]) == {}
+    ask(guarded, FULL, inline=False)
+    guarded.work()
+    ((_, delay),) = guarded.queue.sent
+    assert 30 <= delay <= 90
+    assert told(later(guarded)) == [(Outcome.IN_PROGRESS, None)]
+
+
+def test_a_clients_own_policy_holds_also_where_the_guard_is_off(world: World) -> None:
+    world.lookup.messages |= {FULL: EVIL, FULL_OTHER: OTHER_SPAM}
+    strict = Policy(dispositions=frozenset({"SPAM"}))
+    assert told(ask(world, FULL, FULL_OTHER, policy=strict)) == [DENIED, RELEASED]
+    assert told(ask(world, FULL, name="two")) == [RELEASED]
+    assert world.lookup.looked == [FULL, FULL_OTHER]
+
+
 def test_a_message_id_is_found_in_the_worker_and_its_alias_kept(guarded: World) -> None:
     ask(guarded, HEADER, inline=False)
     assert guarded.lookup.questions == []

@@ -38,6 +38,8 @@ _REFUSED_SECONDS: Final = 60
 _LONG_SECONDS: Final = 30.0
 _VETTING_SECONDS: Final = 20.0
 _PROOF_SECONDS: Final = 8.0
+# For so long after a look the guard's verdicts hold for the calls that follow; what is left then is looked at anew.
+_VERDICTS_HOLD: Final = timedelta(seconds=10)
 # What could not be read for now is tried again so much later, or when calls are no longer paused.
 _NOT_NOW_SECONDS: Final = 5.0
 
@@ -114,12 +116,15 @@ class _Line:
             names = tuple(name for name in want.requests if want.target.part in free[name])
             still_wanted += [replace(want, requests=names)] if names else []
         vetted = vetting.save(vetting.vet(still_wanted) if still_wanted and self._may_look() else [])
+        self._vetted_at = ports.clock() if vetting.has_looked else None
         for request in self._run.requests.values():
             before = batch.requests[request.request_id].ended
             new = (one for one in self._run.results(request) if one.ended is not None and one.id not in before)
             batch.ended += [(result, request) for result in new]
         self._calls += calls_of(vetted, self._run.rows, ports.wire_form)
-        if vetting.must_wait:
+        if vetting.is_refused:
+            self._wait = _until_full_minute(ports.clock())
+        elif vetting.must_wait:
             self._wait = max(ports.budget.pause_left(self._run.account_id), _NOT_NOW_SECONDS)
 
     def _resolve(self, hints: Sequence[Hint], vetting: Vetting) -> None:
@@ -147,7 +152,8 @@ class _Line:
     def step(self) -> bool:
         """Make the next call; say whether there may be more."""
         ports = self._ports
-        if not self._calls or ports.time_left() < CALL_SECONDS + 2 * RECORD_SECONDS:
+        is_stale = self._vetted_at is not None and ports.clock() - self._vetted_at >= _VERDICTS_HOLD
+        if not self._calls or is_stale or ports.time_left() < CALL_SECONDS + 2 * RECORD_SECONDS:
             if self._is_taken:
                 ports.budget.put_back(self._run.account_id)
             return self._end(0.0 if self._calls else self._wait)

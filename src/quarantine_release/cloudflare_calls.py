@@ -122,7 +122,7 @@ class Calls:
         except (SecretUnavailable, SecretMalformed):
             credential = None
         if credential is None:
-            self.stopped = NotRead.FAILED
+            self.stopped = NotRead.REFUSED
             return Got({}, _NOT_CALLED, self.stopped)
         seconds = min(_CALL_SECONDS, self.ends_at - time.monotonic())
         if seconds <= 0:
@@ -167,7 +167,7 @@ class Calls:
             return Got({}, evidence, self.stopped)
         if refuses_credential(reply):
             telemetry.count("CredentialsRefused")
-            self.stopped = NotRead.FAILED
+            self.stopped = NotRead.REFUSED
             return Got({}, evidence, self.stopped)
         if reply.status == 202:
             return Got({}, evidence, NotRead.FAILED, reply.headers.get("location"))

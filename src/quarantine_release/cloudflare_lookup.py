@@ -79,7 +79,7 @@ class CloudflareLookup:
         found: dict[MessageId, Details] = {}
         for number, page in enumerate(calls.pages(question.query), start=1):
             if page.why is not None:
-                return NotRead.NOT_NOW if page.why is NotRead.NOT_NOW else NotRead.FAILED
+                return page.why if page.why in (NotRead.NOT_NOW, NotRead.REFUSED) else NotRead.FAILED
             for entry in page.entries:
                 details = details_of(entry, self._clock())
                 if details is not None and fits(details, question, entry):

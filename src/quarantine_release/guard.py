@@ -40,13 +40,14 @@ class NotRead(StrEnum):
     """Why nothing is known of a message.
 
     ABSENT: there is none; NOT_OFFERED: the server has no such reading; TOO_MANY: more lies around it than may be
-    listed; NOT_NOW: no call may be made; FAILED: all else.
+    listed; NOT_NOW: no call may be made; REFUSED: there is no credential, or it is refused; FAILED: all else.
     """
 
     ABSENT = "absent"
     NOT_OFFERED = "not_offered"
     TOO_MANY = "too_many"
     NOT_NOW = "not_now"
+    REFUSED = "refused"
     FAILED = "failed"
 
 
@@ -134,7 +135,7 @@ def judge(
 ) -> Guarded | Ended:
     """Say whether a message may be released. `override` passes the rule on dispositions, `force` that on quarantine.
 
-    Must not be asked of what could not be read for now.
+    Must not be asked of what could not be read for now, or for want of a credential.
     """
     if is_bare and details in (NotRead.ABSENT, NotRead.NOT_OFFERED):
         if not policy.is_strict:

@@ -65,11 +65,14 @@ def release(request: RequestRow, ports: Ports, *, inline: bool = True) -> Answer
     vetting = Vetting(run, ports, mark, seconds=_VETTING_SECONDS, spared=CALL_SECONDS + RECORD_SECONDS)
     wants: list[Want] = []
     if inline:
-        if ports.guard.mode is not Mode.OFF or any(map(is_header, request.ids)) or request.dry_run:
+        is_held = ports.guard.mode is not Mode.OFF or request.policy is not None
+        if is_held or any(map(is_header, request.ids)) or request.dry_run:
             earlier = _look_up_first(run, vetting, ports)
             if earlier is not None:
                 return _replay(request, Conflict({request.request_id: earlier}, {}), ports)
         wants = _vetted(run, vetting)
+    if vetting.is_refused:
+        return Refusal(RefusalReason.CREDENTIALS, None, request)
     if request.dry_run:
         return _rehearse(run, vetting, wants)
     # No target is still one (empty) claim, which accepts the request.

@@ -51,6 +51,8 @@ class Vetting:
         self._before = dict(run.requests)
         self.details: dict[PostfixPart, Details] = {}
         self.must_wait = False
+        self.is_refused = False
+        self.has_looked = False
 
     def resolve(
         self, given: Mapping[RequestId, Iterable[MessageId]], answers: Mapping[str, tuple[MessageId, int]]
@@ -91,8 +93,7 @@ class Vetting:
 
     def vet(self, wants: Sequence[Want]) -> list[Want]:
         """Return what may be claimed, each for whom and how it passed; what may not has ended, or waits."""
-        guard = self._ports.guard
-        read = [want for want in wants if guard.mode is not Mode.OFF or ALERT_ID.match(want.target.message_id)]
+        read = [want for want in wants if self._is_guarded(want) or ALERT_ID.match(want.target.message_id)]
         missing = [want.target.message_id for want in read if want.target.part not in self.details]
         shown = self._look(missing) if missing else {}
         passed = []
@@ -159,6 +160,7 @@ class Vetting:
         ports, seconds = self._ports, self._seconds()
         if seconds <= 0:
             return {}
+        self.has_looked = True
         return ports.lookup.look(self._run.account_id, ids, seconds, ports.budget, self._mark)
 
     def _seconds(self) -> float:
@@ -178,16 +180,26 @@ class Vetting:
         return Target(target.part, fullest((target.message_id, told.message_id)))
 
     def _guards(self, want: Want, target: Target, told: Details | NotRead) -> dict[RequestId, Guarded | None]:
-        is_unguarded = self._ports.guard.mode is Mode.OFF
-        if is_unguarded and (isinstance(told, Details) or not ALERT_ID.match(target.message_id)):
-            return dict.fromkeys(want.requests)
-        passes = {name: self._pass(name, target, told) for name in want.requests}
-        return {name: how for name, how in passes.items() if how is not None}
+        guards: dict[RequestId, Guarded | None] = {}
+        is_found = isinstance(told, Details) or not ALERT_ID.match(target.message_id)
+        for name in want.requests:
+            if is_found and not self._is_held(name):
+                guards[name] = None
+            elif (how := self._pass(name, target, told)) is not None:
+                guards[name] = how
+        return guards
+
+    def _is_guarded(self, want: Want) -> bool:
+        return any(self._is_held(name) for name in want.requests)
+
+    def _is_held(self, name: RequestId) -> bool:
+        """Say whether a request is held to anything: a client's own policy holds also where the guard is off."""
+        return self._ports.guard.mode is not Mode.OFF or self._run.requests[name].policy is not None
 
     def _pass(self, name: RequestId, target: Target, told: Details | NotRead) -> Guarded | None:
         """Say how a message came past the guard for a request; None if it did not."""
         request, guard = self._run.requests[name], self._ports.guard
-        if told is NotRead.NOT_NOW:
+        if told in (NotRead.NOT_NOW, NotRead.REFUSED):
             self._end_unread(request, self._given(request, {target.part}), told, _UNREADABLE)
             return None
         policy = guard.policy.with_stricter(request.policy)
@@ -210,8 +222,12 @@ class Vetting:
         return [each for each in request.ids if postfix_part(request.resolved.get(each, each)) in parts]
 
     def _end_unread(self, request: RequestRow, given: Iterable[MessageId], why: NotRead, ended: Ended) -> None:
-        """End what could not be read; but what may only not be read for now waits, where nobody waits for it."""
-        if why is NotRead.NOT_NOW and not (request.force or request.dry_run):
+        """End what could not be read; but what may only not be read for now waits, where nobody waits for it.
+
+        That a credential is refused is no fault of the message: nothing ends for it.
+        """
+        self.is_refused |= why is NotRead.REFUSED
+        if why is NotRead.REFUSED or (why is NotRead.NOT_NOW and not (request.force or request.dry_run)):
             self.must_wait = True
         else:
             self._end(request, given, ended)
