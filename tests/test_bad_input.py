@@ -16,6 +16,7 @@ BAD_INPUT: list[tuple[str, Any, dict[str, Any], int, str]] = [
     ("no body", None, {}, 400, "invalid_body"),
     ("not JSON", CANARY, {}, 400, "invalid_body"),
     ("not UTF-8", b'["\xff"]', {}, 400, "invalid_body"),
+    ("not UTF-8 beside an id", b'{"ids": ["4Njp3P0STMz2c02Q"], "reason": "a\xff b"}', {}, 400, "invalid_body"),
     ("UTF-16", f'["{MESSAGE}"]'.encode("utf-16"), {}, 400, "invalid_body"),
     ("a byte order mark", b"\xef\xbb\xbf" + json.dumps([MESSAGE]).encode(), {}, 400, "invalid_body"),
     ("half a surrogate pair in the event", '["\ud800"]', {}, 400, "invalid_body"),

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from quarantine_release.json_body import DEPTH_LIMIT, JsonInvalid, Number, parse_json
 
+REPLACED = "The body must be UTF-8, and hold no U+FFFD, which stands where it was not."
 UTF8 = "The body must be UTF-8."
 JSON = "The body must be JSON."
 DEPTH = "The body must not be nested deeper than 4 levels."
@@ -54,6 +55,7 @@ def test_a_number_is_a_number_of_no_value(number: bytes) -> None:
         (b"\xed\xa0\x80", UTF8),
         ("[]".encode("utf-16"), UTF8),
         ('{"ids": ["ä"]}'.encode("latin-1"), UTF8),
+        ('{"ids": [], "reason": "M\ufffdller"}'.encode(), REPLACED),
         (b'{"ids": ["good"], "ids": ["evil"]}', TWICE),
         (b'{"ids": ["good"], "\\u0069ds": ["evil"]}', TWICE),
         (b'[{"a": {"b": 1, "b": 1}}]', TWICE),

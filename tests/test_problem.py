@@ -40,7 +40,7 @@ def test_a_problem_has_the_members_of_rfc_9457_ours_and_its_own() -> None:
     assert declined.retry_after == 77
     assert problem_body(declined, "gateway-1") == {
         "type": "urn:quarantine-release:problem:cloudflare_rate_limited",
-        "title": "Cloudflare's rate limit is used up",
+        "title": "Cloudflare may not be called for now: rate limit or failed calls",
         "status": 503,
         "detail": "Wait.",
         "ok": False,

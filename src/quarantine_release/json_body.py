@@ -5,6 +5,8 @@ import re
 from typing import Any, Final
 
 DEPTH_LIMIT: Final = 4
+# API Gateway hands over a body as text, with this in place of bytes that are no UTF-8.
+_REPLACEMENT: Final = "\ufffd"
 # A string, ended or not, or a bracket. It matches at every quote, so that no text is scanned twice.
 _STRING_OR_BRACKET: Final = re.compile(r'"(?:[^"\\]|\\.?)*(?:"|\Z)|[\[\]{}]', re.DOTALL)
 
@@ -26,6 +28,8 @@ def parse_json(raw: bytes) -> Any:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
         raise JsonInvalid("The body must be UTF-8.") from None
+    if _REPLACEMENT in text:
+        raise JsonInvalid("The body must be UTF-8, and hold no U+FFFD, which stands where it was not.")
     if _is_too_deep(text):
         raise JsonInvalid(f"The body must not be nested deeper than {DEPTH_LIMIT} levels.")
     try:

@@ -44,7 +44,9 @@ PROBLEMS: Final = {
     "clients_not_configured": Problem(503, "The clients secret is not usable", True, 60),
     "cloudflare_not_configured": Problem(503, "The cloudflare secret is not usable", True, 60),
     "cloudflare_credentials_refused": Problem(503, "Cloudflare refuses the configured credential", True, 60),
-    "cloudflare_rate_limited": Problem(503, "Cloudflare's rate limit is used up", True, 300),
+    "cloudflare_rate_limited": Problem(
+        503, "Cloudflare may not be called for now: rate limit or failed calls", True, 300
+    ),
     "cloudflare_unreachable": Problem(503, "Cloudflare cannot be reached", True, 30),
     "not_enough_time": Problem(503, "Too little time was left to release safely", True, 5),
     "releases_paused": Problem(503, "Releases are paused by the operator", True, 60),

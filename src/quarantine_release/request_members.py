@@ -61,8 +61,7 @@ def parse_ids(content: dict[str, Any], limit: int) -> tuple[MessageId, ...]:
         raise InvalidRequest("ids_missing", "ids must hold at least one id.", given[0])
     distinct = tuple(dict.fromkeys(_any_id(entry, given[0]) for entry in ids))
     if len(distinct) > limit:
-        detail = f"At most {limit} different ids may be given; with force or dry_run at most {INLINE_LIMIT}."
-        raise InvalidRequest("too_many_ids", detail, given[0])
+        raise InvalidRequest("too_many_ids", f"At most {limit} different ids may be given here.", given[0])
     return distinct
 
 

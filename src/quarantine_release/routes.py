@@ -142,7 +142,7 @@ def _get_message(call: Call, given: str) -> Response:
     ledger = wiring.ledger()
     unclaimed = ledger.unclaimed(account_id, part)
     if row is None and not unclaimed:
-        raise Declined("not_found", "Nobody has asked for this message.")
+        raise Declined("not_found", "Nobody has asked for this message, or what was asked still waits for its turn.")
     asks, attempts = (row.asks, _attempts(row)) if row is not None else (frozenset(), frozenset())
     visible_to = None if Scope.READ_ALL in client.scopes else client.name
     requests = ledger.requests(sorted(asks | unclaimed))
