@@ -239,6 +239,9 @@ def test_a_dry_run_sends_nothing_and_shows_what_would_be(guarded: Deployment) ->
     assert (answer.status, answer.body["ok"], answer.body["dry_run"]) == (200, False, True)
     assert [result["outcome"] for result in answer.body["results"]] == ["would_release", "denied"]
     assert answer.body["calls"] == [{"wire_form": "object", "ids": [INVESTIGATE_ID]}]
+    passed, refused = answer.body["results"]
+    assert (passed["guard"], passed["disposition"], answer.body["warnings"]) == ("passed", "SPAM", [])
+    assert (refused["disposition"], "guard" in refused) == ("MALICIOUS", False)
     assert answer.body["messages"][0] == {
         "id": ALERT,
         "message_id": INVESTIGATE_ID,
@@ -255,7 +258,24 @@ def test_a_dry_run_sends_nothing_and_shows_what_would_be(guarded: Deployment) ->
     again = guarded.get(path_of(answer)).body
     assert (again["results"], again["messages"], again["calls"]) == (answer.body["results"], [], [])
     asked = guarded.get(f"/v1/messages/{MESSAGE}").body["requests"][0]
-    assert (asked["dry_run"], asked["outcome"]) == (True, "would_release")
+    assert (asked["dry_run"], asked["outcome"], asked["guard"]) == (True, "would_release", "passed")
+    assert (asked["disposition"], asked["detail"]) == ("SPAM", passed["detail"])
+    assert guarded.events("not_released")[0]["guard"] == "passed"
+
+
+def test_a_dry_run_shows_how_each_would_come_past_the_guard(
+    guarded: Deployment, messages: list[dict[str, Any]]
+) -> None:
+    may = client_entry("soar", scopes=["release", "read", "override"])
+    guarded.put_secret("clients", {"clients": [may]})
+    body = {"ids": [EVIL], "override": True, "reason": "needed as evidence", "dry_run": True}
+    result = guarded.post(body).result
+    assert (result["outcome"], result["guard"], result["disposition"]) == ("would_release", "overridden", "MALICIOUS")
+    messages.clear()
+    answer = guarded.post({"ids": [MESSAGE], "dry_run": True})
+    assert (answer.result["guard"], answer.result["disposition"]) == ("not_checked", None)
+    warning = "Would be released without a look at what the mail is, since it cannot be read: 1"
+    assert answer.body["warnings"] == guarded.get(path_of(answer)).body["warnings"] == [warning]
 
 
 def test_a_release_that_is_to_be_confirmed_says_whether_it_was(

@@ -21,9 +21,10 @@ _FAILURES: Final[dict[FailOn, tuple[str, ...]]] = {
 def answer_body(answer: Answer, warnings: Sequence[str] = ()) -> dict[str, Any]:
     """Return the answer to a POST or GET of a release request."""
     results = answer.results
-    unchecked = sum(result.guard is Guarded.NOT_CHECKED for result in results)
-    if unchecked:
-        warnings = [*warnings, f"Released without a look at what the mail is, since it cannot be read: {unchecked}"]
+    for is_rehearsed, done in ((False, "Released"), (True, "Would be released")):
+        unchecked = sum(one.guard is Guarded.NOT_CHECKED and bool(one.ended) is is_rehearsed for one in results)
+        if unchecked:
+            warnings = [*warnings, f"{done} without a look at what the mail is, since it cannot be read: {unchecked}"]
     is_open = not all(result.is_end for result in results)
     released = [result.id for result in results if result.outcome in _DONE]
     not_released = [result.id for result in results if result.is_end and result.outcome not in _DONE]
