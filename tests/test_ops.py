@@ -463,6 +463,13 @@ def test_a_pause_is_set_shown_and_lifted(deployment: Deployment, tool: Tool) -> 
     assert tool.json("pauses")["paused"] == []
     deployment.start_afresh()
     assert deployment.post().result["outcome"] == "released"
+    assert tool.json("trace", MESSAGE)["operations"] == []
+    tool.run("pause", "--client", "soar", "--reason", "another wrong rule")
+    assert "another wrong rule" in tool.run("trace", MESSAGE)[1]
+    assert deployment.post().code == "releases_paused"
+    (shown,) = deployment.get(f"/v1/messages/{MESSAGE}", client="auditor").body["operations"]
+    assert tool.json("trace", MESSAGE)["operations"] == [shown]
+    assert (shown["kind"], shown["client"], shown["reason"]) == ("pause", "soar", "another wrong rule")
 
 
 def test_the_tables_show_what_the_guard_made_of_a_mail_and_how_it_was_asked_for(

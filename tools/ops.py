@@ -21,7 +21,7 @@ from quarantine_release.ports import LedgerUnavailable
 from quarantine_release.request_members import InvalidRequest, parse_account_id, parse_message_id, parse_request_id
 from quarantine_release.results import results_of
 from quarantine_release.run import Answer
-from quarantine_release.trace import OperationRow, RequestRow, operations_of, targets_of
+from quarantine_release.trace import OperationRow, RequestRow, targets_of
 from tools.operations import Person, Unchanged, in_doubt, pause, redrive, resume, settle
 from tools.ops_arguments import SEEN, parser
 from tools.ops_tables import facts, listed
@@ -122,7 +122,7 @@ def _trace(options: argparse.Namespace, place: Place) -> tuple[Mapping[str, Any]
     requests = place.ledger.requests(sorted(unclaimed | (row.asks if row is not None else frozenset())))
     called = row.attempts | {row.last_refused or row.attempt} if row is not None else frozenset()
     attempts = place.ledger.attempts(account_id, sorted(called))
-    operations = place.ledger.operations(account_id, operations_of(row, requests.values()))
+    operations = place.ledger.operations_met(account_id, row, requests.values())
     body = trace_body(
         row, requests, attempts, operations, account_id=account_id, part=part, visible_to=None, now=wiring.clock()
     )
