@@ -160,7 +160,16 @@ def test_an_id_may_come_percent_encoded_once(deployment: Deployment) -> None:
 
 
 @pytest.mark.parametrize(
-    "given_id", ["short", "%FF%FF%FF%FF%FF%FF%FF%FF", f"{MESSAGE}%0A", f"M%23{ACCOUNT}", "..%2F..%2Fabcd"]
+    "given_id",
+    [
+        "short",
+        "%FF%FF%FF%FF%FF%FF%FF%FF",
+        f"{MESSAGE}%0A",
+        f"M%23{ACCOUNT}",
+        "..%2F..%2Fabcd",
+        "%3C20261125.1532%40example.net%3E",
+        "20261125.1532@example.net",
+    ],
 )
 def test_what_is_no_id_is_told_so(deployment: Deployment, given_id: str) -> None:
     answer = deployment.get(f"/v1/messages/{given_id}")
