@@ -45,6 +45,7 @@ from quarantine_release.run import Answer
 from quarantine_release.signature import Signed, check_signature
 from quarantine_release.trace import AttemptRow, AttemptState, MessageRow, Target, WireForm
 from tests.stand_ins import ACCOUNT, BARE, DELIVERED, NOON, OK, TERMS, request_row
+from tools.ops_arguments import parser
 
 CHECKOUT: Final = Path(__file__).parent.parent
 PAGES: Final = (CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md")))
@@ -388,11 +389,21 @@ def test_whatever_a_page_names_is_there(page: Path) -> None:
             continue
         assert (CHECKOUT / name).exists() or name in known, name
     for module in re.findall(r"python3? -m ([\w.]+)", text):
-        assert list(CHECKOUT.glob(f"{module.replace('.', '/')}*")), module
+        assert module in sys.stdlib_module_names or list(CHECKOUT.glob(f"{module.replace('.', '/')}*")), module
     targets = re.findall(r"^([\w.-]+(?: [\w.-]+)*):", (CHECKOUT / "Makefile").read_text("utf-8"), re.MULTILINE)
     targets = " ".join(targets).split()
     assert set(re.findall(r"`(?:ARGS=\S+ )?make ([\w-]+)", text)) <= set(targets)
     assert set(re.findall(r"^(?:ARGS=\S+ )?make ([\w-]+)", text, re.MULTILINE)) <= set(targets)
+
+
+def test_every_command_of_the_operations_tool_can_be_run_as_it_stands() -> None:
+    text = "\n".join(page.read_text("utf-8") for page in PAGES)
+    commands = re.findall(r"python3? -m tools\.ops ((?!COMMAND)[^`\n]+)", text)
+    commands += re.findall(r"make ops ARGS='([^'\n]+)'", text)
+    assert len(commands) == len(re.findall(r"-m tools\.ops (?!COMMAND)|make ops ARGS=", text)) > 10
+    for command in commands:
+        told = parser().parse_args(shlex.split(command))
+        assert told.stack or told.table or told.local, command
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -1,5 +1,6 @@
 """The guard's decision table: what may leave quarantine, under which policy, and what is told where it may not."""
 
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -254,6 +255,10 @@ def test_whatever_the_message_only_what_the_policy_allows_ever_passes(
     if isinstance(verdict, Ended):
         assert verdict.outcome in (Outcome.DENIED, Outcome.NOT_QUARANTINED, Outcome.NOT_FOUND)
         assert verdict.detail
+        assert verdict.was_read is isinstance(details, Details)
+        told = details.disposition if isinstance(details, Details) else None
+        is_name = bool(re.fullmatch(r"[A-Z_-]{1,40}", told or ""))
+        assert verdict.disposition == (told if told in DISPOSITIONS or is_name else None)
         return
     if isinstance(details, NotRead):
         assert details in (NotRead.ABSENT, NotRead.NOT_OFFERED)

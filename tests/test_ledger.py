@@ -739,7 +739,7 @@ def test_of_each_shard_so_many_are_due_at_most_the_oldest_first(ledger: DynamoLe
 # What lookup and guard found out of a request's ids.
 
 
-DENIED = Ended(Outcome.DENIED, Code.DISPOSITION_NOT_ALLOWED, "Rule dispositions: ...")
+DENIED = Ended(Outcome.DENIED, Code.DISPOSITION_NOT_ALLOWED, "Rule dispositions: ...", disposition="MALICIOUS")
 AMBIGUOUS = Ended(
     Outcome.AMBIGUOUS,
     Code.SEVERAL_MATCHES,

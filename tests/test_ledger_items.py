@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 
 from quarantine_release import ledger_items
-from quarantine_release.guard import Candidate, Ended
+from quarantine_release.guard import Candidate, Ended, Guarded
 from quarantine_release.outcome import Code, MessageId, Outcome
-from tests.stand_ins import FULL, NOON, request_row
+from tests.stand_ins import BARE, FULL, NOON, request_row
 
 
 @pytest.mark.parametrize(("number", "shown"), [(1, 10), (100, 10), (200, 5), (1000, 1)])
@@ -18,3 +18,12 @@ def test_of_many_ids_that_may_mean_several_messages_fewer_of_these_are_kept(numb
     row = request_row(*ids, ended=dict.fromkeys(ids, ended))
     kept = ledger_items.request_row(ledger_items.request_item(row))
     assert kept == replace(row, ended=dict.fromkeys(ids, replace(ended, candidates=candidates[:shown])))
+
+
+def test_what_an_id_was_read_to_be_is_kept_with_its_end_and_a_row_of_before_that_is_read_too() -> None:
+    ended = Ended(Outcome.WOULD_RELEASE, None, "It would ...", disposition="SPAM", guard=Guarded.PASSED)
+    item = dict(ledger_items.request_item(request_row(BARE, ended={BARE: ended})))
+    assert ledger_items.request_row(item).ended == {BARE: ended}
+    item["end_0"] = {"S": '["denied","disposition_not_allowed","Rule dispositions: ...",[]]'}
+    before = Ended(Outcome.DENIED, Code.DISPOSITION_NOT_ALLOWED, "Rule dispositions: ...")
+    assert ledger_items.request_row(item).ended == {BARE: before}

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, settings
 from schemathesis.config import SchemathesisConfig
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
+from local.proxy_event import http_answer
 from quarantine_release.outcome import Code, Outcome, State
 from quarantine_release.problem import PROBLEMS
 from quarantine_release.routes import _ROUTES
@@ -92,6 +93,17 @@ def test_what_the_code_names_is_described() -> None:
     assert set(schemas["Trace"]["properties"]["state"]["enum"]) == {None, *State}
     statuses = {int(status) for _, _, operation in responses() for status in operation["responses"]}
     assert {problem.status for problem in PROBLEMS.values()} - {405} <= statuses
+
+
+def test_the_header_of_a_401_is_described_under_both_of_its_names(deployment: Deployment) -> None:
+    """As the function gives it, and as API Gateway hands it on; so neither name can be counted on."""
+    headers = DESCRIPTION["components"]["responses"]["Unauthenticated"]["headers"]
+    given = deployment.post(client=None).headers
+    handed_on = [name for name, _ in http_answer({"statusCode": 401, "headers": dict(given)}).headers]
+    names = {name.lower() for name in (*given, *handed_on) if "www-authenticate" in name.lower()}
+    assert {name.lower() for name in headers} == names
+    assert len(names) == 2
+    assert not any(header.get("required") for header in headers.values())
 
 
 def test_examples_are_real_answers(deployment: Deployment) -> None:

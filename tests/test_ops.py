@@ -43,11 +43,12 @@ from quarantine_release.settings import Settings
 from quarantine_release.table import Table
 from quarantine_release.trace import MessageRow, OperationKind, OperationRow, RequestRow, RequestState
 from tests.deployment import ACCOUNT as DEPLOYED_ACCOUNT
-from tests.deployment import MESSAGE, Deployment, aws_session, deployed_template, path_of
+from tests.deployment import MESSAGE, Deployment, aws_session, client_entry, deployed_template, path_of
 from tests.model_dynamodb import Fault, ModelDynamoDB
 from tests.small_cloudflare import NO_REPLY, Reply
 from tests.stand_ins import ACCOUNT, BARE, NOON, OTHER, TERMS, Clock, RememberingQueue, request_row
 from tests.test_permissions import Need, _covers, needs_of
+from tests.test_routes_guarded import EVIL, entry
 from tools import ops_wiring
 from tools.operations import Person, Unchanged, pause, redrivable, redrive, resume, settle
 from tools.ops import main
@@ -338,6 +339,11 @@ def test_tables_are_as_wide_as_what_stands_in_them_and_steer_no_terminal() -> No
     assert text == "a   yes\nbb  x, y\nc   d 1\nf   -\ng   no"
 
 
+def test_a_list_has_no_column_in_which_nothing_stands() -> None:
+    bodies: list[dict[str, Any]] = [{"a": 1, "b": None, "c": []}, {"a": 2, "b": "", "d": False}]
+    assert listed("Things", bodies, ("a", "b", "c", "d", "e")) == "Things:\na  d\n1  -\n2  no"
+
+
 # --- The command line, against moto
 
 
@@ -457,6 +463,49 @@ def test_a_pause_is_set_shown_and_lifted(deployment: Deployment, tool: Tool) -> 
     assert tool.json("pauses")["paused"] == []
     deployment.start_afresh()
     assert deployment.post().result["outcome"] == "released"
+    assert tool.json("trace", MESSAGE)["operations"] == []
+    tool.run("pause", "--client", "soar", "--reason", "another wrong rule")
+    assert "another wrong rule" in tool.run("trace", MESSAGE)[1]
+    assert deployment.post().code == "releases_paused"
+    (shown,) = deployment.get(f"/v1/messages/{MESSAGE}", client="auditor").body["operations"]
+    assert tool.json("trace", MESSAGE)["operations"] == [shown]
+    assert (shown["kind"], shown["client"], shown["reason"]) == ("pause", "soar", "another wrong rule")
+
+
+def test_the_tables_show_what_the_guard_made_of_a_mail_and_how_it_was_asked_for(
+    deployment: Deployment, tool: Tool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GUARD_MODE", "standard")
+    may = client_entry("soar", scopes=["release", "override"])
+    deployment.put_secret("clients", {"clients": [may]})
+    evil = entry(EVIL, final_disposition="MALICIOUS")
+    bodies: list[dict[str, Any]] = [
+        {},
+        {"override": True, "reason": "as evidence", "dry_run": True},
+        {"override": True, "reason": "as evidence"},
+    ]
+    asked = []
+    for body in bodies:
+        # The last release is a call of its own.
+        deployment.upstream.answers.append(Reply(result=evil))
+        asked.append(deployment.post({"ids": [EVIL], **body}).body["request_id"])
+    denied, rehearsed, released = (_words(tool.run("request", each)[1]) for each in asked)
+    rule = "Rule dispositions: mail whose disposition is MALICIOUS is not released."
+    assert [rule in each for each in (denied, rehearsed, released)] == [True, False, False]
+    assert f"{EVIL} denied disposition_not_allowed MALICIOUS" in denied
+    assert f"{EVIL} would_release overridden MALICIOUS" in rehearsed
+    assert f"{EVIL} released overridden MALICIOUS" in released
+    assert ["flags override, dry_run" in each for each in (denied, rehearsed, released)] == [False, True, False]
+    assert "flags override" in released
+    trace = _words(tool.run("trace", EVIL)[1])
+    assert "guard overridden disposition MALICIOUS" in trace
+    assert "soar - denied disposition_not_allowed - MALICIOUS - " + rule in trace
+    assert "soar override, dry_run would_release - overridden MALICIOUS as evidence" in trace
+    assert "soar override released" in trace
+
+
+def _words(text: str) -> str:
+    return " ".join(text.split())
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ items. A call or a condition of another kind fails the test, so that nobody take
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -20,7 +20,7 @@ from tests.deployment import ACCOUNT, MESSAGE, Deployment, listening, path_of
 from tests.small_cloudflare import NO_REPLY, Reply
 from tests.stand_ins import TERMS, Clock
 from tests.test_template import allowed, listed, role_of, stack_with, statements
-from tools.operations import Person, settle
+from tools.operations import Person, pause, settle
 
 WEBHOOK, WORKER, RECONCILER = "WebhookFunction", "WorkerFunction", "ReconcilerFunction"
 # Transactions have no permission of their own: each of their actions needs that of the call it stands for (DynamoDB
@@ -227,7 +227,9 @@ def play_what_is_settled_later(stage: Stage) -> None:
     ledger = DynamoLedger(Table(stage.deployment._dynamodb, stage.deployment.environment["TABLE_NAME"], lambda _: None))
     person = Person("ann", "seen in the dashboard", stage.clock.now, OperationId("01OPERATION"))
     settle(ledger, None, AccountId(ACCOUNT), PostfixPart("4WtWkr6nlBz9sNJ"), Seen.RELEASED, person, TERMS)
-    assert stage.deployment.get("/v1/messages/4WtWkr6nlBz9sNJ").body["operations"]
+    pause(ledger, AccountId(ACCOUNT), None, replace(person, operation=OperationId("02OPERATION")))
+    operations = stage.deployment.get("/v1/messages/4WtWkr6nlBz9sNJ").body["operations"]
+    assert [operation["kind"] for operation in operations] == ["settle", "pause"]
 
 
 def test_whatever_a_function_calls_is_allowed_to_it(needs: dict[str, set[Need]]) -> None:

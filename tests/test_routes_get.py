@@ -1,10 +1,14 @@
 """Looking up: requests alone and in lists, the trace of a message, and the test of the connection."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from quarantine_release import wiring
+from quarantine_release.ledger import DynamoLedger
+from quarantine_release.outcome import AccountId, OperationId
+from quarantine_release.table import Table
 from tests.deployment import (
     ACCOUNT,
     CLOUDFLARE_SECRET,
@@ -17,6 +21,7 @@ from tests.deployment import (
 )
 from tests.small_cloudflare import NO_REPLY, RECIPIENT, Reply, delivered
 from tests.stand_ins import Clock
+from tools.operations import Person, pause, resume
 
 SECOND = "4WtWkr6nlBz9sNH"
 
@@ -113,6 +118,39 @@ def test_the_trace_shows_a_call_that_was_refused(deployment: Deployment) -> None
     assert [(request["state"], request["outcome"]) for request in body["requests"]] == [("refused", None)]
 
 
+def test_the_trace_shows_the_pauses_that_its_requests_may_have_met(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(wiring.clock())
+    monkeypatch.setattr(wiring, "clock", clock)
+    ledger = DynamoLedger(Table(deployment._dynamodb, deployment.environment["TABLE_NAME"], lambda _: None))
+
+    def change(what: Callable[..., object], client: str | None) -> None:
+        clock.move(seconds=1)
+        at = clock.now
+        what(ledger, AccountId(ACCOUNT), client, Person("ann", "a wrong rule", at, OperationId(at.isoformat())))
+
+    change(pause, "soar")
+    change(resume, "soar")
+    deployment.start_afresh()
+    assert deployment.post().status == 200
+    for client in ("soar", "nobody", None):
+        change(pause, client)
+    change(resume, None)
+    deployment.aws_calls.clear()
+    operations = deployment.get(f"/v1/messages/{MESSAGE}", client="auditor").body["operations"]
+    assert [(each["kind"], each["client"]) for each in operations] == [
+        ("pause", "soar"),
+        ("pause", None),
+        ("resume", None),
+    ]
+    assert {(each["by"], each["reason"]) for each in operations} == {("ann", "a wrong rule")}
+    # Message, requests without a claim, requests, attempts, account, operations.
+    assert deployment.aws_calls == ["BatchGetItem"] * 6
+    shown = deployment.get(f"/v1/messages/{MESSAGE}").body["operations"]
+    assert shown == [{"at": each["at"], "kind": each["kind"]} for each in operations]
+
+
 def test_an_id_may_come_percent_encoded_once(deployment: Deployment) -> None:
     deployment.post([INVESTIGATE_ID])
     encoded = INVESTIGATE_ID.replace(":", "%3A")
@@ -122,7 +160,16 @@ def test_an_id_may_come_percent_encoded_once(deployment: Deployment) -> None:
 
 
 @pytest.mark.parametrize(
-    "given_id", ["short", "%FF%FF%FF%FF%FF%FF%FF%FF", f"{MESSAGE}%0A", f"M%23{ACCOUNT}", "..%2F..%2Fabcd"]
+    "given_id",
+    [
+        "short",
+        "%FF%FF%FF%FF%FF%FF%FF%FF",
+        f"{MESSAGE}%0A",
+        f"M%23{ACCOUNT}",
+        "..%2F..%2Fabcd",
+        "%3C20261125.1532%40example.net%3E",
+        "20261125.1532@example.net",
+    ],
 )
 def test_what_is_no_id_is_told_so(deployment: Deployment, given_id: str) -> None:
     answer = deployment.get(f"/v1/messages/{given_id}")

@@ -97,13 +97,60 @@ def test_malicious_mail_is_denied_however_it_is_asked_for(guarded: Deployment) -
         assert (answer.status, answer.body["outcome"], answer.body["ok"]) == (200, "none", False)
         assert (answer.result["outcome"], answer.result["code"]) == ("denied", "disposition_not_allowed")
         assert "MALICIOUS" in answer.result["detail"]
+        assert (answer.result["disposition"], "guard" in answer.result) == ("MALICIOUS", False)
         assert guarded.get(path_of(answer)).body["results"] == answer.body["results"]
     assert guarded.upstream.releases == []
     trace = guarded.get(f"/v1/messages/{EVIL}").body
     assert (trace["state"], {request["outcome"] for request in trace["requests"]}) == (None, {"denied"})
     assert {request["code"] for request in trace["requests"]} == {"disposition_not_allowed"}
+    assert {request["disposition"] for request in trace["requests"]} == {trace["disposition"]} == {"MALICIOUS"}
+    assert {request["detail"] for request in trace["requests"]} == {answer.result["detail"]}
     (event, *_) = guarded.events("not_released")
     assert (event["client"], event["code"], event["dry_run"]) == ("soar", "disposition_not_allowed", False)
+    assert (event["disposition"], event["detail"]) == ("MALICIOUS", answer.result["detail"])
+
+
+@pytest.mark.parametrize(
+    ("told", "kept"),
+    [("PHISHING-KIT", "PHISHING-KIT"), ("to ann.canary@example.com", None), (None, None), ("", None)],
+)
+def test_of_a_disposition_that_nobody_knows_a_name_is_told_and_no_other_text(
+    guarded: Deployment, messages: list[dict[str, Any]], told: str | None, kept: str | None
+) -> None:
+    messages[0]["final_disposition"] = told
+    answer = guarded.post([INVESTIGATE_ID])
+    assert (answer.result["outcome"], answer.result["disposition"]) == ("denied", kept)
+    assert guarded.get(path_of(answer)).result == answer.result
+    trace = guarded.get(f"/v1/messages/{MESSAGE}").body
+    assert (trace["disposition"], trace["requests"][0]["disposition"]) == (kept, kept)
+    assert [event.get("disposition") for event in guarded.events("not_released")] == [kept]
+
+
+def test_what_is_not_quarantined_says_what_it_is(guarded: Deployment, messages: list[dict[str, Any]]) -> None:
+    messages[0]["is_quarantined"] = False
+    result = guarded.post([INVESTIGATE_ID]).result
+    assert (result["outcome"], result["disposition"], "guard" in result) == ("not_quarantined", "SPAM", False)
+
+
+def test_an_override_keeps_no_text_that_is_no_name(guarded: Deployment, messages: list[dict[str, Any]]) -> None:
+    messages[0]["final_disposition"] = "to ann.canary@example.com"
+    may = client_entry("soar", scopes=["release", "read", "override"])
+    guarded.put_secret("clients", {"clients": [may]})
+    result = guarded.post({"ids": [INVESTIGATE_ID], "override": True, "reason": "known to be harmless"}).result
+    assert (result["guard"], result["disposition"]) == ("overridden", None)
+
+
+def test_of_a_denial_others_see_time_and_outcome_alone(guarded: Deployment) -> None:
+    guarded.post([EVIL])
+    trace = guarded.get(f"/v1/messages/{EVIL}", client="other").body
+    assert [request.keys() for request in trace["requests"]] == [{"at", "outcome"}]
+
+
+def test_while_the_guard_is_off_nothing_is_said_of_it(guarded: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GUARD_MODE", "off")
+    bodies = ([INVESTIGATE_ID], {"ids": [EVIL], "dry_run": True}, {"ids": [EVIL.rpartition("-")[0]], "dry_run": True})
+    for body in (*bodies, ["4WtNoSuch000001-2024-01-05T10:00:00"]):
+        assert not {"guard", "disposition"} & guarded.post(body).result.keys()
 
 
 def test_malicious_mail_is_denied_in_a_batch_and_in_the_worker(guarded: Deployment) -> None:
@@ -214,6 +261,9 @@ def test_a_dry_run_sends_nothing_and_shows_what_would_be(guarded: Deployment) ->
     assert (answer.status, answer.body["ok"], answer.body["dry_run"]) == (200, False, True)
     assert [result["outcome"] for result in answer.body["results"]] == ["would_release", "denied"]
     assert answer.body["calls"] == [{"wire_form": "object", "ids": [INVESTIGATE_ID]}]
+    passed, refused = answer.body["results"]
+    assert (passed["guard"], passed["disposition"], answer.body["warnings"]) == ("passed", "SPAM", [])
+    assert (refused["disposition"], "guard" in refused) == ("MALICIOUS", False)
     assert answer.body["messages"][0] == {
         "id": ALERT,
         "message_id": INVESTIGATE_ID,
@@ -229,7 +279,25 @@ def test_a_dry_run_sends_nothing_and_shows_what_would_be(guarded: Deployment) ->
     assert SUBJECT not in str(guarded.rows())
     again = guarded.get(path_of(answer)).body
     assert (again["results"], again["messages"], again["calls"]) == (answer.body["results"], [], [])
-    assert guarded.get(f"/v1/messages/{MESSAGE}").body["requests"][0]["dry_run"] is True
+    asked = guarded.get(f"/v1/messages/{MESSAGE}").body["requests"][0]
+    assert (asked["dry_run"], asked["outcome"], asked["guard"]) == (True, "would_release", "passed")
+    assert (asked["disposition"], asked["detail"]) == ("SPAM", passed["detail"])
+    assert guarded.events("not_released")[0]["guard"] == "passed"
+
+
+def test_a_dry_run_shows_how_each_would_come_past_the_guard(
+    guarded: Deployment, messages: list[dict[str, Any]]
+) -> None:
+    may = client_entry("soar", scopes=["release", "read", "override"])
+    guarded.put_secret("clients", {"clients": [may]})
+    body = {"ids": [EVIL], "override": True, "reason": "needed as evidence", "dry_run": True}
+    result = guarded.post(body).result
+    assert (result["outcome"], result["guard"], result["disposition"]) == ("would_release", "overridden", "MALICIOUS")
+    messages.clear()
+    answer = guarded.post({"ids": [MESSAGE], "dry_run": True})
+    assert (answer.result["guard"], answer.result["disposition"]) == ("not_checked", None)
+    warning = "Would be released without a look at what the mail is, since it cannot be read: 1"
+    assert answer.body["warnings"] == guarded.get(path_of(answer)).body["warnings"] == [warning]
 
 
 def test_a_release_that_is_to_be_confirmed_says_whether_it_was(

@@ -1,6 +1,7 @@
 """The rows as values: which messages a request means, when it may claim, and when a call is open."""
 
 from dataclasses import replace
+from datetime import timedelta
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 from quarantine_release.outcome import (
     AttemptId,
     MessageId,
+    OperationId,
     PostfixPart,
     RequestId,
     State,
@@ -15,7 +17,17 @@ from quarantine_release.outcome import (
     contradict,
     postfix_part,
 )
-from quarantine_release.trace import AttemptRow, AttemptState, RequestState, Target, WireForm, targets_of
+from quarantine_release.trace import (
+    AttemptRow,
+    AttemptState,
+    OperationKind,
+    OperationRow,
+    RequestState,
+    Target,
+    WireForm,
+    met_by,
+    targets_of,
+)
 from tests.shapes import family, message_ids
 from tests.stand_ins import ACCOUNT, BARE, FULL, NOON, OTHER, TERMS, request_row
 
@@ -66,3 +78,27 @@ def test_an_attempt_is_open_while_something_about_it_is_unknown() -> None:
     assert not replace(sent, state=AttemptState.REFUSED).is_open
     assert not answered.is_open
     assert unclear.is_open
+
+
+PAUSE, RESUME = OperationKind.PAUSE, OperationKind.RESUME
+
+
+def order(kind: OperationKind, minutes: int, client: str | None = None) -> OperationRow:
+    at = NOON + timedelta(minutes=minutes)
+    name = OperationId(f"{minutes + 100:03}{client or ''}")
+    return OperationRow(account_id=ACCOUNT, operation=name, kind=kind, at=at, by="ann", reason="why", client=client)
+
+
+def test_requests_may_have_met_what_was_paused_or_resumed_since_the_first_of_them() -> None:
+    asked = [request_row(FULL, created_at=NOON + timedelta(minutes=5)), request_row(FULL, client="other")]
+    orders = [order(PAUSE, 0), order(RESUME, 1), order(PAUSE, 2, "soar"), order(RESUME, 3, "other")]
+    assert met_by(asked, [*reversed(orders), order(PAUSE, 2, "nobody")]) == orders
+    assert met_by(asked[:1], orders) == [order(PAUSE, 2, "soar")]
+    assert met_by([], orders) == []
+
+
+def test_of_what_was_ordered_before_they_have_met_the_pauses_that_stood() -> None:
+    asked = [request_row(FULL)]
+    stood = [order(PAUSE, -9), order(PAUSE, -7)]
+    lifted = [order(PAUSE, -8, "soar"), order(RESUME, -1, "soar")]
+    assert met_by(asked, [*stood, *lifted, order(RESUME, 1)]) == [stood[1], order(RESUME, 1)]

@@ -21,7 +21,7 @@ from quarantine_release.ports import LedgerUnavailable
 from quarantine_release.request_members import InvalidRequest, parse_account_id, parse_message_id, parse_request_id
 from quarantine_release.results import results_of
 from quarantine_release.run import Answer
-from quarantine_release.trace import OperationRow, RequestRow, operations_of, targets_of
+from quarantine_release.trace import OperationRow, RequestRow, targets_of
 from tools.operations import Person, Unchanged, in_doubt, pause, redrive, resume, settle
 from tools.ops_arguments import SEEN, parser
 from tools.ops_tables import facts, listed
@@ -30,8 +30,34 @@ from tools.ops_wiring import Place, Unreachable, place_of
 # Of each kind and each of the open index's shards.
 OPEN_LIMIT: Final = 250
 # What the tables show.
-_MESSAGE: Final = ("id", "account_id", "state", "code", "delivered", "undelivered", "failed", "evidence", "updated_at")
-_ASKED: Final = ("at", "request_id", "client", "requested_by", "outcome", "reason", "ticket")
+_MESSAGE: Final = (
+    "id",
+    "account_id",
+    "state",
+    "code",
+    "guard",
+    "disposition",
+    "delivered",
+    "undelivered",
+    "failed",
+    "evidence",
+    "confirmed_at",
+    "updated_at",
+)
+_ASKED: Final = (
+    "at",
+    "request_id",
+    "client",
+    "requested_by",
+    "flags",
+    "outcome",
+    "code",
+    "guard",
+    "disposition",
+    "reason",
+    "ticket",
+    "detail",
+)
 _CALLS: Final = ("sent_at", "attempt_id", "state", "ids_in_call", "verdict", "evidence")
 _REQUEST: Final = (
     "request_id",
@@ -42,10 +68,23 @@ _REQUEST: Final = (
     "requested_by",
     "reason",
     "ticket",
-    "force",
+    "flags",
     "message",
+    "warnings",
 )
-_RESULT: Final = ("id", "outcome", "code", "attempts", "updated_at")
+_RESULT: Final = (
+    "id",
+    "resolved_id",
+    "outcome",
+    "code",
+    "guard",
+    "disposition",
+    "attempts",
+    "updated_at",
+    "detail",
+)
+# Of these the tables name those that were asked for, in one column.
+_FLAGS: Final = ("force", "override", "dry_run")
 _OPERATION: Final = ("at", "kind", "by", "reason", "client", "settled_as", "redriven", "request_id", "operation_id")
 
 
@@ -83,14 +122,14 @@ def _trace(options: argparse.Namespace, place: Place) -> tuple[Mapping[str, Any]
     requests = place.ledger.requests(sorted(unclaimed | (row.asks if row is not None else frozenset())))
     called = row.attempts | {row.last_refused or row.attempt} if row is not None else frozenset()
     attempts = place.ledger.attempts(account_id, sorted(called))
-    operations = place.ledger.operations(account_id, operations_of(row, requests.values()))
+    operations = place.ledger.operations_met(account_id, row, requests.values())
     body = trace_body(
         row, requests, attempts, operations, account_id=account_id, part=part, visible_to=None, now=wiring.clock()
     )
     return body, "\n\n".join(
         (
             facts(body, _MESSAGE),
-            listed("Requests", body["requests"], _ASKED),
+            listed("Requests", [_with_flags(request) for request in body["requests"]], _ASKED),
             listed("Attempts", body["attempts"], _CALLS),
             listed("Operations", body["operations"], _OPERATION),
         )
@@ -110,11 +149,15 @@ def _request(options: argparse.Namespace, place: Place) -> tuple[Mapping[str, An
     }
     return body, "\n\n".join(
         (
-            facts(body, _REQUEST),
+            facts(_with_flags(body), _REQUEST),
             listed("Results", body["results"], _RESULT),
             listed("Operations", body["operations"], _OPERATION),
         )
     )
+
+
+def _with_flags(body: Mapping[str, Any]) -> dict[str, Any]:
+    return {**body, "flags": [name for name in _FLAGS if body.get(name)]}
 
 
 def _open(options: argparse.Namespace, place: Place) -> tuple[Mapping[str, Any], str]:

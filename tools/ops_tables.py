@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 _GAP: Final = "  "
+_NOTHING: Final[tuple[Any, ...]] = (None, "", [])
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -21,19 +22,20 @@ def facts(body: Mapping[str, Any], names: Sequence[str]) -> str:
 
 
 def listed(title: str, bodies: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
-    """Return a table of members below a title, or that there is none."""
+    """Return a table of members below a title, without columns in which nothing stands, or that there is none."""
     if not bodies:
         return f"{title}: none"
+    names = [name for name in names if any(body.get(name) not in _NOTHING for body in bodies)]
     return f"{title}:\n" + table(names, ([body.get(name) for name in names] for body in bodies))
 
 
 def _cell(value: Any) -> str:
-    if value is None or value == "" or value == []:
+    if value in _NOTHING:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, dict):
-        return ", ".join(f"{name} {_cell(each)}" for name, each in value.items() if each not in (None, [], ""))
+        return ", ".join(f"{name} {_cell(each)}" for name, each in value.items() if each not in _NOTHING)
     if isinstance(value, list):
         return ", ".join(map(_cell, value))
     # What a caller sent is shown on a terminal: it must not be able to steer it.

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from quarantine_release.guard import Guarded
-from quarantine_release.outcome import AccountId, Evidence, Outcome, PostfixPart, RequestId, State
+from quarantine_release.outcome import AccountId, Evidence, Outcome, PostfixPart, RequestId, State, postfix_part
 from quarantine_release.results import Result, results_of
 from quarantine_release.run import Answer
 from quarantine_release.trace import AttemptRow, FailOn, MessageRow, OperationRow, RequestRow, RequestState
@@ -21,9 +21,10 @@ _FAILURES: Final[dict[FailOn, tuple[str, ...]]] = {
 def answer_body(answer: Answer, warnings: Sequence[str] = ()) -> dict[str, Any]:
     """Return the answer to a POST or GET of a release request."""
     results = answer.results
-    unchecked = sum(bool(result.row and result.row.guard is Guarded.NOT_CHECKED) for result in results)
-    if unchecked:
-        warnings = [*warnings, f"Released without a look at what the mail is, since it cannot be read: {unchecked}"]
+    for is_rehearsed, done in ((False, "Released"), (True, "Would be released")):
+        unchecked = sum(one.guard is Guarded.NOT_CHECKED and bool(one.ended) is is_rehearsed for one in results)
+        if unchecked:
+            warnings = [*warnings, f"{done} without a look at what the mail is, since it cannot be read: {unchecked}"]
     is_open = not all(result.is_end for result in results)
     released = [result.id for result in results if result.outcome in _DONE]
     not_released = [result.id for result in results if result.is_end and result.outcome not in _DONE]
@@ -109,11 +110,17 @@ def _found_out(result: Result, *, is_to_be_confirmed: bool) -> dict[str, Any]:
             }
             for one in ended.candidates
         ]
-    if row is not None and row.guard is not None:
-        body |= {"guard": row.guard, "disposition": row.disposition}
+    body |= _guarded(result)
     if row is not None and row.state is State.RELEASED and (is_to_be_confirmed or row.confirmed_at is not None):
         body |= {"confirmed": row.confirmed_at is not None, "confirmed_at": _time(row.confirmed_at)}
     return body
+
+
+def _guarded(result: Result) -> dict[str, Any]:
+    """Return how an id came past the guard and what the mail is; of what it read and refused the latter alone."""
+    if result.guard is not None:
+        return {"guard": result.guard, "disposition": result.disposition}
+    return {"disposition": result.disposition} if result.ended is not None and result.ended.was_read else {}
 
 
 def trace_body(
@@ -137,7 +144,7 @@ def trace_body(
         "id": row.message_id if row is not None else part,
         "postfix_id": part,
         "account_id": account_id,
-        **(_message_body(row, own) if row is not None else _UNCLAIMED),
+        **(_message_body(row, own) if row is not None else {**_UNCLAIMED, "disposition": _last_read(asked, part)}),
         "requests": [_request_body(request, row, part, own, now) for request in asked],
         "requests_not_shown": len(row.asks - requests.keys()) + row.asks_uncounted if row is not None else 0,
         "attempts": [_attempt_body(attempt, part, own) for attempt in attempts],
@@ -151,6 +158,17 @@ _UNCLAIMED: Final[dict[str, Any]] = {
     **dict.fromkeys((*_NOT_KNOWN, "updated_at", "expires_at")),
     **{name: () for name in ("delivered", "undelivered", "failed")},
 }
+
+
+def _last_read(asked: Sequence[RequestRow], part: PostfixPart) -> str | None:
+    """Return what a message that was never claimed was last read to be."""
+    ended = [
+        end
+        for request in asked
+        for given, end in request.ended.items()
+        if postfix_part(request.resolved.get(given, given)) == part
+    ]
+    return next((end.disposition for end in reversed(ended) if end.disposition is not None), None)
 
 
 def _message_body(row: MessageRow, own: set[RequestId]) -> dict[str, Any]:
@@ -209,12 +227,14 @@ def _request_body(
     # Whose caller was told no has come to nothing, whatever the message comes to for others.
     rows = {part: row} if row is not None else {}
     results = () if request.state is RequestState.REFUSED else results_of(request, rows, now)
-    outcomes = [result for result in results if result.part == part]
-    body: dict[str, Any] = {"at": _time(request.created_at), "outcome": outcomes[0].outcome if outcomes else None}
+    result = next((each for each in results if each.part == part), None)
+    body: dict[str, Any] = {"at": _time(request.created_at), "outcome": result.outcome if result is not None else None}
     if request.request_id not in own:
         return body
-    code = outcomes[0].code if outcomes else None
-    return {"request_id": request.request_id, **body, "code": code, **request_body(request)}
+    body["code"] = result.code if result is not None else None
+    if result is not None and result.ended is not None:
+        body |= {"detail": result.ended.detail, **_guarded(result)}
+    return {"request_id": request.request_id, **body, **request_body(request)}
 
 
 def request_body(request: RequestRow) -> dict[str, Any]:

@@ -4,8 +4,9 @@ What is not known is refused. Sources of the fields: Cloudflare's API reference,
 message details"; that mail of other delivery modes than DIRECT is never held: "Email Security, API deployment".
 """
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
@@ -18,6 +19,18 @@ DISPOSITIONS: Final = HARMFUL | {"SUSPICIOUS", "SPOOF", "SPAM", "BULK", "ENCRYPT
 _REMEDY: Final = "send the AlertID or the investigate id instead."
 # These look at copies, or at mail that is in its mailbox already.
 _HOLDS_NOTHING: Final = frozenset({"API", "BCC", "JOURNAL", "RETRO_SCAN"})
+# Dispositions that nobody knows yet may look like this; any other text may be anything, an address too.
+_NAME: Final = re.compile(r"\A[A-Z_-]{1,40}\Z")
+# What only a message that was read can end with.
+_OF_READ: Final = frozenset(
+    {
+        Code.DISPOSITION_NOT_ALLOWED,
+        Code.MESSAGE_TOO_OLD,
+        Code.RECIPIENT_NOT_ALLOWED,
+        Code.ALREADY_DELIVERED,
+        Code.NOTHING_HELD,
+    }
+)
 
 
 class Mode(StrEnum):
@@ -103,6 +116,11 @@ class Details:
     subject: str | None = field(default=None, repr=False)
     is_released: bool = False
 
+    @property
+    def disposition_name(self) -> str | None:
+        """Return the disposition as it may be kept and logged; None for what is no name."""
+        return self.disposition if self.disposition and _NAME.match(self.disposition) else None
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -116,12 +134,22 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """Why an id of a request is not released on its behalf: an end, reached before anything was claimed."""
+    """Why an id of a request is not released on its behalf: an end, reached before anything was claimed.
+
+    `disposition` is what was read; `guard` how the message would come past the guard, if this was a dry run.
+    """
 
     outcome: Outcome
     code: Code | None
     detail: str
     candidates: tuple[Candidate, ...] = ()
+    disposition: str | None = None
+    guard: Guarded | None = None
+
+    @property
+    def was_read(self) -> bool:
+        """Say whether the message was read and refused for what it is."""
+        return self.code in _OF_READ
 
 
 def judge(
@@ -149,9 +177,8 @@ def judge(
         return Ended(Outcome.NOT_FOUND, None, "Cloudflare knows no such message.")
     if isinstance(details, NotRead):
         return Ended(Outcome.DENIED, Code.GUARD_UNAVAILABLE, "The message could not be read, so it is not released.")
-    return (
-        (None if force else _not_held(details)) or _refused(details, policy, now, override) or _passed(details, policy)
-    )
+    ended = (None if force else _not_held(details)) or _refused(details, policy, now, override)
+    return _passed(details, policy) if ended is None else replace(ended, disposition=details.disposition_name)
 
 
 def _not_held(details: Details) -> Ended | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from quarantine_release.guard import Candidate, Ended, policy_entry, policy_of
+from quarantine_release.guard import Candidate, Ended, Guarded, policy_entry, policy_of
 from quarantine_release.outcome import (
     Code,
     Evidence,
@@ -116,16 +116,24 @@ def _ended_to_json(value: Ended) -> list[Any]:
         [one.message_id, one.at.isoformat() if one.at else None, one.disposition, one.is_quarantined]
         for one in value.candidates
     ]
-    return [value.outcome, value.code, value.detail, candidates]
+    return [value.outcome, value.code, value.detail, candidates, value.disposition, value.guard]
 
 
 def _ended_from_json(value: list[Any]) -> Ended:
-    outcome, code, detail, candidates = value
+    # Rows of before these were kept hold no disposition and no guard.
+    outcome, code, detail, candidates, disposition_read, guard = [*value, None, None][:6]
     known = tuple(
         Candidate(MessageId(name), datetime.fromisoformat(at) if at else None, disposition, is_quarantined)
         for name, at, disposition, is_quarantined in candidates
     )
-    return Ended(Outcome(outcome), Code(code) if code else None, detail, known)
+    return Ended(
+        Outcome(outcome),
+        Code(code) if code else None,
+        detail,
+        known,
+        disposition_read,
+        Guarded(guard) if guard else None,
+    )
 
 
 def _verdicts_to_json(verdicts: Mapping[PostfixPart, Verdict], *, named: bool = True) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What is read of the ledger: rows by their keys, consistently, and what the open index says is due. Writes nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 
 from quarantine_release.allowance import AccountRow
@@ -27,7 +27,15 @@ from quarantine_release.outcome import (
 )
 from quarantine_release.ports import Known
 from quarantine_release.table import Table
-from quarantine_release.trace import AttemptRow, MessageRow, OperationRow, RequestRow, RequestState
+from quarantine_release.trace import (
+    AttemptRow,
+    MessageRow,
+    OperationRow,
+    RequestRow,
+    RequestState,
+    met_by,
+    operations_of,
+)
 
 
 class LedgerReads:
@@ -57,6 +65,18 @@ class LedgerReads:
         """Read operations, oldest first."""
         rows = map(operation_row, self._table.read([operation_key(account_id, each) for each in operations]))
         return sorted(rows, key=lambda row: row.operation)
+
+    def operations_met(
+        self, account_id: AccountId, row: MessageRow | None, requests: Collection[RequestRow]
+    ) -> list[OperationRow]:
+        """Read what people have changed about a message, and the pauses that its requests may have met, oldest first.
+
+        Of the pauses as many as the account's row names. Two round trips at most.
+        """
+        own = operations_of(row, requests)
+        found = self.operations(account_id, [*own, *self.account(account_id).operations])
+        met = met_by(requests, [each for each in found if each.operation not in own])
+        return [each for each in found if each.operation in own or each in met]
 
     def account(self, account_id: AccountId) -> AccountRow:
         """Read an account."""

@@ -163,7 +163,9 @@ def _vetted(run: Run, vetting: Vetting) -> list[Want]:
 def _rehearse(run: Run, vetting: Vetting, wants: Sequence[Want]) -> Answer | KeyReused:
     """Tell what a release would do, and write down that it was asked for."""
     would = [want for want in wants if want.guards]
-    vetting.end(run.request, {want.target.part for want in would}, _WOULD_RELEASE)
+    for want in would:
+        guard = want.guards[run.request.request_id]
+        vetting.end(run.request, {want.target.part}, replace(_WOULD_RELEASE, disposition=want.disposition, guard=guard))
     claims = claim(run, Call(WireForm.OBJECT, ()))
     if isinstance(claims, Conflict):
         return _replay(run.request, claims, run.ports)

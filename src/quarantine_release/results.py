@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from quarantine_release.guard import Ended
+from quarantine_release.guard import Ended, Guarded
 from quarantine_release.outcome import (
     LETTERS,
     Code,
@@ -35,6 +35,18 @@ class Result:
     def part(self) -> PostfixPart:
         """Return the message's part of the id."""
         return postfix_part(self.resolved or self.id)
+
+    @property
+    def guard(self) -> Guarded | None:
+        """Return how the message came past the guard, or would in a dry run."""
+        holder = self.ended or self.row
+        return holder.guard if holder is not None else None
+
+    @property
+    def disposition(self) -> str | None:
+        """Return what the message was read to be."""
+        holder = self.ended or self.row
+        return holder.disposition if holder is not None else None
 
     @property
     def is_end(self) -> bool:

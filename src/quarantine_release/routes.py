@@ -22,7 +22,7 @@ from quarantine_release.release_request import accept, parse_release_request
 from quarantine_release.request_members import InvalidRequest, parse_account_id, parse_message_id, parse_request_id
 from quarantine_release.run import Answer
 from quarantine_release.secret_store import SecretUnavailable
-from quarantine_release.trace import MessageRow, RequestRow, RequestState, operations_of
+from quarantine_release.trace import MessageRow, RequestRow, RequestState
 
 PROBLEM_TYPE: Final = {"Content-Type": "application/problem+json"}
 _POLL_SECONDS: Final = 5
@@ -152,7 +152,7 @@ def _get_message(call: Call, given: str) -> Response:
             row,
             requests,
             ledger.attempts(account_id, sorted(attempts)),
-            ledger.operations(account_id, operations_of(row, requests.values())),
+            ledger.operations_met(account_id, row, requests.values()),
             account_id=account_id,
             part=part,
             visible_to=visible_to,

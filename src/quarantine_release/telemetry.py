@@ -53,6 +53,9 @@ def not_released(result: Result, request: RequestRow) -> None:
         ticket=request.ticket,
         request=request.request_id,
         dry_run=request.dry_run,
+        guard=result.guard,
+        disposition=result.disposition,
+        detail=result.ended.detail if result.ended else None,
     )
     count(result.outcome.title().replace("_", ""))
 

@@ -3,7 +3,7 @@
 How they lie in DynamoDB stands in `ledger.py`, and what they mean for a request in `results.py`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -248,3 +248,21 @@ def operations_of(row: MessageRow | None, requests: Iterable[RequestRow]) -> lis
     """Return what people have changed about a message: about its row, and the requests they made for it."""
     changed = row.operations if row is not None else frozenset()
     return sorted(changed | {request.operation for request in requests if request.operation})
+
+
+def met_by(requests: Collection[RequestRow], orders: Iterable[OperationRow]) -> list[OperationRow]:
+    """Return, of pauses and resumes, those that requests may have met: of the account, and of the clients who asked.
+
+    That is whatever was ordered since the first request, and the pauses that stood then.
+    """
+    if not requests:
+        return []
+    since, clients = min(request.created_at for request in requests), {None, *(request.client for request in requests)}
+    met = []
+    last: dict[str | None, OperationRow] = {}
+    for order in sorted(orders, key=lambda order: order.operation):
+        if order.client in clients and order.at >= since:
+            met.append(order)
+        elif order.client in clients:
+            last[order.client] = order
+    return [*(order for order in last.values() if order.kind is OperationKind.PAUSE), *met]

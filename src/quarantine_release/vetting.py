@@ -109,7 +109,7 @@ class Vetting:
                 target = self._named(want, told)
             guards = self._guards(want, target, told)
             if guards:
-                disposition = told.disposition if isinstance(told, Details) else None
+                disposition = told.disposition_name if isinstance(told, Details) else None
                 passed.append(Want(target, tuple(guards), guards, disposition))
         return passed
 
