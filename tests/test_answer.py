@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from quarantine_release.answer import answer_body, is_failure, result_body, trace_body
+from quarantine_release.answer import answer_body, is_failure, result_body
+from quarantine_release.guard import Guarded
 from quarantine_release.outcome import (
     AttemptId,
     Code,
@@ -37,6 +38,7 @@ from quarantine_release.trace import (
     Target,
     WireForm,
 )
+from quarantine_release.trace_answer import trace_body
 from tests.shapes import message_rows, moments, requests, tables
 from tests.stand_ins import ACCOUNT, BARE, FULL, NOON, OK, OTHER, TERMS, request_row
 
@@ -94,6 +96,14 @@ def test_the_answer_has_one_shape() -> None:
         "replayed": False,
         "warnings": ["a warning"],
     }
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+def test_of_what_was_sent_unread_only_who_had_it_sent_is_warned(outcome: Outcome) -> None:
+    unread = replace(RELEASED, guard=Guarded.NOT_CHECKED)
+    warnings = answer_body(Answer(request_row(BARE), (Result(BARE, outcome, None, unread),)))["warnings"]
+    was_sent = outcome in (Outcome.RELEASED, Outcome.PARTIALLY_RELEASED, Outcome.UNCONFIRMED, Outcome.WOULD_RELEASE)
+    assert bool(warnings) is was_sent
 
 
 def test_an_id_without_a_row_has_the_same_members_as_one_with() -> None:

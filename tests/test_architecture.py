@@ -31,6 +31,7 @@ OURS = {
     "sweep": "attempt outcome ports release run trace",
     "settle": "outcome ports sweep trace transitions",
     "answer": "guard outcome results run trace",
+    "trace_answer": "answer outcome results trace",
     "allowance": "outcome",
     # From bytes to a request.
     "http_event": "",
@@ -77,7 +78,7 @@ OURS = {
     ),
     "routes": (
         "answer authentication clients credentials guard http_event outcome ports problem release"
-        " release_request request_members run secret_store telemetry trace wiring"
+        " release_request request_members run secret_store telemetry trace trace_answer wiring"
     ),
     "webhook": (
         "authentication http_event init_phase ports problem release_request request_members routes telemetry wiring"

@@ -21,7 +21,7 @@ from local import options
 from local.children import CannotStart
 from local.stack import Stack
 from local.template import Template
-from quarantine_release.answer import answer_body, result_body, trace_body
+from quarantine_release.answer import answer_body, result_body
 from quarantine_release.clients import Scope, parse_clients
 from quarantine_release.credentials import parse_accounts
 from quarantine_release.guard import Candidate, Ended, Guarded
@@ -44,6 +44,7 @@ from quarantine_release.routes import _ROUTES, route
 from quarantine_release.run import Answer
 from quarantine_release.signature import Signed, check_signature
 from quarantine_release.trace import AttemptRow, AttemptState, MessageRow, Target, WireForm
+from quarantine_release.trace_answer import trace_body
 from tests.stand_ins import ACCOUNT, BARE, DELIVERED, NOON, OK, TERMS, request_row
 from tools.ops_arguments import parser
 

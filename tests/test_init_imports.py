@@ -24,6 +24,7 @@ table telemetry trace transitions update_expression vetting wiring
 """
 HTTP_MODULES: Final = """
 answer authentication clients http_event json_body problem release_request request_members routes signature
+trace_answer
 """
 COMMON, HTTP = frozenset(COMMON_MODULES.split()), frozenset(HTTP_MODULES.split())
 OURS: Final = {

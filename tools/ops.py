@@ -15,13 +15,14 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from quarantine_release import telemetry, wiring
 from quarantine_release.allowance import EVERYBODY
-from quarantine_release.answer import answer_body, operation_body, request_body, trace_body
+from quarantine_release.answer import answer_body
 from quarantine_release.outcome import AccountId, OperationId, RequestId, postfix_part
 from quarantine_release.ports import LedgerUnavailable
 from quarantine_release.request_members import InvalidRequest, parse_account_id, parse_message_id, parse_request_id
 from quarantine_release.results import results_of
 from quarantine_release.run import Answer
 from quarantine_release.trace import OperationRow, RequestRow, targets_of
+from quarantine_release.trace_answer import operation_body, request_body, trace_body
 from tools.operations import Person, Unchanged, in_doubt, pause, redrive, resume, settle
 from tools.ops_arguments import SEEN, parser
 from tools.ops_tables import facts, listed

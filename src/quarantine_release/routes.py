@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 from urllib.parse import unquote
 
 from quarantine_release import telemetry, wiring
-from quarantine_release.answer import answer_body, evidence_body, is_failure, trace_body
+from quarantine_release.answer import answer_body, is_failure
 from quarantine_release.authentication import AuthenticatedPayload
 from quarantine_release.clients import Client, Scope
 from quarantine_release.credentials import SecretMalformed
@@ -23,6 +23,7 @@ from quarantine_release.request_members import InvalidRequest, parse_account_id,
 from quarantine_release.run import Answer
 from quarantine_release.secret_store import SecretUnavailable
 from quarantine_release.trace import MessageRow, RequestRow, RequestState
+from quarantine_release.trace_answer import evidence_body, trace_body
 
 PROBLEM_TYPE: Final = {"Content-Type": "application/problem+json"}
 _POLL_SECONDS: Final = 5
