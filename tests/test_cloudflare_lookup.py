@@ -659,12 +659,44 @@ def test_a_budget_that_cannot_be_asked_ends_the_run() -> None:
     assert server.requests == []
 
 
-def test_what_no_time_is_left_for_is_for_another_time_but_not_if_cloudflare_took_it_all() -> None:
+def test_what_no_time_is_left_for_is_for_another_time_but_not_if_cloudflare_took_it_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cloudflare_calls, "_LEAST_SECONDS", 0.1)
     assert look([page()], *FULLS[:3], seconds=0) == (dict.fromkeys(FULLS[:3], NOT_NOW), [])
     assert find([page()], asking(), seconds=0) == ([NOT_NOW], [])
     looked, calls = look([page(held(FULLS[0])), says_and_hangs(b"")], *FULLS[:4], seconds=1)
     assert names(looked) == {FULLS[0]: FULLS[0], **dict.fromkeys(FULLS[1:4], FAILED)}
     assert len(calls) == 2
+
+
+class Slow(DeadlineSession):
+    """Takes a second and a half for each call of a quarantine without end; who has less time gets no answer."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def send(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, seconds: float
+    ) -> Reply | NoReply:
+        assert (method, body, bool(headers)) == ("GET", None, True)
+        self.now += min(seconds, 1.5)
+        if seconds < 1.5:
+            return NoReply(True, "deadline")
+        if "?" not in url:
+            return Reply(404, {}, b'{"success": false, "errors": [], "result": null}')
+        content = {"success": True, "result": [held(FULLS[20])], "result_info": {"next": str(self.now)}}
+        return Reply(200, {}, json.dumps(content).encode())
+
+
+@pytest.mark.parametrize("seconds", [5.0, 5.9, 6.1, 7.4])
+@pytest.mark.parametrize("wanted", [BARES[:1], BARES[:3], FULLS[:3]])
+def test_what_the_end_of_the_time_cuts_off_is_no_failure(wanted: list[MessageId], seconds: float) -> None:
+    """A single bare id among several thousand messages is one: its caller is told 202, and the worker has the time."""
+    session, budget = Slow(), RememberingBudget()
+    lookup = CloudflareLookup("https://api.example", Held(), session, lambda: NOON, lambda: session.now)
+    assert lookup.look(ACCOUNT, wanted, seconds, budget, Mark.ALL) == dict.fromkeys(wanted, NOT_NOW)
+    assert len(budget.taken) == 1 + (seconds - 2) // 1.5
 
 
 def test_a_credential_that_was_changed_meanwhile_is_fetched_once() -> None:

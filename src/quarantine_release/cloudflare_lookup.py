@@ -42,11 +42,19 @@ _NEVER: Final[_Listed] = (datetime.min.replace(tzinfo=UTC), None, False)
 class CloudflareLookup:
     """Cloudflare's Email Security search, for the accounts of one secret."""
 
-    def __init__(self, base_url: str, secret: Secret, session: DeadlineSession, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        secret: Secret,
+        session: DeadlineSession,
+        clock: Callable[[], datetime],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._base_url = base_url.rstrip("/")
         self._secret = secret
         self._session = session
         self._clock = clock
+        self._monotonic = monotonic
         self._listed: dict[tuple[AccountId, PostfixPart], _Listed] = {}
 
     def find(
@@ -71,8 +79,8 @@ class CloudflareLookup:
         return look.found
 
     def _calls(self, account_id: AccountId, seconds: float, budget: Budget, mark: Mark) -> Calls:
-        ends_at = time.monotonic() + seconds
-        return Calls(self._session, self._base_url, account_id, self._secret, ends_at, budget, self._clock, mark)
+        ends_at, session, secret = self._monotonic() + seconds, self._session, self._secret
+        return Calls(session, self._base_url, account_id, secret, ends_at, budget, self._clock, mark, self._monotonic)
 
     def _find(self, calls: Calls, question: Question) -> Sequence[Details] | NotRead:
         found: dict[MessageId, Details] = {}
