@@ -414,12 +414,24 @@ def test_a_run_lists_at_most_12_pages_and_reads_100_messages_singly_and_leaves_t
 
 
 def test_the_12_pages_are_all_that_several_windows_have() -> None:
-    apart = [full_id(NOON - days * DAY) for days in range(1, 21)]
+    apart = [full_id(NOON - days * DAY) for days in range(2, 42, 2)]
     looked, calls = look([*[page()] * 12, refusal(404)], *apart)
     assert looked == dict.fromkeys(apart, ABSENT)
     assert [call[0] for call in calls] == ["?"] * 12 + ["/"] * 20
-    assert calls[0].startswith("?start=2026-11-21T11")
-    assert calls[11].startswith("?start=2026-11-10T11")
+    assert calls[0].startswith("?start=2026-11-20T11")
+    assert calls[11].startswith("?start=2026-10-29T11")
+
+
+def test_what_came_within_a_day_of_another_is_in_one_list_with_it() -> None:
+    near, far = ([full_id(NOON - days * DAY - hours * HOUR) for days in (9, 8, 7)] for hours in (0, 1))
+    _, calls = look([page(*map(held, near))], *near)
+    assert len(calls) == 1
+    assert calls[0].startswith("?start=2026-11-13T11%3A00%3A00Z&end=2026-11-15T13%3A00%3A00Z&")
+    _, calls = look([page(*map(held, far))], far[0], *[full_id(NOON - 9 * DAY + hours * HOUR) for hours in (26, 27)])
+    assert [call.partition("&")[0] for call in calls[:2]] == [
+        "?start=2026-11-14T13%3A00%3A00Z",
+        "?start=2026-11-13T10%3A00%3A00Z",
+    ]
 
 
 def test_bare_ids_whose_window_was_not_begun_for_want_of_pages_are_for_another_time() -> None:

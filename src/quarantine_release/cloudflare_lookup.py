@@ -34,6 +34,8 @@ _SEARCH_PAGES: Final = 3
 _HOLDS: Final = timedelta(seconds=30)
 _HELD: Final = {"delivery_status": "quarantined"}
 _AROUND: Final = timedelta(hours=1)
+# What is in quarantine is little enough that a day of it costs less than one more list, and serves the next packs.
+_NEAR: Final = timedelta(hours=24)
 # When a list was begun, what it showed, and whether no other message may go by the same postfix id.
 _Listed = tuple[datetime, Details | None, bool]
 _NEVER: Final[_Listed] = (datetime.min.replace(tzinfo=UTC), None, False)
@@ -135,7 +137,7 @@ class _Look:
     def list_around(self, ids: Sequence[MessageId]) -> None:
         """List what is in quarantine around the times of the ids, until all are found or the pages are used up."""
         self.sought.update(ids)
-        for window in windows_of([Wanted(postfix_part(each), each) for each in ids], self.now):
+        for window in windows_of([Wanted(postfix_part(each), each) for each in ids], self.now, _NEAR):
             why = self._list(window)
             if why is not None:
                 self.unsure |= {one.message_id: why for one in window.wanted}
