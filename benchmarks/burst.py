@@ -8,8 +8,9 @@ import argparse
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
-from math import ceil
+from math import ceil, inf
 from pathlib import Path
 from random import Random
 from typing import Final
@@ -17,6 +18,7 @@ from typing import Final
 from benchmarks.deployment import Deployment
 from benchmarks.limited_cloudflare import Limit, LimitedCloudflare
 from benchmarks.plot import Line, plot
+from benchmarks.simulated_quarantine import Mail, Quarantine
 from benchmarks.simulated_time import SimulatedTime
 from quarantine_release.attempt import CALL_SECONDS
 from quarantine_release.outcome import MessageId
@@ -27,7 +29,16 @@ PACK: Final = 99
 # The official Python SDK, cloudflare 4.3.1: tries after the first, waits that double, minus up to a quarter, and which
 # Retry-After it keeps to (its _base_client.py and _constants.py).
 SDK_RETRIES, SDK_FIRST_WAIT, SDK_LONGEST_WAIT, SDK_JITTER, SDK_LONGEST_RETRY_AFTER = 2, 0.5, 8.0, 0.25, 60
-_POSTFIX: Final = "0123456789BCDFGHJKLMNPQRSTVWXYZbcdfghjklmnpqrstvwxyz"
+# Of so many messages that were quarantined with those of the burst one more is asked for by nobody.
+OTHERS_EVERY: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What is particular to a burst: in how long a time its messages were quarantined, and which ids are known."""
+
+    quarantined_within: timedelta = timedelta(days=2)
+    has_postfix_ids: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,19 +46,28 @@ class Burst:
     """What arrives: each message once, and when. `parameters` are those of our template that are not at default."""
 
     arrivals: Mapping[MessageId, float]
+    mails: Sequence[Mail]
     limit: Limit
     parameters: Mapping[str, str]
 
     @classmethod
     def of(
-        cls, size: int, seed: int, limit: Limit | None = None, parameters: Mapping[str, str] | None = None
+        cls,
+        size: int,
+        seed: int,
+        limit: Limit | None = None,
+        parameters: Mapping[str, str] | None = None,
+        kind: Kind = Kind(),
     ) -> "Burst":
         """Make up so many messages, asked for evenly within a minute."""
-        random = Random(seed)  # noqa: S311  reproducible on purpose
-        names = ("".join(random.choices(_POSTFIX, k=15)) for _ in range(size))
-        arrivals = {MessageId(name): ARRIVE_WITHIN_SECONDS * number / size for number, name in enumerate(names)}
+        random, now = Random(seed), SimulatedTime().clock()  # noqa: S311  reproducible on purpose
+        mails = [
+            Mail.of(now - random.random() * kind.quarantined_within, random) for _ in range(size + size // OTHERS_EVERY)
+        ]
+        ids = [mail.postfix_id if kind.has_postfix_ids else mail.investigate_id for mail in mails[:size]]
+        arrivals = {each: ARRIVE_WITHIN_SECONDS * number / size for number, each in enumerate(ids)}
         assert len(arrivals) == size  # noqa: S101
-        return cls(arrivals, limit or Limit(), parameters or {})
+        return cls(arrivals, mails, limit or Limit(), parameters or {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +84,13 @@ class Figures:
 
     @property
     def drained_at(self) -> float:
-        """Return when the last release was made."""
-        return self.released_at[-1]
+        """Return when the last release was made; infinity if none was."""
+        return self.released_at[-1] if self.released_at else inf
 
     def wait(self, share: float) -> float:
-        """Return how long this share of what was released waited at most."""
+        """Return how long this share of what was released waited at most; infinity if nothing was."""
+        if not self.waits:
+            return inf
         return self.waits[ceil(share * len(self.waits)) - 1]
 
 
@@ -85,9 +107,11 @@ class Stage:
     cloudflare: LimitedCloudflare
 
 
-def quarantine_release(stage: Stage) -> None:
+def quarantine_release(stage: Stage, guard: str = "standard") -> None:
     """Release as this system does."""
-    deployment = Deployment(stage.time, stage.random, stage.cloudflare, stage.burst.parameters)
+    quarantine = Quarantine(stage.time, stage.random, stage.cloudflare, stage.burst.mails)
+    parameters = {"GuardMode": guard, **stage.burst.parameters}
+    deployment = Deployment(stage.time, stage.random, stage.cloudflare, quarantine, parameters)
     for message_id, at in stage.burst.arrivals.items():
         deployment.post(message_id, at)
     deployment.start()
@@ -145,22 +169,37 @@ def perfectly_packed(stage: Stage) -> None:
     stage.time.spawn(release)
 
 
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A way of working, and the kind of burst that it is played with."""
+
+    act: Callable[[Stage], None]
+    kind: Kind = Kind()
+
+
 OURS: Final = "Quarantine Release"
+POSTFIX_IDS, GUARD_OFF = f"{OURS}, Postfix ids", f"{OURS}, guard off"
 BOUND: Final = "perfectly packed calls of 99"
-WAYS: Final[Mapping[str, Callable[[Stage], None]]] = {
-    OURS: quarantine_release,
-    BOUND: perfectly_packed,
-    "one call each, waits out Retry-After": partial(one_call_each, retry=until_it_passes),
-    "one call each, no retry": partial(one_call_each, retry=never),
-    "one call each, retries as the SDK": partial(one_call_each, retry=as_the_sdk),
+WAYS: Final[Mapping[str, Way]] = {
+    OURS: Way(quarantine_release),
+    POSTFIX_IDS: Way(quarantine_release, Kind(has_postfix_ids=True)),
+    GUARD_OFF: Way(partial(quarantine_release, guard="off")),
+    BOUND: Way(perfectly_packed),
+    "one call each, waits out Retry-After": Way(partial(one_call_each, retry=until_it_passes)),
+    "one call each, no retry": Way(partial(one_call_each, retry=never)),
+    "one call each, retries as the SDK": Way(partial(one_call_each, retry=as_the_sdk)),
 }
+ALL_OURS: Final = (OURS, POSTFIX_IDS, GUARD_OFF)
 
 
-def play(way: Callable[[Stage], None], burst: Burst, seed: int) -> Figures:
+def play(
+    way: Way, size: int, seed: int, limit: Limit | None = None, parameters: Mapping[str, str] | None = None
+) -> Figures:
     """Have a burst released in one way."""
+    burst = Burst.of(size, seed, limit, parameters, way.kind)
     time, random = SimulatedTime(), Random(seed)  # noqa: S311  reproducible on purpose
     cloudflare = LimitedCloudflare(time, random, burst.limit)
-    way(Stage(burst, time, random, cloudflare))
+    way.act(Stage(burst, time, random, cloudflare))
     time.run()
     released = cloudflare.released
     return Figures(
@@ -180,9 +219,9 @@ def play(way: Callable[[Stage], None], burst: Burst, seed: int) -> Figures:
 def table(figures: Mapping[str, Figures]) -> str:
     """Return a row for each way of working, in Markdown."""
     rows = [
-        f"| {way} | {each.drained_at:,.0f} | {each.calls:,} | {each.refused:,} | {each.lock_outs} | {each.lost:,} |"
+        f"| {name} | {each.drained_at:,.0f} | {each.calls:,} | {each.refused:,} | {each.lock_outs} | {each.lost:,} |"
         f" {each.wait(0.5):,.1f} | {each.wait(0.99):,.1f} |"
-        for way, each in figures.items()
+        for name, each in figures.items()
     ]
     head = [
         "| way of working | last release s | calls | 429s | lock-outs | lost | wait p50 s | wait p99 s |",
@@ -192,12 +231,13 @@ def table(figures: Mapping[str, Figures]) -> str:
 
 
 def targets(figures: Mapping[str, Figures]) -> dict[str, bool]:
-    """Say of each target whether it was met."""
-    ours, bound = figures[OURS], figures[BOUND]
-    ratio = ours.drained_at / bound.drained_at
+    """Say of each target whether all of ours met it."""
+    ours, bound = [figures[way] for way in ALL_OURS], figures[BOUND]
+    refused, lost, twice = (sum(getattr(each, name) for each in ours) for name in ("refused", "lost", "twice"))
+    ratio = max(each.drained_at for each in ours) / bound.drained_at
     return {
-        f"no 429: {ours.refused}": ours.refused == 0,
-        f"every id released once: {ours.lost} not, {ours.twice} twice": ours.lost == ours.twice == 0,
+        f"no 429: {refused}": refused == 0,
+        f"every id released once: {lost} not, {twice} twice": lost == twice == 0,
         f"drained within twice the time of perfectly packed calls: {ratio:.2f} times": ratio <= 2,
     }
 
@@ -222,13 +262,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"no call may take longer than {CALL_SECONDS:.0f} s: it would be given up")
     sections, is_met = [], True
     for size in given.sizes:
-        burst = Burst.of(size, given.seed, Limit(call_seconds=tuple(given.call_seconds)))
-        figures = {way: play(act, burst, given.seed) for way, act in WAYS.items()}
+        limit = Limit(call_seconds=tuple(given.call_seconds))
+        figures = {name: play(way, size, given.seed, limit) for name, way in WAYS.items()}
         sections.append(section(size, figures))
         print(sections[-1], end="\n\n", flush=True)
         is_met = is_met and all(targets(figures).values())
     if given.docs:
-        lines = [Line(way, each.released_at, each.lost) for way, each in figures.items()]
+        drawn = {name: each for name, each in figures.items() if name == OURS or name not in ALL_OURS}
+        lines = [Line(name, each.released_at, each.lost) for name, each in drawn.items()]
         (given.docs / "burst.svg").write_text(plot(lines, size), "utf-8")
         page = given.docs / "performance.md"
         page.write_text(replaced(page.read_text("utf-8"), "\n\n".join(sections)), "utf-8")

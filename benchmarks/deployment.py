@@ -1,7 +1,10 @@
-"""The system as deployed, in simulated time: the real use cases, ledger, budget and queue, set up by template.yaml."""
+"""The system as deployed, in simulated time: the real use cases, ledger, budget, queue and lookup, as template.yaml
+sets them up.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -9,13 +12,14 @@ from typing import Final
 
 from benchmarks.limited_cloudflare import LimitedCloudflare
 from benchmarks.simulated_aws import DynamoDB, Function, Sqs
+from benchmarks.simulated_quarantine import Quarantine
 from benchmarks.simulated_time import SimulatedTime
 from local.template import Template
 from quarantine_release.batch import release_hinted
 from quarantine_release.budget import AccountBudget
-from quarantine_release.guard import NO_GUARD, Details, NotRead
+from quarantine_release.cloudflare_lookup import CloudflareLookup
+from quarantine_release.credentials import Accounts, Credential
 from quarantine_release.ledger import DynamoLedger
-from quarantine_release.lookup import Question
 from quarantine_release.outcome import (
     AccountId,
     Answered,
@@ -32,7 +36,7 @@ from quarantine_release.outcome import (
     Verdict,
     Wanted,
 )
-from quarantine_release.ports import Budget, Mark, Ports
+from quarantine_release.ports import Budget, Ports
 from quarantine_release.release import release
 from quarantine_release.release_queue import ReleaseQueue, decode
 from quarantine_release.settings import Settings
@@ -48,11 +52,24 @@ _BASE_32: Final = "abcdefghijklmnopqrstuvwxyz234567"
 _DELIVERED: Final = Verdict(State.RELEASED, None, Recipients.of(["a@example.com"]))
 
 
+@dataclass(frozen=True, slots=True)
+class Process:
+    """What a process of Lambda keeps from one event to the next."""
+
+    budget: AccountBudget
+    lookup: CloudflareLookup
+
+
 class Deployment:
     """One stack with its three functions. `parameters` are those of the template that are not at their default."""
 
     def __init__(
-        self, time: SimulatedTime, random: Random, account: LimitedCloudflare, parameters: Mapping[str, str]
+        self,
+        time: SimulatedTime,
+        random: Random,
+        account: LimitedCloudflare,
+        quarantine: Quarantine,
+        parameters: Mapping[str, str],
     ) -> None:
         template = Template.read(TEMPLATE, parameters)
         functions = template.functions()
@@ -61,12 +78,13 @@ class Deployment:
         self._settings = Settings.from_env(functions["WebhookFunction"].environment)
         self._events = template.queue_events()["WorkerFunction"]
         self._cloudflare = _Cloudflare(account)
+        self._quarantine = quarantine
         self._dynamodb = DynamoDB(time, random)
         self._sqs = Sqs(time, random)
         self._table = Table(self._dynamodb, self._settings.table, self._pause)  # type: ignore[arg-type]
         self._queue = ReleaseQueue(self._sqs, self._settings.queue_url)  # type: ignore[arg-type]
         self._webhook, self._worker, self._reconciler = (
-            Function(time, functions[name].timeout_seconds, self._new_budget)
+            Function(time, functions[name].timeout_seconds, self._new_process)
             for name in ("WebhookFunction", "WorkerFunction", "ReconcilerFunction")
         )
         self._attempts = 0
@@ -124,26 +142,29 @@ class Deployment:
     # --- What they need
 
     @contextmanager
-    def _ports(self, function: Function[AccountBudget]) -> Iterator[Ports]:
-        with function.invocation() as (budget, ends_at):
+    def _ports(self, function: Function[Process]) -> Iterator[Ports]:
+        with function.invocation() as (process, ends_at):
             yield Ports(
                 ledger=DynamoLedger(self._table),
                 cloudflare=self._cloudflare,
                 reader=self._cloudflare,
-                budget=budget,
+                budget=process.budget,
                 queue=self._queue,
                 terms=self._settings.terms,
                 clock=self._time.clock,
                 time_left=lambda: ends_at - self._time.now,
                 new_attempt_id=self._new_attempt_id,
-                lookup=self._cloudflare,
-                guard=NO_GUARD,
+                lookup=process.lookup,
+                guard=self._settings.guard,
                 pause=self._time.sleep,
                 wire_form=self._settings.wire_form,
             )
 
-    def _new_budget(self) -> AccountBudget:
-        return AccountBudget(self._table, self._settings.marks, self._time.clock)
+    def _new_process(self) -> Process:
+        budget = AccountBudget(self._table, self._settings.marks, self._time.clock)
+        base_url, session, clock = self._settings.cloudflare_api_base_url, self._quarantine, self._time.clock
+        lookup = CloudflareLookup(base_url, _Secret(), session, clock, lambda: self._time.now)  # type: ignore[arg-type]
+        return Process(budget, lookup)
 
     def _new_attempt_id(self, _: object) -> AttemptId:
         self._attempts += 1
@@ -166,6 +187,16 @@ class Deployment:
         )
 
 
+class _Secret:
+    """The secret of the account."""
+
+    def get(self) -> Accounts:
+        """Return the one account."""
+        return Accounts({ACCOUNT: Credential(ACCOUNT, {})})
+
+    refetch = get
+
+
 class _Cloudflare:
     """The account at Cloudflare as the use cases see it."""
 
@@ -178,21 +209,6 @@ class _Cloudflare:
         if retry_after is not None:
             return Refused(RefusalReason.RATE_LIMITED, Evidence(429), retry_after)
         return Answered(dict.fromkeys(ids, _DELIVERED), Evidence(200))
-
-    def find(self, *_: object) -> Mapping[Question, Sequence[Details] | NotRead]:
-        """Find nothing: no Message-ID is asked for here."""
-        return {}
-
-    def look(
-        self,
-        account_id: AccountId,  # noqa: ARG002
-        ids: Sequence[MessageId],  # noqa: ARG002
-        seconds: float,  # noqa: ARG002
-        budget: Budget,  # noqa: ARG002
-        mark: Mark,  # noqa: ARG002
-    ) -> Mapping[MessageId, Details | NotRead]:
-        """Show nothing: the guard is off here."""
-        return {}
 
     def read(self, _: AccountId, __: Sequence[Wanted], ___: float, ____: Budget) -> Mapping[PostfixPart, Reading]:
         """Raise RuntimeError: every call is answered here, so there is nothing to find out."""

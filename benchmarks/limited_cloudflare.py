@@ -1,4 +1,4 @@
-"""A Cloudflare that releases whatever it is asked to within its real limit, and beyond that refuses every call.
+"""A Cloudflare that does whatever it is asked to within its real limit, and beyond that refuses every call.
 
 Of the limit only this much is published: 1,200 calls in five minutes, then five minutes of 429 for every call
 (fundamentals/api/reference/limits). What kind of window that is nobody says: here it is a fixed one, which begins with
@@ -45,11 +45,17 @@ class LimitedCloudflare:
 
     def release(self, ids: Sequence[MessageId]) -> int | None:
         """Make one call; return the Retry-After of its refusal, or None once all are released."""
-        self.calls += 1
-        if self._counts_one_more():
-            self._time.sleep(self._random.uniform(*self._limit.call_seconds))
+        retry_after = self.call(self._limit.call_seconds)
+        if retry_after is None:
             for message_id in ids:
                 self.released.setdefault(message_id, []).append(self._time.now)
+        return retry_after
+
+    def call(self, seconds: tuple[float, float]) -> int | None:
+        """Make a call of any kind, which takes from so long to so long; return the Retry-After of its refusal."""
+        self.calls += 1
+        if self._counts_one_more():
+            self._time.sleep(self._random.uniform(*seconds))
             return None
         self.refused += 1
         retry_after = ceil(self._blocked_until - self._time.now)

@@ -561,8 +561,8 @@ class Simulation:
             raise Crashed
 
     def _poll_at(self) -> float:
-        """Return when the event source has a batch for a worker: a second after a hint arrived, two workers at most."""
-        if self._workers >= 2:
+        """Return when the event source has a batch for one of three workers: a second after a hint arrived."""
+        if self._workers >= 3:
             return math.inf
         return min((message.visible_at + 1.0 for message in self.hints), default=math.inf)
 

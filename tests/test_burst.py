@@ -1,46 +1,79 @@
-"""The benchmark of bursts, at a tenth of the real limit: what it finds out, and that it would notice."""
+"""The benchmark of bursts, at three twentieths of the real limit: what it finds out, and that it would notice."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from random import Random
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
 from benchmarks import burst
-from benchmarks.burst import BOUND, OURS, WAYS, Burst, Figures, Stage, play, targets
+from benchmarks.burst import (
+    ALL_OURS,
+    BOUND,
+    GUARD_OFF,
+    OURS,
+    POSTFIX_IDS,
+    WAYS,
+    Figures,
+    Kind,
+    Stage,
+    Way,
+    play,
+    targets,
+)
 from benchmarks.limited_cloudflare import Limit, LimitedCloudflare
 from benchmarks.simulated_aws import COLD_START_SECONDS, Function, Sqs
+from benchmarks.simulated_quarantine import Mail, Quarantine
 from benchmarks.simulated_time import SimulatedTime
+from quarantine_release.cloudflare_answer import Reply
+from quarantine_release.deadline import NoReply
 from quarantine_release.outcome import MessageId
+from quarantine_release.reading import time_of
 
-LIMIT = Limit(calls=120)
-MARKS = {"InlineCalls": "30", "CallsPerWindow": "90"}
-WAITS, GIVES_UP, SDK = list(WAYS)[2:]
+LIMIT = Limit(calls=180)
+MARKS = {"InlineCalls": "45", "CallsPerWindow": "135"}
+WAITS, GIVES_UP, SDK = list(WAYS)[-3:]
 SIZE = 200
 CHECKOUT = Path(__file__).parent.parent
 
 
 @cache
 def played() -> Mapping[str, Figures]:
-    return {name: play(way, Burst.of(SIZE, 1, LIMIT, MARKS), 1) for name, way in WAYS.items()}
+    return {name: play(way, SIZE, 1, LIMIT, MARKS) for name, way in WAYS.items()}
 
 
 def ours(marks: Mapping[str, str], limit: Limit = LIMIT) -> Figures:
-    return play(WAYS[OURS], Burst.of(SIZE, 1, limit, marks), 1)
+    return play(WAYS[OURS], SIZE, 1, limit, marks)
 
 
 # --- What it finds out ------------------------------------------------------------------------------------------------
 
 
-def test_a_burst_is_released_once_and_without_a_429() -> None:
-    figures = played()[OURS]
+@pytest.mark.parametrize("way", ALL_OURS)
+def test_a_burst_is_released_once_and_without_a_429(way: str) -> None:
+    figures = played()[way]
     assert (figures.refused, figures.lock_outs, figures.lost, figures.twice) == (0, 0, 0, 0)
     assert len(figures.released_at) == len(figures.waits) == SIZE
     assert 0.3 < figures.waits[0] < figures.wait(0.5) < figures.wait(0.99) <= figures.waits[-1]
     assert int(MARKS["InlineCalls"]) < figures.calls <= int(MARKS["CallsPerWindow"])
+
+
+@pytest.mark.parametrize("way", [OURS, POSTFIX_IDS])
+def test_the_guard_reads_in_packs(way: str) -> None:
+    without = played()[GUARD_OFF].calls
+    assert without < played()[way].calls < without + SIZE / 5
+
+
+def test_what_was_quarantined_within_an_hour_costs_no_more() -> None:
+    figures = play(Way(WAYS[OURS].act, Kind(quarantined_within=timedelta(hours=1))), SIZE, 1, LIMIT, MARKS)
+    assert (figures.refused, figures.lost, figures.twice) == (0, 0, 0)
+    assert figures.calls <= played()[OURS].calls
 
 
 def test_every_target_is_met() -> None:
@@ -70,14 +103,14 @@ def test_the_bound_is_one() -> None:
     bound = played()[BOUND]
     assert (bound.calls, bound.refused, bound.lost, bound.twice) == (3, 0, 0, 0)
     assert bound.calls == min(figures.calls for figures in played().values())
-    few = play(WAYS[BOUND], Burst.of(SIZE, 1, Limit(calls=2, window_seconds=100)), 1)
+    few = play(WAYS[BOUND], SIZE, 1, Limit(calls=2, window_seconds=100))
     assert (few.calls, few.refused, few.lost) == (3, 0, 0)
     assert few.drained_at > few.released_at[0] + 99
 
 
 def test_the_seed_decides_and_nothing_else() -> None:
     assert ours(MARKS) == played()[OURS]
-    other = play(WAYS[OURS], Burst.of(SIZE, 2, LIMIT, MARKS), 2)
+    other = play(WAYS[OURS], SIZE, 2, LIMIT, MARKS)
     assert other != played()[OURS]
 
 
@@ -94,10 +127,19 @@ def test_a_budget_above_the_limit_is_noticed() -> None:
 
 
 def test_what_is_lost_or_released_twice_is_noticed() -> None:
-    good = played()[OURS]
-    for bad in (replace(good, lost=1), replace(good, twice=1)):
-        found = targets({**played(), OURS: bad})
-        assert [is_met for is_met in found.values()] == [True, False, True]
+    for way in ALL_OURS:
+        good = played()[way]
+        for bad in (replace(good, lost=1), replace(good, twice=1)):
+            found = targets({**played(), way: bad})
+            assert [is_met for is_met in found.values()] == [True, False, True]
+
+
+def test_what_drains_late_or_not_at_all_is_noticed() -> None:
+    for released_at in ([500.0], []):
+        late = replace(played()[POSTFIX_IDS], released_at=released_at, waits=released_at)
+        found = targets({**played(), POSTFIX_IDS: late})
+        assert [is_met for is_met in found.values()] == [True, True, False]
+        assert late.wait(0.5) == late.drained_at
 
 
 def test_beyond_the_limit_every_call_is_refused_for_a_while() -> None:
@@ -117,6 +159,48 @@ def test_beyond_the_limit_every_call_is_refused_for_a_while() -> None:
     assert refused == {114: 50, 140: 24, 163: 1}
     assert (cloudflare.calls, cloudflare.refused, cloudflare.lock_outs) == (10, 3, 1)
     assert len(cloudflare.released) == 7
+
+
+def test_the_quarantine_is_listed_as_documented_and_shrinks() -> None:
+    time = SimulatedTime()
+    cloudflare = LimitedCloudflare(time, Random(1), Limit(calls=8))  # noqa: S311
+    now = time.clock()
+    mails = [Mail.of(now - timedelta(hours=hours), Random(hours)) for hours in range(5)]  # noqa: S311
+    quarantine = Quarantine(time, Random(1), cloudflare, mails)  # noqa: S311
+    replies: list[Reply | NoReply] = []
+
+    def ask(path: str, seconds: float = 5.0) -> Any:
+        replies.append(reply := quarantine.send("GET", f"https://api.example/investigate{path}", {}, None, seconds))
+        return json.loads(reply.body) if isinstance(reply, Reply) and reply.status == 200 else reply
+
+    def live() -> None:
+        query = f"?start={now - timedelta(hours=3):%Y-%m-%dT%H:%M:%SZ}&end={now:%Y-%m-%dT%H:%M:%SZ}&per_page=2"
+        query += "&delivery_status=quarantined"
+        first = ask(query)
+        cloudflare.release([mails[0].investigate_id])
+        cloudflare.release([mails[2].postfix_id])
+        rest = ask(f"{query}&cursor={first['result_info']['next']}")
+        assert [ids_of(page) for page in (first, rest)] == [ids_of_mails(mails[:2]), ids_of_mails(mails[3:4])]
+        assert (first["result"][0]["is_quarantined"], rest["result_info"]["next"]) == (True, None)
+        (held, released) = (ask(f"/{mails[number].investigate_id}")["result"] for number in (1, 2))
+        assert (held["is_quarantined"], released["is_quarantined"]) == (True, False)
+        assert ask(f"/{mails[1].postfix_id}").status == 404
+        assert ask(f"/{mails[1].investigate_id}", 0.1) == NoReply(True, "deadline")
+        assert ask(query).headers == {"retry-after": "300"}
+
+    time.spawn(live)
+    time.run()
+    assert (cloudflare.calls, cloudflare.refused) == (9, 1)
+    assert len(replies) == 7
+
+
+def ids_of(page: Any) -> list[str]:
+    return [entry["id"] for entry in page["result"]]
+
+
+def ids_of_mails(mails: Sequence[Mail]) -> list[str]:
+    assert all(time_of(each, mail.at) == mail.at for mail in mails for each in (mail.postfix_id, mail.investigate_id))
+    return [mail.investigate_id for mail in mails]
 
 
 def test_a_message_is_seen_after_its_delay_and_once() -> None:
@@ -196,14 +280,15 @@ def test_the_page_and_the_plot_are_brought_up_to_date(tmp_path: Path, capsys: py
     assert text.count(f"\n| {OURS} | ") == 2
     svg = ElementTree.parse(tmp_path / "burst.svg").getroot()  # noqa: S314  our own
     told = {element.text for element in svg.iter("{http://www.w3.org/2000/svg}text")}
-    assert {*WAYS, "0", "60", "1 min", "messages released"} <= told
+    assert {*WAYS.keys() - {POSTFIX_IDS, GUARD_OFF}, "0", "60", "1 min", "messages released"} <= told
+    assert not {POSTFIX_IDS, GUARD_OFF} & told
 
 
 def test_a_missed_target_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def all_but_one(stage: Stage) -> None:
         stage.time.spawn(lambda: stage.cloudflare.release(list(stage.burst.arrivals)[1:]))
 
-    monkeypatch.setattr(burst, "WAYS", {**WAYS, OURS: all_but_one})
+    monkeypatch.setattr(burst, "WAYS", {**WAYS, OURS: Way(all_but_one)})
     assert burst.main(["--sizes", "40"]) == 1
     assert "- **missed**: every id released once: 1 not, 0 twice" in capsys.readouterr().out
 

@@ -455,12 +455,24 @@ def test_a_run_lists_at_most_12_pages_and_reads_100_messages_singly_and_leaves_t
 
 
 def test_the_12_pages_are_all_that_several_windows_have() -> None:
-    apart = [full_id(NOON - days * DAY) for days in range(1, 21)]
+    apart = [full_id(NOON - days * DAY) for days in range(2, 42, 2)]
     looked, calls = look([*[page()] * 12, refusal(404)], *apart)
     assert looked == dict.fromkeys(apart, ABSENT)
     assert [call[0] for call in calls] == ["?"] * 12 + ["/"] * 20
-    assert calls[0].startswith("?start=2026-11-21T11")
-    assert calls[11].startswith("?start=2026-11-10T11")
+    assert calls[0].startswith("?start=2026-11-20T11")
+    assert calls[11].startswith("?start=2026-10-29T11")
+
+
+def test_what_came_within_a_day_of_another_is_in_one_list_with_it() -> None:
+    near, far = ([full_id(NOON - days * DAY - hours * HOUR) for days in (9, 8, 7)] for hours in (0, 1))
+    _, calls = look([page(*map(held, near))], *near)
+    assert len(calls) == 1
+    assert calls[0].startswith("?start=2026-11-13T11%3A00%3A00Z&end=2026-11-15T13%3A00%3A00Z&")
+    _, calls = look([page(*map(held, far))], far[0], *[full_id(NOON - 9 * DAY + hours * HOUR) for hours in (26, 27)])
+    assert [call.partition("&")[0] for call in calls[:2]] == [
+        "?start=2026-11-14T13%3A00%3A00Z",
+        "?start=2026-11-13T10%3A00%3A00Z",
+    ]
 
 
 def test_bare_ids_whose_window_was_not_begun_for_want_of_pages_are_for_another_time() -> None:
@@ -699,12 +711,44 @@ def test_a_budget_that_cannot_be_asked_ends_the_run() -> None:
     assert server.requests == []
 
 
-def test_what_no_time_is_left_for_is_for_another_time_but_not_if_cloudflare_took_it_all() -> None:
+def test_what_no_time_is_left_for_is_for_another_time_but_not_if_cloudflare_took_it_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cloudflare_calls, "_LEAST_SECONDS", 0.1)
     assert look([page()], *FULLS[:3], seconds=0) == (dict.fromkeys(FULLS[:3], NOT_NOW), [])
     assert find([page()], asking(), seconds=0) == ([NOT_NOW], [])
     looked, calls = look([page(held(FULLS[0])), says_and_hangs(b"")], *FULLS[:4], seconds=1)
     assert names(looked) == {FULLS[0]: FULLS[0], **dict.fromkeys(FULLS[1:4], FAILED)}
     assert len(calls) == 2
+
+
+class Slow(DeadlineSession):
+    """Takes a second and a half for each call of a quarantine without end; who has less time gets no answer."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def send(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, seconds: float
+    ) -> Reply | NoReply:
+        assert (method, body, bool(headers)) == ("GET", None, True)
+        self.now += min(seconds, 1.5)
+        if seconds < 1.5:
+            return NoReply(True, "deadline")
+        if "?" not in url:
+            return Reply(404, {}, b'{"success": false, "errors": [], "result": null}')
+        content = {"success": True, "result": [held(FULLS[20])], "result_info": {"next": str(self.now)}}
+        return Reply(200, {}, json.dumps(content).encode())
+
+
+@pytest.mark.parametrize("seconds", [5.0, 5.9, 6.1, 7.4])
+@pytest.mark.parametrize("wanted", [BARES[:1], BARES[:3], FULLS[:3]])
+def test_what_the_end_of_the_time_cuts_off_is_no_failure(wanted: list[MessageId], seconds: float) -> None:
+    """A single bare id among several thousand messages is one: its caller is told 202, and the worker has the time."""
+    session, budget = Slow(), RememberingBudget()
+    lookup = CloudflareLookup("https://api.example", Held(), session, lambda: NOON, lambda: session.now)
+    assert lookup.look(ACCOUNT, wanted, seconds, budget, Mark.ALL) == dict.fromkeys(wanted, NOT_NOW)
+    assert len(budget.taken) == 1 + (seconds - 2) // 1.5
 
 
 def test_a_credential_that_was_changed_meanwhile_is_fetched_once() -> None:

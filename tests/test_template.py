@@ -463,7 +463,7 @@ def test_the_worker_takes_as_many_hints_as_there_are_and_gives_back_single_ones(
         "BatchSize": 1000,
         "MaximumBatchingWindowInSeconds": 1,
         "FunctionResponseTypes": ["ReportBatchItemFailures"],
-        "ScalingConfig": {"MaximumConcurrency": 2},
+        "ScalingConfig": {"MaximumConcurrency": 3},
     }
     function = stack.of_type("AWS::Lambda::Function")["WorkerFunction"]
     assert (function["Handler"], function["Timeout"]) == ("quarantine_release.worker.lambda_handler", 60)

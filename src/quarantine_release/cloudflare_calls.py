@@ -20,6 +20,8 @@ from quarantine_release.reading import dicts
 from quarantine_release.secret_store import SecretUnavailable
 
 _CALL_SECONDS: Final = 5.0
+# What is begun with less we may cut off ourselves, which says nothing of Cloudflare: a full page may take two seconds.
+_LEAST_SECONDS: Final = 2.0
 _PAGE: Final = 1000
 # A search that is still under way is asked for again so often, so long apart.
 _POLLS: Final = 8
@@ -51,7 +53,7 @@ class Page:
 
 @dataclass(slots=True)
 class Calls:
-    """The reading calls of one run, for one account, until its time is over or Cloudflare refuses."""
+    """The reading calls of one run, for one account, until its time is over by `monotonic`, or Cloudflare refuses."""
 
     session: DeadlineSession
     base_url: str
@@ -61,6 +63,7 @@ class Calls:
     budget: Budget
     clock: Callable[[], datetime]
     mark: Mark = Mark.ALL
+    monotonic: Callable[[], float] = time.monotonic
     stopped: NotRead | None = None
     # What no time is left for may be read in the next run, unless it is Cloudflare that takes all the time.
     _when_late: NotRead = NotRead.NOT_NOW
@@ -93,7 +96,7 @@ class Calls:
     def _finished(self, got: Got) -> Got:
         """Ask again for a search that is still under way; its result is empty until then."""
         for _ in range(_POLLS):
-            if not got.location or self.ends_at - time.monotonic() < 2 * _POLL_SECONDS:
+            if not got.location or self.ends_at - self.monotonic() < 2 * _POLL_SECONDS:
                 break
             location = self._below_root(got.location)
             if location is None:
@@ -124,8 +127,8 @@ class Calls:
         if credential is None:
             self.stopped = NotRead.REFUSED
             return Got({}, _NOT_CALLED, self.stopped)
-        seconds = min(_CALL_SECONDS, self.ends_at - time.monotonic())
-        if seconds <= 0:
+        seconds = min(_CALL_SECONDS, self.ends_at - self.monotonic())
+        if seconds < _LEAST_SECONDS:
             self.stopped = self._when_late
             return Got({}, _NOT_CALLED, self.stopped)
         if self.budget.take(self.account_id, self.mark):

@@ -36,6 +36,8 @@ _HELD: Final = {"delivery_status": "quarantined"}
 # What of the mail may ever have been held, wherever it is now: all mail would be too much to list.
 _DETECTED: Final = {"detections_only": "true"}
 _AROUND: Final = timedelta(hours=1)
+# What is in quarantine is little enough that a day of it costs less than one more list, and serves the next packs.
+_NEAR: Final = timedelta(hours=24)
 # When a list was begun, what it showed, and whether no other message may go by the same postfix id.
 _Listed = tuple[datetime, Details | None, bool]
 _NEVER: Final[_Listed] = (datetime.min.replace(tzinfo=UTC), None, False)
@@ -44,11 +46,19 @@ _NEVER: Final[_Listed] = (datetime.min.replace(tzinfo=UTC), None, False)
 class CloudflareLookup:
     """Cloudflare's Email Security search, for the accounts of one secret."""
 
-    def __init__(self, base_url: str, secret: Secret, session: DeadlineSession, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        secret: Secret,
+        session: DeadlineSession,
+        clock: Callable[[], datetime],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._base_url = base_url.rstrip("/")
         self._secret = secret
         self._session = session
         self._clock = clock
+        self._monotonic = monotonic
         self._listed: dict[tuple[AccountId, PostfixPart], _Listed] = {}
 
     def find(
@@ -72,8 +82,8 @@ class CloudflareLookup:
         return look.found
 
     def _calls(self, account_id: AccountId, seconds: float, budget: Budget, mark: Mark) -> Calls:
-        ends_at = time.monotonic() + seconds
-        return Calls(self._session, self._base_url, account_id, self._secret, ends_at, budget, self._clock, mark)
+        ends_at, session, secret = self._monotonic() + seconds, self._session, self._secret
+        return Calls(session, self._base_url, account_id, secret, ends_at, budget, self._clock, mark, self._monotonic)
 
     def _find(self, calls: Calls, question: Question) -> Sequence[Details] | NotRead:
         found: dict[MessageId, Details] = {}
@@ -129,7 +139,8 @@ class _Look:
     def list_around(self, ids: Sequence[MessageId], kind: Mapping[str, str] = _HELD) -> None:
         """List this kind of mail around the times of the ids, until all are found or the pages are used up."""
         self.sought.update(ids)
-        for window in windows_of([Wanted(postfix_part(each), each) for each in ids], self.now):
+        wanted = [Wanted(postfix_part(each), each) for each in ids]
+        for window in windows_of(wanted, self.now, *([_NEAR] if kind is _HELD else [])):
             why = self._list(window, kind)
             if why is not None:
                 self.unsure |= {one.message_id: why for one in window.wanted}
@@ -193,6 +204,8 @@ class _Look:
     def _why(self, message_id: MessageId, why: NotRead) -> NotRead:
         """Say why a bare id is not read that neither its path nor a list has shown."""
         why = self.unsure.get(message_id, why)
+        if why not in (NotRead.ABSENT, NotRead.NOT_OFFERED):
+            return why
         # What goes by this id may be several messages; and who offers lists offers to read what they hold.
         is_doubtful = postfix_part(message_id) in self.entries or (self.is_offered and why is NotRead.NOT_OFFERED)
         return NotRead.FAILED if is_doubtful else why

@@ -67,8 +67,8 @@ def time_of(message_id: MessageId, now: datetime) -> datetime | None:
     return at if now - _OLDEST < at < now + _NEWEST else None
 
 
-def windows_of(wanted: Iterable[Wanted], now: datetime) -> list[Window]:
-    """Return the stretches of time in which to look for messages, merged where they are near, latest first."""
+def windows_of(wanted: Iterable[Wanted], now: datetime, near: timedelta = _TOO_NEAR) -> list[Window]:
+    """Return the stretches of time in which to look for messages, latest first; those that are so near are one."""
     windows = []
     for one in wanted:
         at = time_of(one.message_id, now)
@@ -77,7 +77,7 @@ def windows_of(wanted: Iterable[Wanted], now: datetime) -> list[Window]:
             windows.append(Window(at - around, min(at + around, now), [one]))
     merged: list[Window] = []
     for window in sorted(windows, key=lambda window: window.start):
-        if merged and window.start <= merged[-1].end + _TOO_NEAR:
+        if merged and window.start <= merged[-1].end + near:
             merged[-1].end = max(window.end, merged[-1].end)
             merged[-1].wanted += window.wanted
         else:
