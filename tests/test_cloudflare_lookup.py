@@ -441,6 +441,15 @@ def test_bare_ids_whose_window_was_not_begun_for_want_of_pages_are_for_another_t
     assert [call[0] for call in calls] == ["?"] * 12 + ["/"] * 15
 
 
+def test_where_what_a_list_shows_is_not_there_by_its_bare_id_no_other_is_read_so() -> None:
+    """Full ids are, and bare ones before that: the first is not in the list, and might be there all the same."""
+    ids = [BARES[9], *BARES[:3], FULLS[4]]
+    plays = [*[page(held(FULLS[0]), following=str(number)) for number in range(12)], *[refusal(404)] * 2]
+    looked, calls = look([*plays, ok(held(FULLS[4]))], *ids)
+    assert names(looked) == {**dict.fromkeys(ids, FAILED), FULLS[4]: FULLS[4]}
+    assert calls[12:] == [f"/{BARES[9]}", f"/{BARES[0]}", escaped(FULLS[4])]
+
+
 def test_nothing_to_read_is_nothing_asked() -> None:
     assert look([page()]) == ({}, [])
     assert find([page()]) == ([], [])

@@ -122,13 +122,14 @@ class _Look:
     """One run of reading. `entries` are those of the lists, by message.
 
     `unsure` is why the list in which a message was looked for was not read to its end: beside what it showed, a second
-    message may go by the same postfix id.
+    message may go by the same postfix id. `reads_bare` until a message that a list showed is not there by its bare id.
     """
 
     calls: Calls
     now: datetime
     pages: int = 0
     is_offered: bool = False
+    reads_bare: bool = True
     sought: set[MessageId] = field(default_factory=set)
     unsure: dict[MessageId, NotRead] = field(default_factory=dict)
     entries: dict[PostfixPart, list[Details]] = field(default_factory=dict)
@@ -171,11 +172,14 @@ class _Look:
         """Read one message: by its alert id through the search, else by path, and a bare id in the lists too."""
         if ALERT_ID.match(message_id):
             return self._search(message_id)
+        if not self.reads_bare and is_bare(message_id) and message_id in self.unsure:
+            return self.unsure[message_id]  # thousands of such reads would use up the budget for nothing
         got = self.calls.get(f"/{quote(message_id, safe='')}")
         if got.why is None:
             return self._only(dicts(got.content.get("result")), message_id) or NotRead.FAILED
         if got.why not in (NotRead.ABSENT, NotRead.NOT_OFFERED) or not is_bare(message_id):
             return got.why
+        self.reads_bare &= postfix_part(message_id) not in self.entries
         if message_id not in self.sought:
             self.list_around([message_id])
         if told := self.seen([message_id]).get(message_id):
