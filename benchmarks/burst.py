@@ -20,6 +20,7 @@ from benchmarks.limited_cloudflare import Limit, LimitedCloudflare
 from benchmarks.plot import Line, plot
 from benchmarks.simulated_quarantine import Mail, Quarantine
 from benchmarks.simulated_time import SimulatedTime
+from quarantine_release import telemetry
 from quarantine_release.attempt import CALL_SECONDS
 from quarantine_release.outcome import MessageId
 
@@ -260,6 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if max(given.call_seconds) > CALL_SECONDS:
         parser.error(f"no call may take longer than {CALL_SECONDS:.0f} s: it would be given up")
+    telemetry.logger.setLevel("WARNING")  # each call would be a line
     sections, is_met = [], True
     for size in given.sizes:
         limit = Limit(call_seconds=tuple(given.call_seconds))

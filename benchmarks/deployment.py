@@ -5,6 +5,7 @@ sets them up.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -15,7 +16,7 @@ from benchmarks.simulated_aws import DynamoDB, Function, Sqs
 from benchmarks.simulated_quarantine import Quarantine
 from benchmarks.simulated_time import SimulatedTime
 from local.template import Template
-from quarantine_release.batch import release_hinted
+from quarantine_release.batch import LISTS_HOLD, release_hinted
 from quarantine_release.budget import AccountBudget
 from quarantine_release.cloudflare_lookup import CloudflareLookup
 from quarantine_release.credentials import Accounts, Credential
@@ -84,8 +85,12 @@ class Deployment:
         self._table = Table(self._dynamodb, self._settings.table, self._pause)  # type: ignore[arg-type]
         self._queue = ReleaseQueue(self._sqs, self._settings.queue_url)  # type: ignore[arg-type]
         self._webhook, self._worker, self._reconciler = (
-            Function(time, functions[name].timeout_seconds, self._new_process)
-            for name in ("WebhookFunction", "WorkerFunction", "ReconcilerFunction")
+            Function(time, functions[name].timeout_seconds, partial(self._new_process, hold))
+            for name, hold in (
+                ("WebhookFunction", timedelta(0)),
+                ("WorkerFunction", LISTS_HOLD),
+                ("ReconcilerFunction", timedelta(0)),
+            )
         )
         self._attempts = 0
         self._unanswered = 0
@@ -160,10 +165,10 @@ class Deployment:
                 wire_form=self._settings.wire_form,
             )
 
-    def _new_process(self) -> Process:
+    def _new_process(self, lists_hold: timedelta) -> Process:
         budget = AccountBudget(self._table, self._settings.marks, self._time.clock)
         base_url, session, clock = self._settings.cloudflare_api_base_url, self._quarantine, self._time.clock
-        lookup = CloudflareLookup(base_url, _Secret(), session, clock, lambda: self._time.now)  # type: ignore[arg-type]
+        lookup = CloudflareLookup(base_url, _Secret(), session, clock, lambda: self._time.now, holds=lists_hold)  # type: ignore[arg-type]
         return Process(budget, lookup)
 
     def _new_attempt_id(self, _: object) -> AttemptId:

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quarantine_release import cloudflare_calls
+from quarantine_release.batch import LISTS_HOLD
 from quarantine_release.cloudflare_answer import Reply
 from quarantine_release.cloudflare_lookup import CloudflareLookup
 from quarantine_release.credentials import parse_accounts
@@ -82,10 +83,13 @@ def held(message_id: str, /, **members: Any) -> dict[str, Any]:
 
 @contextmanager
 def lookup_at(
-    url: str, secret: Held | None = None, clock: Callable[[], datetime] = lambda: NOON
+    url: str,
+    secret: Held | None = None,
+    clock: Callable[[], datetime] = lambda: NOON,
+    holds: timedelta = timedelta(0),
 ) -> Iterator[CloudflareLookup]:
     with closing(DeadlineSession(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))) as session:
-        yield CloudflareLookup(f"{url}/client/v4/", secret or Held(), session, clock)
+        yield CloudflareLookup(f"{url}/client/v4/", secret or Held(), session, clock, holds=holds)
 
 
 def look(
@@ -764,7 +768,7 @@ def test_a_credential_that_was_changed_meanwhile_is_fetched_once() -> None:
     assert shown == [[f"Bearer {TOKEN}"], *[["Bearer new"]] * 3]
 
 
-# --- What was listed serves the next packs for 30 s ------------------------------------------------------------------
+# --- What was listed serves the next packs for 10 s ------------------------------------------------------------------
 
 BOTH = parse_accounts(
     json.dumps({"accounts": [{"account_id": each, "api_token": TOKEN} for each in (ACCOUNT, OTHER_ACCOUNT)]})
@@ -789,7 +793,7 @@ class Burst:
 @contextmanager
 def burst(*plays: Play) -> Iterator[Burst]:
     clock = Clock()
-    with FaultServer(plays) as server, lookup_at(server.url, Held(BOTH), clock) as lookup:
+    with FaultServer(plays) as server, lookup_at(server.url, Held(BOTH), clock, LISTS_HOLD) as lookup:
         yield Burst(lookup, server, clock)
 
 
@@ -799,18 +803,18 @@ ALL_HELD = page(*map(held, FULLS[:9]))
 def test_a_pack_that_was_listed_with_another_costs_no_call() -> None:
     with burst(ALL_HELD, refusal(500)) as packs:
         assert packs.look(*FULLS[:3])[1] == 1
-        packs.clock.move(seconds=29.9)
+        packs.clock.move(seconds=9.9)
         assert packs.look(*FULLS[3:9]) == ({each: each for each in FULLS[3:9]}, 0)
 
 
-def test_what_was_listed_serves_no_longer_than_30_s_from_when_the_list_was_begun() -> None:
+def test_what_was_listed_serves_no_longer_than_10_s_from_when_the_list_was_begun() -> None:
     def slow(peer: Any) -> None:
-        packs.clock.move(seconds=20)
+        packs.clock.move(seconds=5)
         ALL_HELD(peer)
 
     with burst(slow, *[ok(held(each, final_disposition="MALICIOUS")) for each in FULLS[:3]]) as packs:
         packs.look(*FULLS[:3])
-        packs.clock.move(seconds=9.9)
+        packs.clock.move(seconds=4.9)
         assert packs.look(*FULLS[:3])[1] == 0
         packs.clock.move(seconds=0.2)
         assert packs.look(*FULLS[:3])[1] > 0
@@ -870,9 +874,19 @@ def test_two_entries_by_one_postfix_id_serve_nobody() -> None:
 def test_what_is_kept_is_forgotten_when_it_serves_nobody_any_more() -> None:
     with burst(ALL_HELD, page(*map(held, FULLS[20:23]))) as packs:
         packs.look(*FULLS[:3])
-        packs.clock.move(seconds=31)
+        packs.clock.move(seconds=11)
         packs.look(*FULLS[20:23])
         assert {part for _, part in packs._lookup._listed} == set(map(postfix_part, FULLS[20:23]))
+
+
+def test_what_one_run_has_read_serves_no_other_where_nothing_is_held() -> None:
+    evil = page(*(held(each, final_disposition="MALICIOUS") for each in FULLS[:3]))
+    with FaultServer([page(*map(held, FULLS[:3])), evil]) as server, lookup_at(server.url) as lookup:
+        runs = [lookup.look(ACCOUNT, FULLS[:3], 10, RememberingBudget(), Mark.ALL) for _ in range(2)]
+    assert [{one.disposition for one in run.values() if isinstance(one, Details)} for run in runs] == [
+        {"SPAM"},
+        {"MALICIOUS"},
+    ]
 
 
 # --- Whatever comes back ---------------------------------------------------------------------------------------------

@@ -379,13 +379,13 @@ def test_the_worker_guards_what_nobody_waited_for(guarded: World) -> None:
     assert message(guarded, BULK).guard is Guarded.NOT_CHECKED
 
 
-def test_verdicts_hold_for_ten_seconds_of_calls_and_what_is_left_is_looked_at_anew(guarded: World) -> None:
+def test_verdicts_hold_for_fifteen_seconds_of_calls_and_what_is_left_is_looked_at_anew(guarded: World) -> None:
     late = MessageId("4WtLkR7nmCz9sNJ-2024-08-28T15:32:35-7")
     guarded.lookup.messages |= {late: replace(SPAM, message_id=late), BULK: replace(SPAM, message_id=BULK)}
     release_call = guarded.cloudflare.release
 
     def slow(*arguments: Any) -> Any:
-        guarded.clock.move(seconds=10)
+        guarded.clock.move(seconds=15)
         guarded.lookup.messages[late] = replace(EVIL, message_id=late)
         return release_call(*arguments)
 

@@ -38,8 +38,10 @@ _REFUSED_SECONDS: Final = 60
 _LONG_SECONDS: Final = 30.0
 _VETTING_SECONDS: Final = 20.0
 _PROOF_SECONDS: Final = 8.0
+# So old may be what a list has shown, when the guard looks at it.
+LISTS_HOLD: Final = timedelta(seconds=10)
 # For so long after a look the guard's verdicts hold for the calls that follow; what is left then is looked at anew.
-_VERDICTS_HOLD: Final = timedelta(seconds=10)
+_VERDICTS_HOLD: Final = timedelta(seconds=15)
 # What could not be read for now is tried again so much later, or when calls are no longer paused.
 _NOT_NOW_SECONDS: Final = 5.0
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Final
 from urllib.parse import quote
 
@@ -30,21 +30,22 @@ _FEW: Final = 2
 _PAGES: Final = 12
 _SINGLES: Final = 100
 _SEARCH_PAGES: Final = 3
-# What a list has shown serves the next packs too: a burst would else list the same quarantine for each of them.
-_HOLDS: Final = timedelta(seconds=30)
 _HELD: Final = {"delivery_status": "quarantined"}
 # What of the mail may ever have been held, wherever it is now: all mail would be too much to list.
 _DETECTED: Final = {"detections_only": "true"}
 _AROUND: Final = timedelta(hours=1)
-# What is in quarantine is little enough that a day of it costs less than one more list, and serves the next packs.
+# What is in quarantine is little enough that a day of it costs less than one more list.
 _NEAR: Final = timedelta(hours=24)
 # When a list was begun, what it showed, and whether no other message may go by the same postfix id.
-_Listed = tuple[datetime, Details | None, bool]
-_NEVER: Final[_Listed] = (datetime.min.replace(tzinfo=UTC), None, False)
+_Listed = tuple[datetime, Details, bool]
 
 
 class CloudflareLookup:
-    """Cloudflare's Email Security search, for the accounts of one secret."""
+    """Cloudflare's Email Security search, for the accounts of one secret.
+
+    What a list has shown serves later looks too for as long as `holds`: a burst would else have the worker list the
+    same quarantine for each of its packs.
+    """
 
     def __init__(
         self,
@@ -53,12 +54,15 @@ class CloudflareLookup:
         session: DeadlineSession,
         clock: Callable[[], datetime],
         monotonic: Callable[[], float] = time.monotonic,
+        *,
+        holds: timedelta = timedelta(0),
     ) -> None:
         self._base_url = base_url.rstrip("/")
         self._secret = secret
         self._session = session
         self._clock = clock
         self._monotonic = monotonic
+        self._holds = holds
         self._listed: dict[tuple[AccountId, PostfixPart], _Listed] = {}
 
     def find(
@@ -101,10 +105,10 @@ class CloudflareLookup:
         return NotRead.FAILED  # of a search that has no end nobody knows what else it holds
 
     def _held(self, account_id: AccountId, ids: Iterable[MessageId]) -> dict[MessageId, Details]:
-        now, held = self._clock(), {}
+        held, since = {}, self._clock() - self._holds
         for each in ids:
-            at, details, is_alone = self._listed.get((account_id, postfix_part(each)), _NEVER)
-            if details is None or now - at >= _HOLDS or contradict(details.message_id, each):
+            at, details, is_alone = self._listed.get((account_id, postfix_part(each)), (since, None, False))
+            if details is None or at <= since or contradict(details.message_id, each):
                 continue
             if is_alone or not is_partial(each):
                 held[each] = details
@@ -112,9 +116,9 @@ class CloudflareLookup:
 
     def _hold(self, account_id: AccountId, look: "_Look") -> None:
         """Keep what was in quarantine when the look began; what was not may be there any moment."""
-        self._listed = {key: held for key, held in self._listed.items() if look.now - held[0] < _HOLDS}
+        self._listed = {key: held for key, held in self._listed.items() if held[0] > look.now - self._holds}
         for part, entries in look.entries.items():
-            if len(entries) == 1 and entries[0].is_quarantined:
+            if self._holds and len(entries) == 1 and entries[0].is_quarantined:
                 self._listed[account_id, part] = (look.now, entries[0], not look.unsure)
 
 

@@ -6,7 +6,7 @@ import ssl
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -109,12 +109,12 @@ def reader() -> CloudflareReader:
 
 
 @cache
-def lookup() -> CloudflareLookup:
+def lookup(lists_hold: timedelta) -> CloudflareLookup:
     """Build what finds messages and reads them before they are released."""
-    return CloudflareLookup(settings().cloudflare_api_base_url, accounts(), _session(), clock)
+    return CloudflareLookup(settings().cloudflare_api_base_url, accounts(), _session(), clock, holds=lists_hold)
 
 
-def ports(time_left: Callable[[], float]) -> Ports:
+def ports(time_left: Callable[[], float], *, lists_hold: timedelta = timedelta(0)) -> Ports:
     """Gather what one run of the use case needs. `time_left` in seconds, of this invocation."""
     return Ports(
         ledger=ledger(),
@@ -126,7 +126,7 @@ def ports(time_left: Callable[[], float]) -> Ports:
         clock=clock,
         time_left=time_left,
         new_attempt_id=new_attempt_id,
-        lookup=lookup(),
+        lookup=lookup(lists_hold),
         guard=settings().guard,
         pause=time.sleep,
         wire_form=settings().wire_form,

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from quarantine_release import init_phase, telemetry, wiring
-from quarantine_release.batch import Batch, release_hinted
+from quarantine_release.batch import LISTS_HOLD, Batch, release_hinted
 from quarantine_release.release_queue import decode
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ def lambda_handler(event: dict[str, Any], context: "LambdaContext") -> dict[str,
     """Take a batch of hints; those that the ledger did not let be done are delivered again."""
     try:
         hints = {record["messageId"]: decode(record) for record in event["Records"]}
-        ports = wiring.ports(lambda: context.get_remaining_time_in_millis() / 1000)
+        ports = wiring.ports(lambda: context.get_remaining_time_in_millis() / 1000, lists_hold=LISTS_HOLD)
         batch = release_hinted([hint for hint in hints.values() if hint is not None], ports)
         _report(batch, malformed=sum(hint is None for hint in hints.values()))
     except Exception as error:  # noqa: BLE001  the edge of the process: logged, raised again without its text
