@@ -261,7 +261,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if max(given.call_seconds) > CALL_SECONDS:
         parser.error(f"no call may take longer than {CALL_SECONDS:.0f} s: it would be given up")
-    telemetry.logger.setLevel("WARNING")  # each call would be a line
     sections, is_met = [], True
     for size in given.sizes:
         limit = Limit(call_seconds=tuple(given.call_seconds))
@@ -285,4 +284,5 @@ def replaced(page: str, figures: str) -> str:
 
 
 if __name__ == "__main__":
+    telemetry.logger.setLevel("WARNING")  # each call would be a line
     raise SystemExit(main())

@@ -632,7 +632,7 @@ class TestMakeRun:
             process.kill()
             process.communicate(timeout=TIMEOUT)
 
-        assert len(children) == 7
+        assert len(children) == 8
         _wait_until_gone(children)
 
     def test_a_port_in_use_is_said_in_one_sentence(self, tmp_path: Path) -> None:

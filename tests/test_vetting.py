@@ -198,7 +198,7 @@ def test_a_forced_release_is_guarded_but_need_not_be_in_quarantine(guarded: Worl
     assert told(ask(guarded, FULL, name="again", force=True)) == [RELEASED]
     guarded.lookup.messages[FULL] = replace(EVIL, is_quarantined=False)
     assert told(ask(guarded, FULL, name="evil", force=True)) == [DENIED]
-    guarded.lookup.messages[FULL] = NotRead.NOT_NOW
+    guarded.lookup.messages[FULL] = NotRead.FAILED
     assert told(ask(guarded, FULL, name="now", force=True)) == [(Outcome.DENIED, Code.GUARD_UNAVAILABLE)]
     assert len(guarded.cloudflare.calls) == 2
 
@@ -557,12 +557,25 @@ def test_a_dry_run_of_what_is_released_says_so(guarded: World) -> None:
 
 
 def test_a_dry_run_that_cannot_read_says_so(guarded: World) -> None:
-    guarded.lookup.messages[FULL] = NotRead.NOT_NOW
-    guarded.lookup.answers[HEADER] = NotRead.NOT_NOW
+    guarded.lookup.messages[FULL] = NotRead.FAILED
+    guarded.lookup.answers[HEADER] = NotRead.FAILED
     assert told(ask(guarded, FULL, HEADER, dry_run=True)) == [
         (Outcome.DENIED, Code.GUARD_UNAVAILABLE),
         (Outcome.DENIED, Code.LOOKUP_UNAVAILABLE),
     ]
+
+
+@pytest.mark.parametrize("how", [{"force": True}, {"dry_run": True}])
+@pytest.mark.parametrize("given", [FULL, HEADER])
+def test_what_is_done_now_or_never_is_told_no_where_nothing_may_be_read(
+    guarded: World, given: MessageId, how: dict[str, Any]
+) -> None:
+    guarded.lookup.messages[FULL] = guarded.lookup.answers[HEADER] = NotRead.NOT_NOW
+    guarded.budget.paused = 41.5
+    refusal = release(request_row(given, **how), guarded.ports())
+    assert isinstance(refusal, Refusal)
+    assert (refusal.reason, refusal.retry_after) == (RefusalReason.RATE_LIMITED, 42)
+    assert guarded.ledger.requests([RequestId("rq_one")]) == {}
 
 
 def test_a_dry_run_of_what_is_under_way_ends_with_it_and_claims_nothing(guarded: World) -> None:

@@ -73,6 +73,8 @@ def release(request: RequestRow, ports: Ports, *, inline: bool = True) -> Answer
         wants = _vetted(run, vetting)
     if vetting.is_refused:
         return Refusal(RefusalReason.CREDENTIALS, None, request)
+    if vetting.must_wait and (request.force or request.dry_run):  # nobody would go on with them
+        return Refusal(RefusalReason.RATE_LIMITED, ceil(ports.budget.pause_left(request.account_id)) or None, request)
     if request.dry_run:
         return _rehearse(run, vetting, wants)
     # No target is still one (empty) claim, which accepts the request.

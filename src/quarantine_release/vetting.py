@@ -222,12 +222,9 @@ class Vetting:
         return [each for each in request.ids if postfix_part(request.resolved.get(each, each)) in parts]
 
     def _end_unread(self, request: RequestRow, given: Iterable[MessageId], why: NotRead, ended: Ended) -> None:
-        """End what could not be read; but what may only not be read for now waits, where nobody waits for it.
-
-        That a credential is refused is no fault of the message: nothing ends for it.
-        """
+        """End what could not be read; but what may only not be read for now, or for want of a credential, waits."""
         self.is_refused |= why is NotRead.REFUSED
-        if why is NotRead.REFUSED or (why is NotRead.NOT_NOW and not (request.force or request.dry_run)):
+        if why in (NotRead.NOT_NOW, NotRead.REFUSED):
             self.must_wait = True
         else:
             self._end(request, given, ended)
