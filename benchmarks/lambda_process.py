@@ -105,6 +105,7 @@ def services(certificate: Certificate) -> Iterator[Services]:
             process,
             {
                 **environment,
+                "BUDGET_INLINE_CALLS": environment["BUDGET_CALLS"],  # all calls of a run come within one window
                 "GUARD_MODE": "off",  # the others release without a look at what the mail is
                 "CLOUDFLARE_API_BASE_URL": f"https://localhost:{ports['cloudflare']}/client/v4",
                 "AWS_ENDPOINT_URL_DYNAMODB": f"https://localhost:{ports['dynamodb']}",
