@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from quarantine_release import cloudflare_calls
+from quarantine_release import cloudflare_calls, telemetry
 from quarantine_release.cloudflare_calls import Calls, Got, Page
 from quarantine_release.credentials import Accounts, SecretMalformed, parse_accounts
 from quarantine_release.deadline import ANSWER_LIMIT, DeadlineSession
@@ -108,6 +108,7 @@ def pages(plays: Sequence[Play], query: Mapping[str, str] | None = None, **how: 
 @pytest.fixture
 def _short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cloudflare_calls, "_LEAST_SECONDS", 0.1)
+    monkeypatch.setattr(cloudflare_calls, "_LEAST_PAGE_SECONDS", 0.1)
 
 
 # --- One call --------------------------------------------------------------------------------------------------------
@@ -216,7 +217,7 @@ def test_a_429_has_all_calls_wait_and_is_not_answered_by_another() -> None:
     assert len(shown) == 1
 
 
-@pytest.mark.parametrize("seconds", [1.9, 0, -1])
+@pytest.mark.parametrize("seconds", [0.9, 0, -1])
 def test_a_run_that_has_less_time_than_a_call_may_need_makes_no_call_and_is_for_another_time(seconds: float) -> None:
     """A call that we cut off would look as if Cloudflare had failed."""
     budget = RememberingBudget()
@@ -225,10 +226,18 @@ def test_a_run_that_has_less_time_than_a_call_may_need_makes_no_call_and_is_for_
     assert (shown, budget.taken) == ([], [])
 
 
+def test_a_page_needs_more_time_than_a_message() -> None:
+    with FaultServer([GOOD]) as server, calls_to(server.url) as calls:
+        calls.ends_at = time.monotonic() + 1.9
+        assert [each.why for each in calls.pages({})] == [NOT_NOW]
+        assert calls.get("/x").why is None
+    assert len(server.requests) == 1
+
+
 def test_a_run_whose_time_is_over_leaves_the_rest_for_another_time() -> None:
     with FaultServer([GOOD]) as server, calls_to(server.url) as calls:
         assert calls.get("/x").why is None
-        calls.ends_at = time.monotonic() + 1.9
+        calls.ends_at = time.monotonic() + 0.9
         assert [calls.get("/x").why for _ in range(2)] == [NOT_NOW] * 2
     assert len(server.requests) == 1
 
@@ -245,6 +254,7 @@ def test_who_takes_all_the_time_and_does_not_answer_has_failed_for_the_rest_too(
     assert len(shown) == 2
 
 
+@pytest.mark.usefixtures("_short_runs")
 @pytest.mark.usefixtures("_short_runs")
 def test_no_call_takes_all_the_time_of_a_long_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cloudflare_calls, "_CALL_SECONDS", 1.0)
@@ -308,6 +318,13 @@ def test_without_a_secret_nothing_is_called(cached: Exception) -> None:
     got, shown = get([GOOD], times=2, secret=Rotated(cached=cached), budget=budget)
     assert [one.why for one in got] == [REFUSED] * 2
     assert (shown, budget.taken) == ([], [])
+
+
+def test_that_there_is_no_credential_is_counted_for_the_alarm(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[str] = []
+    monkeypatch.setattr(telemetry, "count", counted.append)
+    get([GOOD], times=2, secret=Rotated(cached=SecretUnavailable("ThrottlingException")))
+    assert counted == ["CredentialsRefused"]
 
 
 def test_an_account_that_has_left_the_secret_is_not_called() -> None:

@@ -275,6 +275,19 @@ def test_a_bare_id_that_cannot_be_read_by_path_is_looked_for_in_the_list_to_its_
     assert calls == [escaped(BARES[0]), HELD_AROUND_BARE, f"{HELD_AROUND_BARE}&cursor=2"]
 
 
+def test_what_a_list_shows_beside_the_bare_id_it_was_read_for_needs_no_call() -> None:
+    looked, calls = look([refusal(404), page(*map(held, FULLS[:2]))], *BARES[:2])
+    assert names(looked) == dict(zip(BARES[:2], FULLS[:2], strict=True))
+    assert len(calls) == 2
+
+
+def test_where_one_bare_id_is_read_by_path_others_beyond_a_cut_list_are_too() -> None:
+    crowd = [page(held(FULLS[9]), following=str(number)) for number in range(12)]
+    looked, calls = look([ok(held(FULLS[0])), refusal(404), *crowd, ok(held(FULLS[2]))], *BARES[:1], *BARES[1:2])
+    assert names(looked) == {BARES[0]: FULLS[0], BARES[1]: TOO_MANY}
+    assert len(calls) == 14
+
+
 def test_a_bare_id_that_is_not_in_quarantine_is_looked_for_among_all_that_may_have_been() -> None:
     looked, calls = look([refusal(404), page(), page(held(FULLS[0], is_quarantined=False))], BARES[0])
     assert names(looked) == {BARES[0]: FULLS[0]}
@@ -296,7 +309,7 @@ def test_where_too_much_lies_around_a_bare_id_what_the_pages_show_is_taken_and_t
     plays = [refusal(404), *crowd] if number == 1 else [*crowd, refusal(404)]
     looked, calls = look(plays, *BARES[:number])
     assert names(looked) == {BARES[0]: FULLS[0], **dict.fromkeys(BARES[1:number], TOO_MANY)}
-    assert len(calls) == 12 + number - (number > 1)
+    assert len(calls) == 13, "where no bare id is read by path, no second is tried"
 
 
 def test_where_too_much_lies_around_a_bare_id_that_is_not_in_quarantine_it_has_to_be_named_better_too() -> None:
@@ -357,14 +370,53 @@ def test_where_one_reading_is_offered_a_bare_id_that_is_not_read_by_the_other_ha
     assert look([play, page(held(FULLS[0]))], BARES[0])[0].keys() == {BARES[0]}
     assert look([page(held(FULLS[0])), play], *BARES[:3])[0][BARES[1]] is FAILED
     assert look([play, refusal(500)], BARES[0])[0] == {BARES[0]: FAILED}
-    assert look([refusal(404), play], BARES[0])[0] == {BARES[0]: NOT_OFFERED}
+    assert look([refusal(404), play], BARES[0])[0] == {BARES[0]: FAILED}
+    assert look([play, refusal(404)], BARES[0])[0] == {BARES[0]: FAILED}
+
+
+UNCLEAR = [{"is_quarantined": None}, {"is_quarantined": "true"}, {"is_quarantined": 1}]
+
+
+@pytest.mark.parametrize("members", UNCLEAR)
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_bare_id_whose_entry_does_not_tell_whether_it_is_held_is_not_one_that_cannot_be_read(
+    members: dict[str, Any], number: int
+) -> None:
+    entry = held(FULLS[0], final_disposition="MALICIOUS") | members
+    plays = [refusal(404), page(entry)] if number == 1 else [page(entry), refusal(404)]
+    assert look(plays, *BARES[:number])[0][BARES[0]] is FAILED
+    also_clear = page(entry, held(FULLS[0]))
+    plays = [refusal(404), also_clear] if number == 1 else [also_clear, refusal(404)]
+    assert look(plays, *BARES[:number])[0][BARES[0]] is FAILED
+
+
+@pytest.mark.parametrize("members", UNCLEAR)
+def test_a_second_match_that_cannot_be_read_is_one_all_the_same(members: dict[str, Any]) -> None:
+    assert find([page(held(FULLS[0]), held(FULLS[1]) | members)], asking())[0] == [FAILED]
+    (found,), _ = find([page(held(FULLS[0]), held(FULLS[1], message_id="<another>") | members)], asking())
+    assert not isinstance(found, NotRead)
+
+
+def test_an_alert_id_that_a_cut_list_shows_is_searched_for_too() -> None:
+    cut = [page(held(FULLS[0]), following="1"), *[page(held(FULLS[9]), following="2")] * 11]
+    both = page(held(FULLS[0]), held(f"{ALERTS[0]}-99", final_disposition="MALICIOUS"))
+    looked, _ = look([*cut, both, *(ok(held(each)) for each in FULLS[1:3])], ALERTS[0], *FULLS[1:3])
+    assert looked[ALERTS[0]] is FAILED
+
+
+def test_what_other_windows_leave_no_pages_for_is_for_another_time() -> None:
+    apart = [queue_id(NOON - days * DAY) for days in (5, 15, 25)]
+    several = [page(held(FULLS[9]), following=str(number)) for number in range(4)]
+    one_window = [*several, page()]
+    looked, _ = look([*one_window * 2, *several[:2], refusal(404), page()], *apart)
+    assert list(looked.values()) == [ABSENT, ABSENT, NOT_NOW]
 
 
 def test_a_list_that_fails_for_one_bare_id_tells_nothing_against_another() -> None:
     far = queue_id(NOON - 20 * DAY)
-    plays = [refusal(404), refusal(404), refusal(500), page(), page()]
+    plays = [refusal(404), refusal(500), page(), page(), refusal(404)]
     assert look(plays, BARES[0], far)[0] == {BARES[0]: FAILED, far: ABSENT}
-    plays = [refusal(404), refusal(404), page(), refusal(500), page()]
+    plays = [refusal(404), page(), refusal(500), page(), refusal(404)]
     assert look(plays, BARES[0], far)[0] == {BARES[0]: ABSENT, far: FAILED}
 
 
@@ -481,9 +533,9 @@ def test_what_came_within_a_day_of_another_is_in_one_list_with_it() -> None:
 
 def test_bare_ids_whose_window_was_not_begun_for_want_of_pages_are_for_another_time() -> None:
     apart = [queue_id(NOON - days * DAY) for days in range(5, 80, 5)]
-    looked, calls = look([*[page()] * 12, *[refusal(404)] * 15, page()], *apart)
+    looked, calls = look([*[page()] * 12, refusal(404), *[page()] * 12, refusal(404)], *apart)
     assert [looked[each] for each in apart] == [ABSENT] * 12 + [NOT_NOW] * 3
-    assert [call[0] for call in calls] == ["?"] * 12 + ["/"] * 15 + ["?"] * 12
+    assert [call[0] for call in calls] == ["?"] * 12 + ["/"] + ["?"] * 12 + ["/"] * 14
 
 
 def test_nothing_to_read_is_nothing_asked() -> None:
@@ -719,6 +771,7 @@ def test_what_no_time_is_left_for_is_for_another_time_but_not_if_cloudflare_took
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(cloudflare_calls, "_LEAST_SECONDS", 0.1)
+    monkeypatch.setattr(cloudflare_calls, "_LEAST_PAGE_SECONDS", 0.1)
     assert look([page()], *FULLS[:3], seconds=0) == (dict.fromkeys(FULLS[:3], NOT_NOW), [])
     assert find([page()], asking(), seconds=0) == ([NOT_NOW], [])
     looked, calls = look([page(held(FULLS[0])), says_and_hangs(b"")], *FULLS[:4], seconds=1)
@@ -751,8 +804,61 @@ def test_what_the_end_of_the_time_cuts_off_is_no_failure(wanted: list[MessageId]
     """A single bare id among several thousand messages is one: its caller is told 202, and the worker has the time."""
     session, budget = Slow(), RememberingBudget()
     lookup = CloudflareLookup("https://api.example", Held(), session, lambda: NOON, lambda: session.now)
-    assert lookup.look(ACCOUNT, wanted, seconds, budget, Mark.ALL) == dict.fromkeys(wanted, NOT_NOW)
-    assert len(budget.taken) == 1 + (seconds - 2) // 1.5
+    looked = lookup.look(ACCOUNT, wanted, seconds, budget, Mark.ALL)
+    may_be_read = {ABSENT} if wanted == FULLS[:3] else set()  # by path, in what time the lists leave
+    assert looked.keys() == set(wanted)
+    assert set(looked.values()) <= {NOT_NOW} | may_be_read
+    assert session.now <= seconds
+
+
+class Timed(DeadlineSession):
+    """Takes so long for a page and a message; knows of pages full of others, and of nothing that is asked for."""
+
+    def __init__(self, pages: int, page_seconds: float, message_seconds: float) -> None:
+        self.now = 0.0
+        self.paths = 0
+        self._pages = pages
+        self._seconds = page_seconds, message_seconds
+
+    def send(self, _: str, url: str, __: Mapping[str, str], ___: bytes | None, seconds: float) -> Reply | NoReply:
+        query = parse_qs(url.partition("?")[2])
+        takes = self._seconds[0 if query else 1]
+        self.now += min(takes, seconds)
+        if takes > seconds:
+            return NoReply(True, "deadline")
+        if not query:
+            self.paths += 1
+            return Reply(404, {}, b'{"success": false, "errors": [], "result": null}')
+        number = int(query.get("cursor", ["1"])[0])
+        following = str(number + 1) if number < self._pages else None
+        content = {"success": True, "result": [held(FULLS[20])], "result_info": {"next": following}}
+        return Reply(200, {}, json.dumps(content).encode())
+
+
+@pytest.mark.parametrize(
+    ("pages", "page_seconds", "why"),
+    [(1, 0.5, ABSENT), (10, 1.0, ABSENT), (10, 2.0, TOO_MANY), (20, 0.1, TOO_MANY)],
+)
+@pytest.mark.parametrize("number", [1, 2, 80])
+def test_in_the_time_of_the_worker_every_bare_id_comes_to_something(
+    pages: int, page_seconds: float, why: NotRead, number: int
+) -> None:
+    """However much is in quarantine: else it would be looked for again and again until it expires."""
+    session = Timed(pages, page_seconds, 0.3)
+    lookup = CloudflareLookup("https://api.example", Held(), session, lambda: NOON, lambda: session.now)
+    left = [queue_id(NOON - 9 * DAY + HOUR * each / 80) for each in range(number)]
+    for _ in range(3):
+        looked = lookup.look(ACCOUNT, left, 30, RememberingBudget(), Mark.ALL)
+        assert set(looked.values()) <= {why, NOT_NOW}
+        left = [each for each in left if looked.get(each, NOT_NOW) is NOT_NOW]
+    assert left == []
+
+
+def test_full_ids_are_read_in_what_time_the_lists_leave() -> None:
+    session = Timed(20, 2.0, 0.3)
+    lookup = CloudflareLookup("https://api.example", Held(), session, lambda: NOON, lambda: session.now)
+    looked = lookup.look(ACCOUNT, FULLS[:9], 30, RememberingBudget(), Mark.ALL)
+    assert looked == dict.fromkeys(FULLS[:9], ABSENT)
 
 
 def test_a_credential_that_was_changed_meanwhile_is_fetched_once() -> None:

@@ -576,6 +576,7 @@ def test_without_a_result_info_the_page_counts_all_the_same() -> None:
 )
 def test_all_calls_together_take_no_longer_than_told(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cloudflare_calls, "_LEAST_SECONDS", 0.1)
+    monkeypatch.setattr(cloudflare_calls, "_LEAST_PAGE_SECONDS", 0.1)
     began = time.monotonic()
     readings, calls = read([page({"id": FULLS[0], **FREED}), play], *FULLS[:9], seconds=1)
     assert 0.9 < time.monotonic() - began < 6

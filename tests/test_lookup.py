@@ -319,3 +319,9 @@ def test_several_messages_are_never_guessed_at_though_as_many_were_expected(numb
     assert ended.candidates == tuple(
         Candidate(each.message_id, each.at, "SPAM", each.is_quarantined) for each in several[:10]
     )
+
+
+def test_of_a_disposition_that_is_no_name_candidates_keep_nothing() -> None:
+    ended = choose([replace(each, disposition="ann@example.com") for each in found(2)], None)
+    assert isinstance(ended, Ended)
+    assert {each.disposition for each in ended.candidates} == {None}

@@ -8,6 +8,7 @@ import pytest
 
 from quarantine_release.guard import DEFAULT_POLICY, Details, Ended, Guard, Guarded, Mode, NotRead, Policy
 from quarantine_release.outcome import (
+    AccountId,
     Answered,
     Code,
     Evidence,
@@ -398,6 +399,36 @@ def test_verdicts_hold_for_fifteen_seconds_of_calls_and_what_is_left_is_looked_a
     assert guarded.cloudflare.calls == [(WireForm.ARRAY, [BULK])]
 
 
+def test_verdicts_of_a_search_grow_old_too(guarded: World) -> None:
+    release_call = guarded.cloudflare.release
+
+    def slow(*arguments: Any) -> Any:
+        guarded.clock.move(seconds=15)
+        return release_call(*arguments)
+
+    guarded.cloudflare.release = slow  # type: ignore[method-assign,assignment]
+    guarded.lookup.answers |= {HEADER: [SPAM], MessageId("<2@x>"): [replace(SPAM, message_id=BULK)]}
+    ask(guarded, HEADER, "<2@x>", inline=False)
+    guarded.work()
+    assert len(guarded.cloudflare.calls) == 1
+
+
+def test_an_account_whose_reads_are_slow_does_not_let_the_verdicts_of_another_grow_old(guarded: World) -> None:
+    slow_account, look = AccountId("b" * 32), guarded.lookup.look
+
+    def slow(account_id: AccountId, *arguments: Any) -> Any:
+        if account_id == slow_account:
+            guarded.clock.move(seconds=20)
+        return look(account_id, *arguments)
+
+    guarded.lookup.look = slow  # type: ignore[method-assign,assignment]
+    ask(guarded, FULL, inline=False)
+    guarded.lookup.messages[BULK] = NotRead.NOT_NOW
+    ask(guarded, BULK, inline=False, name="two", account_id=slow_account)
+    guarded.work()
+    assert guarded.cloudflare.calls == [(WireForm.OBJECT, [FULL])]
+
+
 def test_a_refused_credential_ends_nothing(guarded: World) -> None:
     guarded.lookup.messages[FULL] = NotRead.REFUSED
     for force in (False, True):
@@ -566,6 +597,40 @@ def test_a_dry_run_that_cannot_read_says_so(guarded: World) -> None:
 
 
 @pytest.mark.parametrize("how", [{"force": True}, {"dry_run": True}])
+def test_of_what_is_done_now_or_never_what_could_be_read_is_done(guarded: World, how: dict[str, Any]) -> None:
+    guarded.lookup.messages |= {BULK: NotRead.NOT_NOW}
+    answer = ask(guarded, FULL, BULK, **how)
+    assert told(answer)[1] == (Outcome.DENIED, Code.GUARD_UNAVAILABLE)
+    assert told(answer)[0][0] is (Outcome.RELEASED if how.get("force") else Outcome.WOULD_RELEASE)
+
+
+def test_what_was_made_before_is_not_told_no_for_a_credential_that_is_refused_now(guarded: World) -> None:
+    for guard in (guarded.guard, Guard(Mode.OFF)):
+        guarded.guard, name = guard, guard.mode
+        first = ask(guarded, ALERT, name=name)
+        guarded.lookup.messages[ALERT] = NotRead.REFUSED
+        again = ask(guarded, ALERT, name=name, nonce="again")
+        assert (again.replayed, told(again)) == (True, told(first))
+        guarded.lookup.messages[ALERT] = SPAM
+
+
+@pytest.mark.parametrize("why", [NotRead.REFUSED, NotRead.NOT_NOW])
+def test_who_was_first_under_a_key_is_found_by_who_is_told_no(guarded: World, why: NotRead) -> None:
+    """Another POST of the same may be a moment ahead."""
+    look = guarded.lookup.look
+
+    def overtaken(*arguments: Any) -> Any:
+        guarded.lookup.look = look  # type: ignore[method-assign]
+        ask(guarded, FULL, force=True)
+        guarded.lookup.messages[FULL] = why
+        return look(*arguments)
+
+    guarded.lookup.look = overtaken  # type: ignore[method-assign,assignment]
+    again = ask(guarded, FULL, force=True, nonce="again")
+    assert (again.replayed, told(again)) == (True, [RELEASED])
+
+
+@pytest.mark.parametrize("how", [{"force": True}, {"dry_run": True}])
 @pytest.mark.parametrize("given", [FULL, HEADER])
 def test_what_is_done_now_or_never_is_told_no_where_nothing_may_be_read(
     guarded: World, given: MessageId, how: dict[str, Any]
@@ -575,6 +640,10 @@ def test_what_is_done_now_or_never_is_told_no_where_nothing_may_be_read(
     refusal = release(request_row(given, **how), guarded.ports())
     assert isinstance(refusal, Refusal)
     assert (refusal.reason, refusal.retry_after) == (RefusalReason.RATE_LIMITED, 42)
+    guarded.budget.paused = 0.0
+    refusal = release(request_row(given, **how), guarded.ports())
+    assert isinstance(refusal, Refusal)
+    assert (refusal.reason, refusal.retry_after) == (RefusalReason.NO_TIME, None)
     assert guarded.ledger.requests([RequestId("rq_one")]) == {}
 
 

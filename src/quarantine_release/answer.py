@@ -12,7 +12,8 @@ from quarantine_release.trace import FailOn, MessageRow
 
 _DONE: Final = (Outcome.RELEASED, Outcome.ALREADY_RELEASED)
 _UNREAD: Final = {
-    "Released": (Outcome.RELEASED, Outcome.PARTIALLY_RELEASED, Outcome.UNCONFIRMED),
+    "Released": (Outcome.RELEASED, Outcome.PARTIALLY_RELEASED),
+    "Sent": (Outcome.UNCONFIRMED,),
     "Would be released": (Outcome.WOULD_RELEASE,),
 }
 _FAILURES: Final[dict[FailOn, tuple[str, ...]]] = {

@@ -36,7 +36,7 @@ from quarantine_release.vetting import Vetting
 _REFUSED_SECONDS: Final = 60
 # From so long a delay on the sweep is told, lest it sends the same hint again and again.
 _LONG_SECONDS: Final = 30.0
-_VETTING_SECONDS: Final = 20.0
+_VETTING_SECONDS: Final = 30.0
 _PROOF_SECONDS: Final = 8.0
 # So old may be what a list has shown, when the guard looks at it.
 LISTS_HOLD: Final = timedelta(seconds=10)
@@ -106,28 +106,34 @@ class _Line:
         self._calls: deque[Call] = deque()
         self._wait = 0.0
         self._is_taken = False
+        self._is_begun = False
+        self._vetted_at: datetime | None = None
+
+    def _begin(self) -> None:
+        """Look at what the hints stand for, and find the calls to make."""
+        run, ports, batch = self._run, self._ports, self._batch
         spared = CALL_SECONDS + 2 * RECORD_SECONDS
-        vetting = Vetting(self._run, ports, Mark.ALL, seconds=_VETTING_SECONDS, spared=spared)
-        self._resolve(hints, vetting)
-        wants = _merged(hints, self._run.requests)
-        self._run.rows = ports.ledger.messages(own[0].account_id, [want.target.part for want in wants])
-        ask_for(self._run, wants)
-        free = {name: free_of(request, self._run) for name, request in self._run.requests.items()}
+        vetting = Vetting(run, ports, Mark.ALL, seconds=_VETTING_SECONDS, spared=spared)
+        self._resolve(self.hints, vetting)
+        wants = _merged(self.hints, run.requests)
+        run.rows = ports.ledger.messages(run.account_id, [want.target.part for want in wants])
+        ask_for(run, wants)
+        free = {name: free_of(request, run) for name, request in run.requests.items()}
         still_wanted = []
         for want in wants:
             names = tuple(name for name in want.requests if want.target.part in free[name])
             still_wanted += [replace(want, requests=names)] if names else []
         vetted = vetting.save(vetting.vet(still_wanted) if still_wanted and self._may_look() else [])
         self._vetted_at = ports.clock() if vetting.has_looked else None
-        for request in self._run.requests.values():
+        for request in run.requests.values():
             before = batch.requests[request.request_id].ended
-            new = (one for one in self._run.results(request) if one.ended is not None and one.id not in before)
+            new = (one for one in run.results(request) if one.ended is not None and one.id not in before)
             batch.ended += [(result, request) for result in new]
-        self._calls += calls_of(vetted, self._run.rows, ports.wire_form)
+        self._calls += calls_of(vetted, run.rows, ports.wire_form)
         if vetting.is_refused:
             self._wait = _until_full_minute(ports.clock())
-        elif vetting.must_wait:
-            self._wait = max(ports.budget.pause_left(self._run.account_id), _NOT_NOW_SECONDS)
+        elif vetting.waiting:
+            self._wait = max(ports.budget.pause_left(run.account_id), _NOT_NOW_SECONDS)
 
     def _resolve(self, hints: Sequence[Hint], vetting: Vetting) -> None:
         """Find out what the Message-IDs mean that the hints stand for."""
@@ -154,6 +160,9 @@ class _Line:
     def step(self) -> bool:
         """Make the next call; say whether there may be more."""
         ports = self._ports
+        if not self._is_begun:  # not before it is this account's turn: what others wait for would make its verdicts old
+            self._is_begun = True
+            self._begin()
         is_stale = self._vetted_at is not None and ports.clock() - self._vetted_at >= _VERDICTS_HOLD
         if not self._calls or is_stale or ports.time_left() < CALL_SECONDS + 2 * RECORD_SECONDS:
             if self._is_taken:

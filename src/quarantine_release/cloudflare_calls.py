@@ -21,7 +21,8 @@ from quarantine_release.secret_store import SecretUnavailable
 
 _CALL_SECONDS: Final = 5.0
 # What is begun with less we may cut off ourselves, which says nothing of Cloudflare: a full page may take two seconds.
-_LEAST_SECONDS: Final = 2.0
+_LEAST_SECONDS: Final = 1.0
+_LEAST_PAGE_SECONDS: Final = 2.0
 _PAGE: Final = 1000
 # A search that is still under way is asked for again so often, so long apart.
 _POLLS: Final = 8
@@ -72,7 +73,12 @@ class Calls:
 
     def get(self, path: str) -> Got:
         """Get a page below `/investigate`."""
-        return self._get(f"{self._root}{path}")
+        return self._get(f"{self._root}{path}", _LEAST_SECONDS)
+
+    @property
+    def seconds_left(self) -> float:
+        """Return how long the run may still take."""
+        return self.ends_at - self.monotonic()
 
     def pages(self, query: Mapping[str, str], *, per_page: int = _PAGE) -> Iterator[Page]:
         """List page by page; the last page says why there is no other."""
@@ -96,8 +102,10 @@ class Calls:
     def _finished(self, got: Got) -> Got:
         """Ask again for a search that is still under way; its result is empty until then."""
         for _ in range(_POLLS):
-            if not got.location or self.ends_at - self.monotonic() < 2 * _POLL_SECONDS:
+            if not got.location:
                 break
+            if self.seconds_left < _POLL_SECONDS + _LEAST_PAGE_SECONDS:
+                return Got({}, got.evidence, self._when_late)
             location = self._below_root(got.location)
             if location is None:
                 break
@@ -117,7 +125,7 @@ class Calls:
         leads_out = not all(step.strip(".") for step in steps)
         return url if is_below and not leads_out else None
 
-    def _get(self, url: str) -> Got:
+    def _get(self, url: str, least: float = _LEAST_PAGE_SECONDS) -> Got:
         if self.stopped is not None:
             return Got({}, _NOT_CALLED, self.stopped)
         try:
@@ -125,12 +133,13 @@ class Calls:
         except (SecretUnavailable, SecretMalformed):
             credential = None
         if credential is None:
+            telemetry.count("CredentialsRefused")
             self.stopped = NotRead.REFUSED
             return Got({}, _NOT_CALLED, self.stopped)
-        seconds = min(_CALL_SECONDS, self.ends_at - self.monotonic())
-        if seconds < _LEAST_SECONDS:
-            self.stopped = self._when_late
-            return Got({}, _NOT_CALLED, self.stopped)
+        seconds = min(_CALL_SECONDS, self.seconds_left)
+        if seconds < least:
+            self.stopped = self._when_late if seconds < _LEAST_SECONDS else None
+            return Got({}, _NOT_CALLED, self._when_late)
         if self.budget.take(self.account_id, self.mark):
             self.stopped = NotRead.NOT_NOW
             return Got({}, _NOT_CALLED, self.stopped)
@@ -140,14 +149,14 @@ class Calls:
         evidence = evidence_of(reply) if isinstance(reply, Reply) else Evidence(failure=reply.failure)
         telemetry.cloudflare_read(self.account_id, evidence, round((time.monotonic() - began) * 1000))
         if not isinstance(reply, Reply):
-            # Who cannot be reached is waited for, as before a release; who does not answer has failed.
-            if reply.was_sent:
+            # Who cannot be reached is waited for, as before a release; who does not answer, given time, has failed.
+            if reply.was_sent and seconds >= _LEAST_PAGE_SECONDS:
                 self._when_late = NotRead.FAILED
             else:
-                self.stopped = NotRead.NOT_NOW
+                self.stopped = self._when_late if reply.was_sent else NotRead.NOT_NOW
             return Got({}, evidence, self.stopped or NotRead.FAILED)
         if refuses_credential(reply) and self._has_another(credential):
-            return self._get(url)
+            return self._get(url, least)
         self._credential = credential
         return self._judge(reply, evidence)
 
@@ -183,5 +192,5 @@ class Calls:
             return Got(content, evidence)
         if reply.status == 404 and succeeded is False:
             return Got({}, evidence, NotRead.ABSENT)
-        # A 404 without Cloudflare's envelope is somebody else's, and says nothing of the message.
+        # A 404 without Cloudflare's envelope is somebody else's, who knows of no messages.
         return Got({}, evidence, NotRead.NOT_OFFERED if reply.status in _NOT_OFFERED else NotRead.FAILED)

@@ -11,7 +11,7 @@ from quarantine_release.cloudflare import Secret
 from quarantine_release.cloudflare_calls import Calls
 from quarantine_release.deadline import DeadlineSession
 from quarantine_release.guard import Details, NotRead
-from quarantine_release.lookup import Question, details_of, fits
+from quarantine_release.lookup import Question, bears, details_of, fits
 from quarantine_release.outcome import (
     ALERT_ID,
     AccountId,
@@ -23,19 +23,30 @@ from quarantine_release.outcome import (
     postfix_part,
 )
 from quarantine_release.ports import Budget, Mark
-from quarantine_release.reading import Window, dicts, is_partial, time_of, windows_of
+from quarantine_release.reading import NEAR, Window, dicts, id_of, is_partial, time_of, windows_of
 
 # So few are cheaper read one by one than listed with whatever else arrived around them.
 _FEW: Final = 2
 _PAGES: Final = 12
 _SINGLES: Final = 100
 _SEARCH_PAGES: Final = 3
-_HELD: Final = {"delivery_status": "quarantined"}
-# What of the mail may ever have been held, wherever it is now: all mail would be too much to list.
-_DETECTED: Final = {"detections_only": "true"}
 _AROUND: Final = timedelta(hours=1)
+# A look of at least so many seconds has time for all that may be listed; a shorter one is for the worker to do again.
+_LONG_SECONDS: Final = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """Which mail is listed, and how near to one another two stretches of time are looked through as one."""
+
+    query: Mapping[str, str]
+    near: timedelta
+
+
 # What is in quarantine is little enough that a day of it costs less than one more list.
-_NEAR: Final = timedelta(hours=24)
+_HELD: Final = _Kind({"delivery_status": "quarantined"}, timedelta(hours=24))
+# What of the mail may ever have been held, wherever it is now: all mail would be too much to list.
+_DETECTED: Final = _Kind({"detections_only": "true"}, NEAR)
 # When a list was begun, what it showed, and whether no other message may go by the same postfix id.
 _Listed = tuple[datetime, Details, bool]
 
@@ -76,7 +87,7 @@ class CloudflareLookup:
         self, account_id: AccountId, ids: Sequence[MessageId], seconds: float, budget: Budget, mark: Mark
     ) -> Mapping[MessageId, Details | NotRead]:
         """Read messages; what is left out is NOT_NOW. Raises LedgerUnavailable."""
-        look = _Look(self._calls(account_id, seconds, budget, mark), self._clock())
+        look = _Look(self._calls(account_id, seconds, budget, mark), self._clock(), seconds)
         if len(ids) > _FEW:
             held = self._held(account_id, ids)
             look.list_around([each for each in ids if each not in held])
@@ -96,6 +107,8 @@ class CloudflareLookup:
                 return page.why if page.why in (NotRead.NOT_NOW, NotRead.REFUSED) else NotRead.FAILED
             for entry in page.entries:
                 details = details_of(entry, self._clock())
+                if details is None and id_of(entry) is not None and bears(entry, question.header):
+                    return NotRead.FAILED  # it may be a second match, and nobody knows what it is
                 if details is not None and fits(details, question, entry):
                     found[details.message_id] = details
             if page.is_last:
@@ -118,101 +131,119 @@ class CloudflareLookup:
         """Keep what was in quarantine when the look began; what was not may be there any moment."""
         self._listed = {key: held for key, held in self._listed.items() if held[0] > look.now - self._holds}
         for part, entries in look.entries.items():
-            if self._holds and len(entries) == 1 and entries[0].is_quarantined:
+            if self._holds and part not in look.unclear and len(entries) == 1 and entries[0].is_quarantined:
                 self._listed[account_id, part] = (look.now, entries[0], not look.unsure)
 
 
 @dataclass(slots=True)
 class _Look:
-    """One run of reading. `entries` are those of the lists, by message.
+    """One run of reading, of so many seconds. `entries` are those of the lists, by message.
 
     `unsure` is why the list in which a message was looked for was not read to its end: beside what it showed, a second
-    message may go by the same postfix id. `unread` is why bare ids could not be read by path.
+    message may go by the same postfix id. `unclear` are messages of which an entry does not tell what the guard needs.
     """
 
     calls: Calls
     now: datetime
+    seconds: float
     pages: int = 0
     is_offered: bool = False
+    are_bare_listed: bool = False
+    reads_bare: bool = False
     sought: set[MessageId] = field(default_factory=set)
     unsure: dict[MessageId, NotRead] = field(default_factory=dict)
-    unread: dict[MessageId, NotRead] = field(default_factory=dict)
+    unclear: set[PostfixPart] = field(default_factory=set)
     entries: dict[PostfixPart, list[Details]] = field(default_factory=dict)
     found: dict[MessageId, Details | NotRead] = field(default_factory=dict)
 
-    def list_around(self, ids: Sequence[MessageId], kind: Mapping[str, str] = _HELD) -> None:
-        """List this kind of mail around the times of the ids, until all are found or the pages are used up."""
+    def list_around(self, ids: Sequence[MessageId], kind: _Kind = _HELD) -> None:
+        """List mail around the times of the ids, until all are found, or pages or time are used up."""
         self.sought.update(ids)
-        wanted = [Wanted(postfix_part(each), each) for each in ids]
-        for window in windows_of(wanted, self.now, *([_NEAR] if kind is _HELD else [])):
+        for window in windows_of([Wanted(postfix_part(each), each) for each in ids], self.now, kind.near):
             why = self._list(window, kind)
             if why is not None:
                 self.unsure |= {one.message_id: why for one in window.wanted}
 
-    def _list(self, window: Window, kind: Mapping[str, str]) -> NotRead | None:
+    def _list(self, window: Window, kind: _Kind) -> NotRead | None:
         """List one stretch of time; return why that was not done to its end, if it was not."""
         if self.pages >= _PAGES:
             return NotRead.NOT_NOW
-        query = {"start": _rfc3339(window.start), "end": _rfc3339(window.end), **kind}
+        has_all_pages, has_all_time = self.pages == 0, self.seconds >= _LONG_SECONDS
+        query = {"start": _rfc3339(window.start), "end": _rfc3339(window.end), **kind.query}
         for page in self.calls.pages(query):
             self.pages += 1
             self.is_offered |= page.why is None
             self._take_in(page.entries)
             are_found = all(one.part in self.entries and not is_partial(one.message_id) for one in window.wanted)
-            if page.why is NotRead.ABSENT:  # a list that is not there tells of no message
-                return NotRead.NOT_OFFERED
             if page.is_last or page.why is not None:
                 return page.why
-            if are_found or self.pages >= _PAGES:
-                return NotRead.TOO_MANY
+            # A third of the time is for what the lists do not show: else there would never be any for it.
+            is_late = self.calls.seconds_left < self.seconds / 3
+            if are_found or is_late or self.pages >= _PAGES:
+                return (
+                    NotRead.TOO_MANY if are_found or (has_all_time if is_late else has_all_pages) else NotRead.NOT_NOW
+                )
         return NotRead.FAILED
 
     def seen(self, ids: Iterable[MessageId]) -> dict[MessageId, Details | NotRead]:
         """Return what the lists showed of ids, where it can be no other message's."""
         shown: dict[MessageId, Details | NotRead] = {}
         for each in ids:
-            own = [one for one in self.entries.get(postfix_part(each), ()) if not contradict(one.message_id, each)]
-            if len(own) == 1 and (self.unsure.get(each) in (None, NotRead.TOO_MANY) or not is_partial(each)):
+            part, why = postfix_part(each), self.unsure.get(each)
+            own = [one for one in self.entries.get(part, ()) if not contradict(one.message_id, each)]
+            # Of alert ids a search tells more than a list that was cut.
+            is_sure = why is None or not is_partial(each) or (why is NotRead.TOO_MANY and is_bare(each))
+            if is_sure and len(own) == 1 and part not in self.unclear:
                 shown[each] = own[0]
         return shown
 
     def read(self, ids: Sequence[MessageId]) -> None:
-        """Read messages singly: by alert id through the search, else by path; what is bare, at last in the lists."""
+        """Read messages singly: by alert id through the search, else by path, and bare ids in the lists too."""
+        bare = [each for each in ids if is_bare(each)]
         for each in ids:
+            if each in self.found:
+                continue
             if ALERT_ID.match(each):
                 self.found[each] = self._search(each)
-                continue
-            got = self.calls.get(f"/{quote(each, safe='')}")
-            result, why = got.content.get("result"), got.why
-            if why is None and is_bare(each) and result in (None, []):
-                why = NotRead.ABSENT
-            if why is None:
-                self.found[each] = self._only(dicts(result), each) or NotRead.FAILED
-            elif why in (NotRead.ABSENT, NotRead.NOT_OFFERED) and is_bare(each):
-                self.unread[each] = why
+            elif self.are_bare_listed and not self.reads_bare and self.unsure.get(each) is NotRead.TOO_MANY:
+                self.found[each] = NotRead.TOO_MANY  # where no bare id is read by path, one more call tells nothing
             else:
-                self.found[each] = why
-        self._find_unread([each for each in self.unread if each not in self.sought], _HELD)
+                self._read_by_path(each, bare)
+
+    def _read_by_path(self, message_id: MessageId, bare: Sequence[MessageId]) -> None:
+        got = self.calls.get(f"/{quote(message_id, safe='')}")
+        result, why = got.content.get("result"), got.why
+        if why is None and is_bare(message_id) and result in (None, []):
+            why = NotRead.ABSENT
+        if why is None:
+            self.reads_bare |= is_bare(message_id)
+            self.found[message_id] = self._only(dicts(result), message_id) or NotRead.FAILED
+        elif why in (NotRead.ABSENT, NotRead.NOT_OFFERED) and is_bare(message_id):
+            self._list_bare(bare)
+            self.found.setdefault(message_id, self._why(message_id, why))
+        else:
+            self.found[message_id] = why
+
+    def _list_bare(self, ids: Sequence[MessageId]) -> None:
+        """Look for bare ids in both kinds of lists: once for all, before more of them are read by path."""
+        if self.are_bare_listed:
+            return
+        self.are_bare_listed = True
+        self.list_around([each for each in ids if each not in self.sought])
         self.pages = 0  # else who has filled the first lists would keep everything from being looked for in the others
-        open_ids = [each for each in self.unread if not (each in self.unsure or postfix_part(each) in self.entries)]
-        self._find_unread(open_ids, _DETECTED)
-        self.found |= {each: self._why(each, why) for each, why in self.unread.items()}
+        known = self.entries.keys() | self.unclear
+        self.list_around([each for each in ids if not (each in self.unsure or postfix_part(each) in known)], _DETECTED)
+        self.found = self.seen(ids) | self.found
 
-    def _find_unread(self, ids: Sequence[MessageId], kind: Mapping[str, str]) -> None:
-        self.list_around(ids, kind)
-        shown = self.seen(ids)
-        self.found |= shown
-        for each in shown:
-            del self.unread[each]
-
-    def _why(self, message_id: MessageId, why: NotRead) -> NotRead:
+    def _why(self, message_id: MessageId, by_path: NotRead) -> NotRead:
         """Say why a bare id is not read that neither its path nor a list has shown."""
-        why = self.unsure.get(message_id, why)
+        why = self.unsure.get(message_id, by_path)
         if why not in (NotRead.ABSENT, NotRead.NOT_OFFERED):
             return why
-        # What goes by this id may be several messages; and who offers lists offers to read what they hold.
-        is_doubtful = postfix_part(message_id) in self.entries or (self.is_offered and why is NotRead.NOT_OFFERED)
-        return NotRead.FAILED if is_doubtful else why
+        is_known = postfix_part(message_id) in self.entries.keys() | self.unclear
+        # Who offers one reading of a bare id, and not the other, may be about to offer both again.
+        is_offered = self.is_offered and (message_id in self.unsure or by_path is NotRead.NOT_OFFERED)
+        return NotRead.FAILED if is_known or is_offered or why is not by_path else why
 
     def _search(self, alert_id: MessageId) -> Details | NotRead:
         at = time_of(alert_id, self.now)
@@ -234,7 +265,9 @@ class _Look:
 
     def _take_in(self, entries: Iterable[Mapping[str, object]]) -> None:
         for entry in entries:
-            details = details_of(entry, self.now)
+            details, told = details_of(entry, self.now), id_of(entry)
+            if details is None and told is not None:
+                self.unclear.add(postfix_part(told))
             if details is not None:
                 known = self.entries.setdefault(postfix_part(details.message_id), [])
                 if details not in known:

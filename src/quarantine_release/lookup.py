@@ -65,10 +65,16 @@ def details_of(entry: Mapping[str, Any], now: datetime) -> Details | None:
     )
 
 
+def bears(entry: Mapping[str, Any], header: MessageId) -> bool:
+    """Say whether an entry tells that it is of this Message-ID."""
+    told = _text(entry, "message_id")
+    return told is not None and told.strip("<> ") == header.strip("<>")
+
+
 def fits(details: Details, question: Question, entry: Mapping[str, Any]) -> bool:
     """Say whether an entry tells that it is what was asked for: Cloudflare may match more loosely than it says."""
-    told, narrowing = _text(entry, "message_id"), question.narrowing
-    if told is None or told.strip("<> ") != question.header.strip("<>"):
+    narrowing = question.narrowing
+    if not bears(entry, question.header):
         return False
     senders = [each for name in ("from", "envelope_from") if (each := _text(entry, name)) is not None]
     is_recent = narrowing.since is None or details.at is None or details.at >= narrowing.since
@@ -82,7 +88,8 @@ def fits(details: Details, question: Question, entry: Mapping[str, Any]) -> bool
 def choose(found: Sequence[Details], expected: int | None) -> Details | Ended:
     """Return the one message that a search found, or why there is not one."""
     candidates = tuple(
-        Candidate(each.message_id, each.at, each.disposition, each.is_quarantined) for each in found[:CANDIDATES_SHOWN]
+        Candidate(each.message_id, each.at, each.disposition_name, each.is_quarantined)
+        for each in found[:CANDIDATES_SHOWN]
     )
     if expected is not None and len(found) != expected:
         said = f"expect_count is {expected}, and {len(found)} messages were found."

@@ -37,7 +37,7 @@ _AROUND_TIMESTAMP: Final = timedelta(hours=1)
 # The published examples show the two up to a day apart.
 _AROUND_QUEUE_ID: Final = timedelta(hours=36)
 # A page holds 1,000 messages: what little arrived in between costs less than one more page.
-_TOO_NEAR: Final = timedelta(hours=6)
+NEAR: Final = timedelta(hours=6)
 
 
 @dataclass(slots=True)
@@ -67,7 +67,7 @@ def time_of(message_id: MessageId, now: datetime) -> datetime | None:
     return at if now - _OLDEST < at < now + _NEWEST else None
 
 
-def windows_of(wanted: Iterable[Wanted], now: datetime, near: timedelta = _TOO_NEAR) -> list[Window]:
+def windows_of(wanted: Iterable[Wanted], now: datetime, near: timedelta = NEAR) -> list[Window]:
     """Return the stretches of time in which to look for messages, latest first; those that are so near are one."""
     windows = []
     for one in wanted:

@@ -15,7 +15,16 @@ from typing import Final
 from quarantine_release.attempt import CALL_SECONDS, RECORD_SECONDS, claim, make_call
 from quarantine_release.calls import Call, Want, calls_of
 from quarantine_release.guard import Ended, Mode
-from quarantine_release.outcome import MessageId, Outcome, PostfixPart, RefusalReason, Stop, is_header, postfix_part
+from quarantine_release.outcome import (
+    ALERT_ID,
+    MessageId,
+    Outcome,
+    PostfixPart,
+    RefusalReason,
+    Stop,
+    is_header,
+    postfix_part,
+)
 from quarantine_release.ports import Conflict, Hint, LedgerUnavailable, Mark, Ports
 from quarantine_release.proof import confirm
 from quarantine_release.results import claimable
@@ -66,15 +75,18 @@ def release(request: RequestRow, ports: Ports, *, inline: bool = True) -> Answer
     wants: list[Want] = []
     if inline:
         is_held = ports.guard.mode is not Mode.OFF or request.policy is not None
-        if is_held or any(map(is_header, request.ids)) or request.dry_run:
+        if is_held or request.dry_run or any(is_header(each) or ALERT_ID.match(each) for each in request.ids):
             earlier = _look_up_first(run, vetting, ports)
             if earlier is not None:
                 return _replay(request, Conflict({request.request_id: earlier}, {}), ports)
         wants = _vetted(run, vetting)
     if vetting.is_refused:
-        return Refusal(RefusalReason.CREDENTIALS, None, request)
-    if vetting.must_wait and (request.force or request.dry_run):  # nobody would go on with them
-        return Refusal(RefusalReason.RATE_LIMITED, ceil(ports.budget.pause_left(request.account_id)) or None, request)
+        return _refuse(request, ports, RefusalReason.CREDENTIALS)
+    if vetting.waiting and (request.force or request.dry_run):  # nobody would go on with them
+        if not wants and not run.request.ended:
+            pause = ports.budget.pause_left(request.account_id)
+            return _refuse(request, ports, RefusalReason.RATE_LIMITED if pause else RefusalReason.NO_TIME, pause)
+        vetting.end_waiting()
     if request.dry_run:
         return _rehearse(run, vetting, wants)
     # No target is still one (empty) claim, which accepts the request.
@@ -98,13 +110,9 @@ def release(request: RequestRow, ports: Ports, *, inline: bool = True) -> Answer
         if stop is not None or (request.force and call.wants and not may_call):
             if run.is_accepted:
                 break
-            earlier = ports.ledger.requests([request.request_id]).get(request.request_id)
-            if earlier is not None and earlier.state is not RequestState.REFUSED:
-                return _replay(request, Conflict({request.request_id: earlier}, {}), ports)
             if stop is not None:
-                return Refusal(RefusalReason.PAUSED, None, request, stop)
-            reason = RefusalReason.RATE_LIMITED if has_time else RefusalReason.NO_TIME
-            return Refusal(reason, ceil(wait) or None, request)
+                return _refuse(request, ports, RefusalReason.PAUSED, stop=stop)
+            return _refuse(request, ports, RefusalReason.RATE_LIMITED if has_time else RefusalReason.NO_TIME, wait)
         waiting.popleft()
         try:
             claims = claim(run, call if may_call else replace(call, wants=()))
@@ -132,6 +140,16 @@ def release(request: RequestRow, ports: Ports, *, inline: bool = True) -> Answer
     if hints:
         ports.queue.send(hints)
     return answer
+
+
+def _refuse(
+    request: RequestRow, ports: Ports, reason: RefusalReason, wait: float = 0.0, stop: Stop | None = None
+) -> Answer | Refusal | KeyReused:
+    """Refuse what is not accepted yet; but if it was made before, answer as it was then."""
+    earlier = ports.ledger.requests([request.request_id]).get(request.request_id)
+    if earlier is not None and earlier.state is not RequestState.REFUSED:
+        return _replay(request, Conflict({request.request_id: earlier}, {}), ports)
+    return Refusal(reason, ceil(wait) or None, request, stop)
 
 
 def _look_up_first(run: Run, vetting: Vetting, ports: Ports) -> RequestRow | None:

@@ -50,7 +50,8 @@ class Vetting:
         self._spared = spared
         self._before = dict(run.requests)
         self.details: dict[PostfixPart, Details] = {}
-        self.must_wait = False
+        # What could not be read for now, and how it ends where nobody goes on with it.
+        self._waiting: list[tuple[RequestRow, tuple[MessageId, ...], Ended]] = []
         self.is_refused = False
         self.has_looked = False
 
@@ -154,6 +155,7 @@ class Vetting:
         ports, seconds = self._ports, self._seconds()
         if seconds <= 0:
             return {}
+        self.has_looked = True
         return ports.lookup.find(self._run.account_id, questions, seconds, ports.budget, self._mark)
 
     def _look(self, ids: Sequence[MessageId]) -> Mapping[MessageId, Details | NotRead]:
@@ -225,9 +227,20 @@ class Vetting:
         """End what could not be read; but what may only not be read for now, or for want of a credential, waits."""
         self.is_refused |= why is NotRead.REFUSED
         if why in (NotRead.NOT_NOW, NotRead.REFUSED):
-            self.must_wait = True
+            self._waiting.append((request, tuple(given), ended))
         else:
             self._end(request, given, ended)
+
+    @property
+    def waiting(self) -> frozenset[MessageId]:
+        """Return the ids that could not be read for now."""
+        return frozenset(each for _, given, _ in self._waiting for each in given)
+
+    def end_waiting(self) -> None:
+        """End what could not be read for now, since nobody will go on with it."""
+        for request, given, ended in self._waiting:
+            self._end(request, given, ended)
+        self._waiting.clear()
 
     def _end(self, request: RequestRow, given: Iterable[MessageId], ended: Ended) -> None:
         request = self._run.requests[request.request_id]
