@@ -23,6 +23,7 @@ from quarantine_release.outcome import (
     Verdict,
     postfix_part,
 )
+from quarantine_release.ports import LedgerUnavailable
 from quarantine_release.release import KeyReused, Refusal, look_up, release
 from quarantine_release.run import Answer
 from quarantine_release.trace import MessageRow, Narrowing, RequestRow, RequestState, WireForm
@@ -427,6 +428,53 @@ def test_an_account_whose_reads_are_slow_does_not_let_the_verdicts_of_another_gr
     ask(guarded, BULK, inline=False, name="two", account_id=slow_account)
     guarded.work()
     assert guarded.cloudflare.calls == [(WireForm.OBJECT, [FULL])]
+
+
+@pytest.mark.parametrize("wrong", [f"{BARE}-2024-01-05T10:00:01", f"{BARE}-2024-01-05T10:00:01-99"])
+def test_the_wrong_id_of_another_ends_nothing_but_his_own(guarded: World, wrong: str) -> None:
+    guarded.lookup.messages |= {BARE: SPAM, MessageId(wrong): NotRead.ABSENT}
+    ask(guarded, BARE, inline=False)
+    ask(guarded, wrong, inline=False, name="two", client="stranger")
+    guarded.work()
+    assert told(later(guarded, "two")) == [(Outcome.NOT_FOUND, None)]
+    guarded.work()
+    assert told(later(guarded)) == [RELEASED]
+
+
+def test_a_call_that_was_taken_is_put_back_where_the_ledger_fails(
+    guarded: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise LedgerUnavailable
+
+    monkeypatch.setattr(guarded.ledger, "note", fails)
+    ask(guarded, FULL_OTHER, inline=False)
+    assert guarded.work().failed
+    assert len(guarded.budget.taken) == guarded.budget.put_back_calls == 1
+    monkeypatch.setattr(guarded.ledger, "messages", fails)
+    ask(guarded, FULL_OTHER, inline=False, name="two")
+    assert guarded.work().failed
+    assert len(guarded.budget.taken) == 1
+
+
+def test_a_look_that_takes_all_its_time_leaves_enough_for_a_call(guarded: World) -> None:
+    left, look = [40.0], guarded.lookup.look
+
+    def slow(account_id: Any, ids: Any, seconds: float, *more: Any) -> Any:
+        left[0] -= seconds + 0.1
+        return look(account_id, ids, seconds, *more)
+
+    guarded.lookup.look = slow  # type: ignore[method-assign,assignment]
+    ask(guarded, FULL, inline=False)
+    guarded.work(time_left=lambda: left[0])
+    assert guarded.cloudflare.calls == [(WireForm.OBJECT, [FULL])]
+
+
+def test_a_refusal_is_no_replay_of_what_is_forgotten(guarded: World) -> None:
+    ask(guarded, FULL)
+    guarded.clock.move(days=401)
+    guarded.lookup.messages[FULL] = NotRead.REFUSED
+    assert isinstance(release(request_row(FULL, created_at=guarded.clock()), guarded.ports()), Refusal)
 
 
 def test_a_refused_credential_ends_nothing(guarded: World) -> None:

@@ -73,11 +73,8 @@ def release_hinted(hints: Sequence[Hint], ports: Ports) -> Batch:
         else:
             batch.stale += times - 1
             by_account[request.account_id].append(hint)
-    lines: deque[_Line] = deque()
-    for own in by_account.values():
-        with _keeping(own, batch):
-            lines.append(_Line(own, batch, ports))
-    while lines:  # an account whose calls are slow holds up the others by one call at most
+    lines = deque(_Line(own, batch, ports) for own in by_account.values())
+    while lines:  # an account that is slow holds up the others by one look and one call at most
         line = lines.popleft()
         with _keeping(line.hints, batch):
             if line.step():
@@ -112,7 +109,7 @@ class _Line:
     def _begin(self) -> None:
         """Look at what the hints stand for, and find the calls to make."""
         run, ports, batch = self._run, self._ports, self._batch
-        spared = CALL_SECONDS + 2 * RECORD_SECONDS
+        spared = CALL_SECONDS + 2 * RECORD_SECONDS + 1  # a little more than the next call asks for
         vetting = Vetting(run, ports, Mark.ALL, seconds=_VETTING_SECONDS, spared=spared)
         self._resolve(self.hints, vetting)
         wants = _merged(self.hints, run.requests)
@@ -132,7 +129,7 @@ class _Line:
         self._calls += calls_of(vetted, run.rows, ports.wire_form)
         if vetting.is_refused:
             self._wait = _until_full_minute(ports.clock())
-        elif vetting.waiting:
+        elif vetting.is_waiting:
             self._wait = max(ports.budget.pause_left(run.account_id), _NOT_NOW_SECONDS)
 
     def _resolve(self, hints: Sequence[Hint], vetting: Vetting) -> None:
@@ -162,7 +159,12 @@ class _Line:
         ports = self._ports
         if not self._is_begun:  # not before it is this account's turn: what others wait for would make its verdicts old
             self._is_begun = True
-            self._begin()
+            try:
+                self._begin()
+            except LedgerUnavailable:
+                if self._is_taken:
+                    ports.budget.put_back(self._run.account_id)
+                raise
         is_stale = self._vetted_at is not None and ports.clock() - self._vetted_at >= _VERDICTS_HOLD
         if not self._calls or is_stale or ports.time_left() < CALL_SECONDS + 2 * RECORD_SECONDS:
             if self._is_taken:

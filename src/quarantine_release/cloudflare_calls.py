@@ -138,7 +138,8 @@ class Calls:
             return Got({}, _NOT_CALLED, self.stopped)
         seconds = min(_CALL_SECONDS, self.seconds_left)
         if seconds < least:
-            self.stopped = self._when_late if seconds < _LEAST_SECONDS else None
+            if seconds < _LEAST_SECONDS:
+                self.stopped = self._when_late
             return Got({}, _NOT_CALLED, self._when_late)
         if self.budget.take(self.account_id, self.mark):
             self.stopped = NotRead.NOT_NOW
@@ -155,6 +156,7 @@ class Calls:
             else:
                 self.stopped = self._when_late if reply.was_sent else NotRead.NOT_NOW
             return Got({}, evidence, self.stopped or NotRead.FAILED)
+        self._when_late = NotRead.NOT_NOW
         if refuses_credential(reply) and self._has_another(credential):
             return self._get(url, least)
         self._credential = credential

@@ -107,7 +107,7 @@ class CloudflareLookup:
                 return page.why if page.why in (NotRead.NOT_NOW, NotRead.REFUSED) else NotRead.FAILED
             for entry in page.entries:
                 details = details_of(entry, self._clock())
-                if details is None and id_of(entry) is not None and bears(entry, question.header):
+                if details is None and bears(entry, question.header):
                     return NotRead.FAILED  # it may be a second match, and nobody knows what it is
                 if details is not None and fits(details, question, entry):
                     found[details.message_id] = details
@@ -149,7 +149,6 @@ class _Look:
     pages: int = 0
     is_offered: bool = False
     are_bare_listed: bool = False
-    reads_bare: bool = False
     sought: set[MessageId] = field(default_factory=set)
     unsure: dict[MessageId, NotRead] = field(default_factory=dict)
     unclear: set[PostfixPart] = field(default_factory=set)
@@ -168,7 +167,7 @@ class _Look:
         """List one stretch of time; return why that was not done to its end, if it was not."""
         if self.pages >= _PAGES:
             return NotRead.NOT_NOW
-        has_all_pages, has_all_time = self.pages == 0, self.seconds >= _LONG_SECONDS
+        is_first, is_long = self.pages == 0, self.seconds >= _LONG_SECONDS
         query = {"start": _rfc3339(window.start), "end": _rfc3339(window.end), **kind.query}
         for page in self.calls.pages(query):
             self.pages += 1
@@ -180,9 +179,8 @@ class _Look:
             # A third of the time is for what the lists do not show: else there would never be any for it.
             is_late = self.calls.seconds_left < self.seconds / 3
             if are_found or is_late or self.pages >= _PAGES:
-                return (
-                    NotRead.TOO_MANY if are_found or (has_all_time if is_late else has_all_pages) else NotRead.NOT_NOW
-                )
+                is_all = is_first and (is_long or not is_late)
+                return NotRead.TOO_MANY if are_found or is_all else NotRead.NOT_NOW
         return NotRead.FAILED
 
     def seen(self, ids: Iterable[MessageId]) -> dict[MessageId, Details | NotRead]:
@@ -205,8 +203,6 @@ class _Look:
                 continue
             if ALERT_ID.match(each):
                 self.found[each] = self._search(each)
-            elif self.are_bare_listed and not self.reads_bare and self.unsure.get(each) is NotRead.TOO_MANY:
-                self.found[each] = NotRead.TOO_MANY  # where no bare id is read by path, one more call tells nothing
             else:
                 self._read_by_path(each, bare)
 
@@ -216,11 +212,12 @@ class _Look:
         if why is None and is_bare(message_id) and result in (None, []):
             why = NotRead.ABSENT
         if why is None:
-            self.reads_bare |= is_bare(message_id)
             self.found[message_id] = self._only(dicts(result), message_id) or NotRead.FAILED
         elif why in (NotRead.ABSENT, NotRead.NOT_OFFERED) and is_bare(message_id):
             self._list_bare(bare)
             self.found.setdefault(message_id, self._why(message_id, why))
+        elif why is NotRead.ABSENT and postfix_part(message_id) in self.unclear:
+            self.found[message_id] = NotRead.FAILED
         else:
             self.found[message_id] = why
 
@@ -255,11 +252,11 @@ class _Look:
 
     def _only(self, entries: Sequence[Mapping[str, object]], message_id: MessageId) -> Details | None:
         """Return the one message that answers to an id; of two nobody knows which is meant."""
-        part, found = postfix_part(message_id), [details_of(entry, self.now) for entry in entries]
+        part = postfix_part(message_id)
         own = [
-            one
-            for one in found
-            if one and postfix_part(one.message_id) == part and not contradict(one.message_id, message_id)
+            details_of(entry, self.now)
+            for entry in entries
+            if (told := id_of(entry)) and postfix_part(told) == part and not contradict(told, message_id)
         ]
         return own[0] if len(own) == 1 else None
 
@@ -268,6 +265,9 @@ class _Look:
             details, told = details_of(entry, self.now), id_of(entry)
             if details is None and told is not None:
                 self.unclear.add(postfix_part(told))
+            other = entry.get("postfix_id")
+            if details is not None and isinstance(other, str) and other != postfix_part(details.message_id):
+                self.unclear.add(PostfixPart(other))
             if details is not None:
                 known = self.entries.setdefault(postfix_part(details.message_id), [])
                 if details not in known:

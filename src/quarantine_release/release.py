@@ -82,7 +82,7 @@ def release(request: RequestRow, ports: Ports, *, inline: bool = True) -> Answer
         wants = _vetted(run, vetting)
     if vetting.is_refused:
         return _refuse(request, ports, RefusalReason.CREDENTIALS)
-    if vetting.waiting and (request.force or request.dry_run):  # nobody would go on with them
+    if vetting.is_waiting and (request.force or request.dry_run):  # nobody would go on with them
         if not wants and not run.request.ended:
             pause = ports.budget.pause_left(request.account_id)
             return _refuse(request, ports, RefusalReason.RATE_LIMITED if pause else RefusalReason.NO_TIME, pause)
@@ -147,9 +147,14 @@ def _refuse(
 ) -> Answer | Refusal | KeyReused:
     """Refuse what is not accepted yet; but if it was made before, answer as it was then."""
     earlier = ports.ledger.requests([request.request_id]).get(request.request_id)
-    if earlier is not None and earlier.state is not RequestState.REFUSED:
+    if earlier is not None and _stands(earlier, request):
         return _replay(request, Conflict({request.request_id: earlier}, {}), ports)
     return Refusal(reason, ceil(wait) or None, request, stop)
+
+
+def _stands(earlier: RequestRow, request: RequestRow) -> bool:
+    is_kept = earlier.expires_at is None or earlier.expires_at > request.created_at
+    return is_kept and earlier.state is not RequestState.REFUSED
 
 
 def _look_up_first(run: Run, vetting: Vetting, ports: Ports) -> RequestRow | None:
@@ -160,8 +165,7 @@ def _look_up_first(run: Run, vetting: Vetting, ports: Ports) -> RequestRow | Non
     parts = {postfix_part(given) for given in request.ids} - set(map(postfix_part, headers))
     known = ports.ledger.known(request.account_id, request.request_id, sorted(parts), sorted(questions))
     earlier = known.request
-    is_kept = earlier is not None and (earlier.expires_at is None or earlier.expires_at > request.created_at)
-    if earlier is not None and earlier.state is not RequestState.REFUSED and is_kept:
+    if earlier is not None and _stands(earlier, request):
         return earlier
     run.rows = dict(known.messages)
     if headers:

@@ -201,6 +201,8 @@ class Vetting:
     def _pass(self, name: RequestId, target: Target, told: Details | NotRead) -> Guarded | None:
         """Say how a message came past the guard for a request; None if it did not."""
         request, guard = self._run.requests[name], self._ports.guard
+        if isinstance(told, NotRead) and told is not NotRead.REFUSED and target.message_id not in request.message_ids:
+            told = NotRead.NOT_NOW  # a fuller id of another request was looked for, which has ended when its own is
         if told in (NotRead.NOT_NOW, NotRead.REFUSED):
             self._end_unread(request, self._given(request, {target.part}), told, _UNREADABLE)
             return None
@@ -232,9 +234,9 @@ class Vetting:
             self._end(request, given, ended)
 
     @property
-    def waiting(self) -> frozenset[MessageId]:
-        """Return the ids that could not be read for now."""
-        return frozenset(each for _, given, _ in self._waiting for each in given)
+    def is_waiting(self) -> bool:
+        """Say whether anything could not be read for now."""
+        return bool(self._waiting)
 
     def end_waiting(self) -> None:
         """End what could not be read for now, since nobody will go on with it."""
