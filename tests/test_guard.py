@@ -181,12 +181,14 @@ MODES = [(override, force) for override in (False, True) for force in (False, Tr
 
 @pytest.mark.parametrize(("override", "force"), MODES)
 @pytest.mark.parametrize("why", [NotRead.ABSENT, NotRead.NOT_OFFERED])
-def test_a_bare_id_that_cannot_be_read_passes_unchecked_in_standard_and_is_denied_in_strict(
-    why: NotRead, override: bool, force: bool
+@pytest.mark.parametrize(
+    "rule", [{"is_strict": True}, {"max_age": timedelta(days=9)}, {"recipient_domains": frozenset({"b.example"})}]
+)
+def test_a_bare_id_that_cannot_be_read_passes_unchecked_in_standard_and_is_denied_in_strict_and_where_a_rule_is_set(
+    why: NotRead, rule: dict[str, Any], override: bool, force: bool
 ) -> None:
-    strict = replace(DEFAULT_POLICY, is_strict=True)
     assert verdict_on(why, is_bare=True, override=override, force=force) is NOT_CHECKED
-    verdict = verdict_on(why, strict, is_bare=True, override=override, force=force)
+    verdict = verdict_on(why, replace(DEFAULT_POLICY, **rule), is_bare=True, override=override, force=force)
     assert told(verdict) == (Outcome.DENIED, Code.GUARD_CANNOT_READ)
     assert "AlertID" in str(verdict)
     assert "investigate id" in str(verdict)
@@ -263,6 +265,7 @@ def test_whatever_the_message_only_what_the_policy_allows_ever_passes(
     if isinstance(details, NotRead):
         assert details in (NotRead.ABSENT, NotRead.NOT_OFFERED)
         assert (verdict, how["is_bare"], policy.is_strict) == (NOT_CHECKED, True, False)
+        assert (policy.max_age, policy.recipient_domains) == (None, None)
         return
     is_allowed = details.disposition in (DISPOSITIONS if policy.dispositions is None else policy.dispositions)
     assert is_allowed or how["override"]

@@ -166,7 +166,8 @@ def judge(
     Must not be asked of what could not be read for now, or for want of a credential.
     """
     if is_bare and details in (NotRead.ABSENT, NotRead.NOT_OFFERED):
-        if not policy.is_strict:
+        # A rule that somebody has written down holds for what cannot be read too.
+        if not (policy.is_strict or policy.max_age is not None or policy.recipient_domains is not None):
             return Guarded.NOT_CHECKED
         said = f"Cloudflare does not let this Postfix id be read: {_REMEDY}"
         return Ended(Outcome.DENIED, Code.GUARD_CANNOT_READ, said)
