@@ -109,10 +109,20 @@ def test_a_claim_of_what_is_free_is_forced_over_nothing() -> None:
 
 
 def test_asking_adds_the_request_and_a_fuller_id_and_nothing_else() -> None:
-    row = claim()
     wanted = request_row(FULL, name="two")
-    assert asked(row, Target(PART, FULL), wanted) == replace(row, message_id=FULL, asks=row.asks | {wanted.request_id})
-    assert asked(row, Target(PART, BARE), request_row(BARE)) == row
+    for state in (State.UNKNOWN, State.NEEDS_REVIEW, State.RELEASED, State.PARTIAL):
+        row = replace(claim(), state=state)
+        more: Any = {"message_id": FULL, "asks": row.asks | {wanted.request_id}}
+        assert asked(row, Target(PART, FULL), wanted) == replace(row, **more)
+        assert asked(row, Target(PART, BARE), request_row(BARE)) == row
+
+
+@pytest.mark.parametrize("state", [State.RELEASING, State.RETRYABLE])
+def test_of_what_may_yet_be_released_a_fuller_id_comes_with_a_claim_alone(state: State) -> None:
+    """Else a wrong one, which anybody may ask by, would make the right one contradict it for good."""
+    row, wanted = replace(claim(), state=state), request_row(FULL, name="two")
+    assert asked(row, Target(PART, FULL), wanted) == replace(row, asks=row.asks | {wanted.request_id})
+    assert claimed(row, Target(PART, FULL), wanted, sent("a2")).message_id == FULL
 
 
 def test_asking_under_a_contradicting_id_leaves_the_id_as_it_is() -> None:

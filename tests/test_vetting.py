@@ -441,6 +441,27 @@ def test_the_wrong_id_of_another_ends_nothing_but_his_own(guarded: World, wrong:
     assert told(later(guarded)) == [RELEASED]
 
 
+def test_a_wrong_id_does_not_become_the_messages_own(guarded: World) -> None:
+    guarded.cloudflare.answers.append(Refused(RefusalReason.RATE_LIMITED, Evidence(429), 42))
+    guarded.lookup.messages |= {BARE: SPAM, (wrong := MessageId(f"{BARE}-2024-01-05T10:00:01-99")): NotRead.ABSENT}
+    ask(guarded, BARE)
+    guarded.queue.taken()
+    ask(guarded, wrong, inline=False, name="two")
+    guarded.work()
+    assert told(later(guarded, "two")) == [(Outcome.NOT_FOUND, None)]
+    assert told(ask(guarded, FULL, name="three")) == [RELEASED]
+
+
+def test_an_id_that_has_ended_stands_for_nobody_elses(guarded: World) -> None:
+    wrong = MessageId(f"{BARE}-2024-01-05T10:00:01-99")
+    guarded.lookup.messages |= {BARE: SPAM, wrong: NotRead.ABSENT, BULK: NotRead.NOT_NOW}
+    ask(guarded, wrong, BULK, inline=False, name="two")
+    ask(guarded, BARE, inline=False)
+    for _ in range(2):
+        guarded.work()
+    assert told(later(guarded)) == [RELEASED]
+
+
 def test_a_call_that_was_taken_is_put_back_where_the_ledger_fails(
     guarded: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,7 @@ nothing to do.
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -116,10 +116,7 @@ class _Line:
         run.rows = ports.ledger.messages(run.account_id, [want.target.part for want in wants])
         ask_for(run, wants)
         free = {name: free_of(request, run) for name, request in run.requests.items()}
-        still_wanted = []
-        for want in wants:
-            names = tuple(name for name in want.requests if want.target.part in free[name])
-            still_wanted += [replace(want, requests=names)] if names else []
+        still_wanted = _merged(self.hints, run.requests, free)
         vetted = vetting.save(vetting.vet(still_wanted) if still_wanted and self._may_look() else [])
         self._vetted_at = ports.clock() if vetting.has_looked else None
         for request in run.requests.values():
@@ -223,12 +220,21 @@ def _until_full_minute(now: datetime) -> float:
     return _LONG_SECONDS + (_REFUSED_SECONDS - (now.timestamp() + _LONG_SECONDS) % _REFUSED_SECONDS)
 
 
-def _merged(hints: Sequence[Hint], requests: Mapping[RequestId, RequestRow]) -> list[Want]:
-    """Merge what the hints stand for, message by message; an id that contradicts an earlier one of the same is left."""
+def _merged(
+    hints: Sequence[Hint],
+    requests: Mapping[RequestId, RequestRow],
+    free: Mapping[RequestId, set[PostfixPart]] | None = None,
+) -> list[Want]:
+    """Merge what the hints stand for, message by message; an id that contradicts an earlier one of the same is left.
+
+    With `free` only what each request still waits for: an id that has ended stands for no other's.
+    """
     targets: dict[PostfixPart, Target] = {}
     wanted_by: dict[PostfixPart, dict[RequestId, None]] = defaultdict(dict)
     for hint in hints:
         for target in hinted(requests[hint.request_id], hint.chunk):
+            if free is not None and target.part not in free[hint.request_id]:
+                continue
             known = targets.setdefault(target.part, target)
             if not contradict(known.message_id, target.message_id):
                 targets[target.part] = Target(target.part, fullest((known.message_id, target.message_id)))

@@ -79,6 +79,9 @@ def release(request: RequestRow, ports: Ports, *, inline: bool = True) -> Answer
             earlier = _look_up_first(run, vetting, ports)
             if earlier is not None:
                 return _replay(request, Conflict({request.request_id: earlier}, {}), ports)
+            stop = None if request.dry_run else run.stop_of(request)
+            if stop is not None:  # before anything is read: who asks again and again would use up others' calls
+                return _refuse(request, ports, RefusalReason.PAUSED, stop=stop)
         wants = _vetted(run, vetting)
     if vetting.is_refused:
         return _refuse(request, ports, RefusalReason.CREDENTIALS)

@@ -25,6 +25,7 @@ from quarantine_release.outcome import (
     Verdict,
     contradict,
     fullest,
+    may_claim,
 )
 from quarantine_release.results import Result
 from quarantine_release.trace import AttemptRow, AttemptState, MessageRow, RequestRow, RequestState, Target
@@ -81,6 +82,7 @@ def claimed(
     is_forced = row.state in FINAL and row.code is not Code.CLOUDFLARE_REJECTED
     return replace(
         asked(row, target, request),
+        message_id=_fuller(row.message_id, target.message_id),
         state=State.RELEASING,
         attempt=attempt.attempt,
         updated_at=attempt.sent_at,
@@ -97,8 +99,12 @@ def claimed(
 
 
 def asked(row: MessageRow, target: Target, request: RequestRow) -> MessageRow:
-    """Return the message as also wanted by this request, which may know a fuller id of it."""
-    known = _fuller(row.message_id, target.message_id)
+    """Return the message as also wanted by this request, which may know a fuller id of it.
+
+    Of what may yet be released the id comes with a claim, before which it was read: anybody may ask by a wrong one.
+    """
+    is_open = row.state is State.RELEASING or may_claim(row.state, row.code, force=False)
+    known = row.message_id if is_open else _fuller(row.message_id, target.message_id)
     if request.request_id in row.asks:
         return replace(row, message_id=known)
     if len(row.asks) >= ASKS_KEPT:
