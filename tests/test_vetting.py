@@ -13,6 +13,7 @@ from quarantine_release.outcome import (
     Code,
     Evidence,
     MessageId,
+    OperationId,
     Outcome,
     Reading,
     RefusalReason,
@@ -20,6 +21,7 @@ from quarantine_release.outcome import (
     RequestId,
     Seen,
     State,
+    Stop,
     Verdict,
     postfix_part,
 )
@@ -496,6 +498,15 @@ def test_a_refusal_is_no_replay_of_what_is_forgotten(guarded: World) -> None:
     guarded.clock.move(days=401)
     guarded.lookup.messages[FULL] = NotRead.REFUSED
     assert isinstance(release(request_row(FULL, created_at=guarded.clock()), guarded.ports()), Refusal)
+
+
+def test_while_releases_are_paused_nothing_is_read_for_who_waits_but_a_dry_run(guarded: World) -> None:
+    guarded.budget.stops["*"] = Stop("a wrong rule", "ann", NOON, OperationId("01OPERATION"))
+    refusal = release(request_row(FULL), guarded.ports())
+    assert isinstance(refusal, Refusal)
+    assert refusal.reason is RefusalReason.PAUSED
+    assert guarded.lookup.looked == []
+    assert told(ask(guarded, FULL, dry_run=True, name="two"))[0][0] is Outcome.WOULD_RELEASE
 
 
 def test_a_refused_credential_ends_nothing(guarded: World) -> None:
