@@ -65,6 +65,7 @@ class Calls:
     clock: Callable[[], datetime]
     mark: Mark = Mark.ALL
     monotonic: Callable[[], float] = time.monotonic
+    pause: Callable[[float], None] = time.sleep
     stopped: NotRead | None = None
     # What no time is left for may be read in the next run, unless it is Cloudflare that takes all the time.
     _when_late: NotRead = NotRead.NOT_NOW
@@ -109,7 +110,7 @@ class Calls:
             location = self._below_root(got.location)
             if location is None:
                 break
-            time.sleep(_POLL_SECONDS)
+            self.pause(_POLL_SECONDS)
             got = self._get(location)
         return got
 
@@ -145,10 +146,10 @@ class Calls:
             self.stopped = NotRead.NOT_NOW
             return Got({}, _NOT_CALLED, self.stopped)
         headers = {**credential.headers, "User-Agent": USER_AGENT}
-        began = time.monotonic()
+        began = self.monotonic()
         reply = self.session.send("GET", url, headers, None, seconds)
         evidence = evidence_of(reply) if isinstance(reply, Reply) else Evidence(failure=reply.failure)
-        telemetry.cloudflare_read(self.account_id, evidence, round((time.monotonic() - began) * 1000))
+        telemetry.cloudflare_read(self.account_id, evidence, round((self.monotonic() - began) * 1000))
         if not isinstance(reply, Reply):
             # Who cannot be reached is waited for, as before a release; who does not answer, given time, has failed.
             if reply.was_sent and seconds >= _LEAST_PAGE_SECONDS:

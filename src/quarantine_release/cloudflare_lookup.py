@@ -67,6 +67,7 @@ class CloudflareLookup:
         monotonic: Callable[[], float] = time.monotonic,
         *,
         holds: timedelta = timedelta(0),
+        pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self._base_url = base_url.rstrip("/")
         self._secret = secret
@@ -74,6 +75,7 @@ class CloudflareLookup:
         self._clock = clock
         self._monotonic = monotonic
         self._holds = holds
+        self._pause = pause
         self._listed: dict[tuple[AccountId, PostfixPart], _Listed] = {}
 
     def find(
@@ -98,7 +100,8 @@ class CloudflareLookup:
 
     def _calls(self, account_id: AccountId, seconds: float, budget: Budget, mark: Mark) -> Calls:
         ends_at, session, secret = self._monotonic() + seconds, self._session, self._secret
-        return Calls(session, self._base_url, account_id, secret, ends_at, budget, self._clock, mark, self._monotonic)
+        common = (session, self._base_url, account_id, secret, ends_at, budget, self._clock)
+        return Calls(*common, mark, self._monotonic, self._pause)
 
     def _find(self, calls: Calls, question: Question) -> Sequence[Details] | NotRead:
         found: dict[MessageId, Details] = {}

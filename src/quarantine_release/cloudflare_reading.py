@@ -24,18 +24,30 @@ _FEW: Final = 2
 class CloudflareReader:
     """Reads Cloudflare's Email Security search, for the accounts of one secret."""
 
-    def __init__(self, base_url: str, secret: Secret, session: DeadlineSession, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        secret: Secret,
+        session: DeadlineSession,
+        clock: Callable[[], datetime],
+        monotonic: Callable[[], float] = time.monotonic,
+        *,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
         self._base_url = base_url.rstrip("/")
         self._secret = secret
         self._session = session
         self._clock = clock
+        self._monotonic = monotonic
+        self._pause = pause
 
     def read(
         self, account_id: AccountId, wanted: Sequence[Wanted], seconds: float, budget: Budget
     ) -> Mapping[PostfixPart, Reading]:
         """Read messages within so many seconds and the budget; what is left out is UNREAD. Raises LedgerUnavailable."""
-        ends_at = time.monotonic() + seconds
-        calls = Calls(self._session, self._base_url, account_id, self._secret, ends_at, budget, self._clock)
+        ends_at = self._monotonic() + seconds
+        common = (self._session, self._base_url, account_id, self._secret, ends_at, budget, self._clock)
+        calls = Calls(*common, monotonic=self._monotonic, pause=self._pause)
         search = _Search(calls, self._clock())
         # A list shows that a message was released, not when: of one that was released before, it can tell only the id.
         listable = [one for one in wanted if one.since is None or is_partial(one.message_id)]
