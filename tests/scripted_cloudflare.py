@@ -199,21 +199,38 @@ class Deployed:
 
         Every process keeps a copy for 300 s, but fetches the secret again, at most once in 30 s, for an unknown token.
         """
-        environment = json.loads(self.stack.environment_path.read_text())
         own = {"name": "local", "token": self.stack.token, "scopes": list(SCOPES)}
         entries = [
             {**{name: value for name, value in entry.items() if name != "token"}, "tokens": [_digest(entry["token"])]}
             for entry in (own, *others)
         ]
-        client = boto3.client(
-            "secretsmanager",
+        secret = json.dumps({"clients": entries})
+        secret_id = self._environment["CLIENTS_SECRET_ID"]
+        self._aws("secretsmanager").put_secret_value(SecretId=secret_id, SecretString=secret)
+
+    def item(self, key: str) -> dict[str, Any]:
+        """Read a row of the ledger as DynamoDB keeps it; empty if there is none."""
+        found = self._aws("dynamodb").get_item(
+            TableName=self._environment["TABLE_NAME"], Key={"pk": {"S": key}}, ConsistentRead=True
+        )
+        return dict(found.get("Item", {}))
+
+    def put_item(self, item: Mapping[str, Any]) -> None:
+        """Write a row of the ledger over whatever is there, past the product's code."""
+        self._aws("dynamodb").put_item(TableName=self._environment["TABLE_NAME"], Item=dict(item))
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        return dict(json.loads(self.stack.environment_path.read_text()))
+
+    def _aws(self, service: Any) -> Any:
+        return boto3.client(
+            service,
             endpoint_url=self.stack.aws_url,
-            region_name=environment["AWS_DEFAULT_REGION"],
+            region_name=self._environment["AWS_DEFAULT_REGION"],
             aws_access_key_id="local",
             aws_secret_access_key="local",
         )
-        secret = json.dumps({"clients": entries})
-        client.put_secret_value(SecretId=environment["CLIENTS_SECRET_ID"], SecretString=secret)
 
     def post(self, body: Any, path: str = "/v1/releases", **headers: str) -> requests.Response:
         """Post JSON with the stack's token, unless `Authorization` is given; `_` in a header's name stands for `-`."""

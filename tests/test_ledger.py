@@ -173,9 +173,17 @@ def test_an_earlier_request_under_the_same_key_refuses_the_claim_and_is_told(led
     assert conflict.messages == {PART: message(ledger)}
 
 
-@pytest.mark.parametrize(("fingerprint", "passes"), [("payload of one", True), ("another payload", False)])
+@pytest.mark.parametrize(
+    ("fingerprint", "fingerprint_v1", "passes"),
+    [
+        ("payload of one", None, True),
+        ("another payload", None, False),
+        ("another payload", "a third", False),
+        ("2:of a later version", "payload of one", True),
+    ],
+)
 def test_a_refused_request_starts_again_only_with_its_own_payload(
-    ledger: DynamoLedger, fingerprint: str, passes: bool
+    ledger: DynamoLedger, fingerprint: str, fingerprint_v1: str | None, passes: bool
 ) -> None:
     request = request_row(BARE)
     own = attempt("a1", request)
@@ -184,7 +192,7 @@ def test_a_refused_request_starts_again_only_with_its_own_payload(
     backs = [Move(move.after, given_back(move.before, move.after, NOON)) for move in moves]
     assert ledger.record(not_made(own, OK, NOON, TERMS), AttemptState.OPEN, backs, refused(request, NOON, TERMS)) == {}
     assert ledger.requests([request.request_id])[request.request_id].state is RequestState.REFUSED
-    again = request_row(BARE, nonce="another", fingerprint=fingerprint)
+    again = request_row(BARE, nonce="another", fingerprint=fingerprint, fingerprint_v1=fingerprint_v1)
     assert (ledger.claim(again, [], None, [], []) is None) is passes
 
 

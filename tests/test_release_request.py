@@ -24,7 +24,7 @@ from quarantine_release.request_members import (
     parse_message_id,
     parse_request_id,
 )
-from quarantine_release.trace import FailOn, Narrowing, RequestState
+from quarantine_release.trace import FailOn, Narrowing, RequestRow, RequestState
 from tests.shapes import message_ids
 from tests.stand_ins import ACCOUNT, BARE, FULL, NOON, OTHER
 
@@ -391,6 +391,100 @@ def test_whatever_may_change_the_answer_makes_another_request() -> None:
         *({**NARROWED, "reason": "r", flag: True} for flag in ("override", "dry_run", "confirm")),
     ]
     assert len({accept(parse(each), ACCOUNT, NOON, RANDOM).fingerprint for each in contents}) == len(contents)
+
+
+# What version 4c3b95d stored for these bodies, each list of which it took for one payload; made by running that version.
+STORED_BY_4C3B95D: dict[str, list[Any]] = {
+    "6146d0eb2d0448ed1778b629cf3bcb94ed089bb7335f2ebae3f03a599b23142c": [
+        [BARE],
+        {"id": BARE},
+        {"postfix_id": BARE},
+        {"postfix_ids": [BARE]},
+        {"ids": f" {BARE} , "},
+        {"ids": [BARE], "reason": "  ", "force": "false", "fail_on": None, "other": 1},
+        {"ids": [BARE], "account_id": ACCOUNT},
+    ],
+    "d5ff56635f8a54c7a27dc76d4727b79f0478d946ba657cc7f33d1a4148814fe0": [
+        [BARE, OTHER],
+        {"ids": f"{OTHER},{BARE}"},
+        {"alert_ids": [OTHER, BARE, OTHER]},
+    ],
+    "4cd4ab133b89e896f82822517597c5c9a3178998911f301d1b5af4787035e126": [{"ids": FULL}],
+    "239a29830371aed5cc4814eaca43e9541e45e84937252bde235f0c8b5ebc8543": [
+        {"ids": [BARE], "reason": "r"},
+        {"ids": [BARE], "reason": " r "},
+    ],
+    "96f7ab2ec9e23d32765038111e1190d5f6a0859dcb5e50c835c28516cf838bf9": [{"ids": [BARE], "ticket": "INC-1"}],
+    "59001e24fb8647e1e9e0926eaecfd88857aee25c57dedda65999ac569a9636d4": [{"ids": [BARE], "requested_by": "Zoë"}],
+    "28dcebb00a3c3d4e98310a0abbbb0d5647921cbf6e0582fd265ef827e584a8da": [
+        {"ids": [BARE], "force": True, "reason": "r"},
+        {"ids": [BARE], "force": "TRUE", "reason": "r"},
+    ],
+    "8402fe784588cc9a0f7911d176f9ce6ab2bbff2aa0a26d3f871c13b5768fab23": [
+        {"ids": [BARE], "override": "true", "reason": "r"}
+    ],
+    "483f38aa778c26ded3697160fa45c8ef8bb38365b28983803b5acf81247d55b3": [{"ids": [BARE], "dry_run": True}],
+    "4cc04f0d8f8664644eee5d75b77a0c0250a3ce73827ca8c0bb3ce62cbcdfd6c9": [{"ids": [BARE], "confirm": True}],
+    "9fc282c8f337aae36916be156e03ade850bbd30596f5d0c657cfd1b05aed4bb0": [{"ids": [BARE], "fail_on": "none"}],
+    "038e2cb62e6d7768f407abd690eec32e2607d0f6a363031d28144b8b01030f0b": [{"ids": [BARE], "fail_on": "partial"}],
+    "76d0227a806529ad77f99baa4c6f872ef4c836b9791ca16d35f6a52c7eb98b09": [{"ids": [BARE], "account_id": "b" * 32}],
+    "8924c261352db422e84e77306df87e1e0d5794251f3ed117055df6e004a59488": [
+        {"ids": HEADER, "recipient": "ann@example.com"}
+    ],
+    "3d0e6e0d42dca0cfe0bde815ecf66f5a6c8dd3ef64a96cdbb81b37022cc9bf89": [{"ids": HEADER, "sender": "example.org"}],
+    "304adf7cd13094777730431b521d7f808114da734a41f8e320925ee0155096cd": [
+        {"ids": HEADER, "since": "2026-11-01T02:00:00+02:00"},
+        {"ids": HEADER, "since": "2026-11-01T00:00:00Z"},
+    ],
+    "54ef7dc448e779bbf7f60db88e7e18d28363eed55ba653335978180c00c959a4": [
+        {"ids": HEADER, "expect_count": 2},
+        {"ids": HEADER, "expect_count": "2"},
+    ],
+    "3162e0f4292025e87e731ccedc25f1764e710eeb5d166da431f20730d3093034": [
+        {
+            "ids": [HEADER, OTHER],
+            "account_id": ACCOUNT,
+            "reason": "r",
+            "ticket": "t",
+            "requested_by": "Ann",
+            "force": True,
+            "fail_on": "partial",
+            "override": True,
+            "confirm": True,
+            "recipient": "example.com",
+            "sender": "bob@example.org",
+            "since": "2026-11-01T00:00:00+00:00",
+            "expect_count": "7",
+        }
+    ],
+}
+
+
+def accepted(content: Any) -> RequestRow:
+    wanted = parse(content, {"idempotency-key": ("k",)})
+    return accept(wanted, wanted.account_id or ACCOUNT, NOON, RANDOM)
+
+
+@pytest.mark.parametrize("stored", STORED_BY_4C3B95D)
+def test_a_row_of_4c3b95d_is_repeated_by_its_own_payload_and_by_no_other(stored: str) -> None:
+    row = replace(accepted([BARE]), fingerprint=stored)
+    repeating = [name for name, same in STORED_BY_4C3B95D.items() for each in same if accepted(each).repeats(row)]
+    assert repeating == [stored] * len(STORED_BY_4C3B95D[stored])
+
+
+def test_the_new_fingerprint_holds_the_same_payloads_for_one_as_the_old() -> None:
+    groups = [{accepted(each).fingerprint for each in same} for same in STORED_BY_4C3B95D.values()]
+    assert [len(group) for group in groups] == [1] * len(groups)
+    assert len(set[str]().union(*groups)) == len(groups)
+
+
+def test_the_fingerprint_is_the_hash_of_what_was_given_and_so_outlives_new_members() -> None:
+    given = f'{{"account_id": "{ACCOUNT}", "ids": ["{BARE}"], "ticket": "INC-1"}}'
+    assert accepted({"ids": [BARE], "ticket": "INC-1"}).fingerprint == f"2:{sha256(given.encode()).hexdigest()}"
+    # Stored rows depend on these: a change here means a new prefix, and both forms recognized.
+    assert accepted([BARE]).fingerprint == "2:2569692f05a062fe026bf66c05c5a7ea97c043dedd82fbeb763047d4d47b5aeb"
+    (everything,) = STORED_BY_4C3B95D["3162e0f4292025e87e731ccedc25f1764e710eeb5d166da431f20730d3093034"]
+    assert accepted(everything).fingerprint == "2:54292a4c0563f609290edeffc6c5967acff9e783486b70b942662f81812286fa"
 
 
 # Nothing that our own sentences say may be drawn, or an echo could not be told from them.

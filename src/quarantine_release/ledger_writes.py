@@ -107,12 +107,14 @@ def put_request(request: RequestRow) -> Write:
     """Write a new request; one past its time counts as absent, and a refused one may be asked again as it was."""
     return _put(
         request_item(request),
-        "attribute_not_exists(pk) OR expires_at <= :now OR (#state = :refused AND fingerprint = :this)",
+        "attribute_not_exists(pk) OR expires_at <= :now"
+        " OR (#state = :refused AND (fingerprint = :this OR fingerprint = :v1))",
         ExpressionAttributeNames={"#state": "state"},
         ExpressionAttributeValues={
             ":now": {"N": _seconds(request.created_at)},
             ":refused": {"S": RequestState.REFUSED},
             ":this": {"S": request.fingerprint},
+            ":v1": {"S": request.fingerprint_v1 or request.fingerprint},
         },
     )
 

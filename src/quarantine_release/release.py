@@ -206,7 +206,7 @@ def _rehearse(run: Run, vetting: Vetting, wants: Sequence[Want]) -> Answer | Key
 def _replay(request: RequestRow, conflict: Conflict, ports: Ports) -> Answer | KeyReused:
     earlier = conflict.requests[request.request_id]
     assert earlier is not None  # noqa: S101  only what is there conflicts with a request that is new
-    if earlier.fingerprint != request.fingerprint:
+    if not request.repeats(earlier):
         return KeyReused(earlier)
     run = Run([earlier], ports, is_accepted=True)
     run.rows = {part: row for part, row in conflict.messages.items() if row is not None}

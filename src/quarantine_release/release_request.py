@@ -106,6 +106,7 @@ def accept(request: ReleaseRequest, account_id: AccountId, now: datetime, random
         client=request.client.name,
         account_id=account_id,
         fingerprint=_fingerprint(request, account_id),
+        fingerprint_v1=_fingerprint_v1(request, account_id),
         nonce=random.hex(),
         ids=request.ids,
         created_at=now,
@@ -181,6 +182,34 @@ def _prefers_async(payload: AuthenticatedPayload) -> bool:
 
 
 def _fingerprint(request: ReleaseRequest, account_id: AccountId) -> str:
+    """Return what tells this payload from another under the same key.
+
+    Only members that differ from their default enter, by name, so a member that is added later changes no fingerprint
+    of a request that does not use it. The prefix is the version of this rule.
+    """
+    narrowing = request.narrowing
+    members = {
+        "ids": sorted(request.ids),
+        "account_id": account_id,
+        "reason": request.reason,
+        "ticket": request.ticket,
+        "requested_by": request.requested_by,
+        "force": request.force,
+        "fail_on": None if request.fail_on is FailOn.NEVER else request.fail_on,
+        "override": request.override,
+        "dry_run": request.dry_run,
+        "confirm": request.confirm,
+        "recipient": narrowing.recipient,
+        "sender": narrowing.sender,
+        "since": narrowing.since.isoformat() if narrowing.since else None,
+        "expect_count": narrowing.expect_count,
+    }
+    given = {name: value for name, value in members.items() if value not in (None, False)}
+    return f"2:{hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()}"
+
+
+def _fingerprint_v1(request: ReleaseRequest, account_id: AccountId) -> str:
+    """Return the fingerprint that version 4c3b95d stored for this payload. Frozen: never add a member here."""
     canonical = [
         account_id,
         sorted(request.ids),

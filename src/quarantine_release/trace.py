@@ -115,7 +115,8 @@ class RequestRow:
     Once `cancelled_at` is set nothing is claimed for it any more; it is open until what was claimed has ended. One
     with an `operation` was made by it, out of what an earlier one had left.
     `resolved` and `ended` are what lookup and guard made of its ids; neither changes once it is written; `notes` counts
-    how often something was. `policy` is the client's own, as it was when the request was made.
+    how often something was. `policy` is the client's own, as it was when the request was made. `fingerprint_v1` is what
+    version 4c3b95d would have stored as the fingerprint of this payload; it is compared, never stored.
     """
 
     request_id: RequestId
@@ -145,6 +146,7 @@ class RequestRow:
     resolved: Mapping[MessageId, MessageId] = field(default_factory=dict)
     ended: Mapping[MessageId, Ended] = field(default_factory=dict)
     notes: int = 0
+    fingerprint_v1: str | None = None
 
     @property
     def message_ids(self) -> tuple[MessageId, ...]:
@@ -152,6 +154,9 @@ class RequestRow:
         if not self.resolved:
             return self.ids
         return tuple(self.resolved.get(given, given) for given in self.ids)
+
+    def repeats(self, earlier: "RequestRow") -> bool:
+        return earlier.fingerprint in (self.fingerprint, self.fingerprint_v1)
 
     @property
     def ended_parts(self) -> frozenset[PostfixPart]:
