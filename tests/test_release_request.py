@@ -393,7 +393,7 @@ def test_whatever_may_change_the_answer_makes_another_request() -> None:
     assert len({accept(parse(each), ACCOUNT, NOON, RANDOM).fingerprint for each in contents}) == len(contents)
 
 
-# What version 4c3b95d stored for these bodies, each list of which it took for one payload; made by running that version.
+# What version 4c3b95d stored for these bodies, made by running it. Each list is one payload, written in several ways.
 STORED_BY_4C3B95D: dict[str, list[Any]] = {
     "6146d0eb2d0448ed1778b629cf3bcb94ed089bb7335f2ebae3f03a599b23142c": [
         [BARE],
