@@ -48,7 +48,8 @@ def test_an_entry_with_every_member_is_a_client() -> None:
 
 
 def test_what_is_not_given_is_not_limited_and_what_is_not_known_is_ignored() -> None:
-    found = parse(entry(note="ours", require_signature=False, tokens=[{"sha256": DIGEST, "n": 1}]))
+    ignored = {"note": "ours", "contact": "ann", "comment": "limits: none"}
+    found = parse(entry(**ignored, require_signature=False, tokens=[{"sha256": DIGEST, "n": 1, "note": "ann"}]))
     assert found.clients == (Client("soar", (Token(bytes.fromhex(DIGEST)),), frozenset({Scope.RELEASE})),)
     assert found.problems == {}
 
@@ -162,6 +163,41 @@ def test_an_invalid_entry_disables_that_client_alone(members: dict[str, Any], pr
     found = parse(entry(**members), entry(name="other", tokens=[{"sha256": ANOTHER}]))
     assert [client.name for client in found.clients] == ["other"]
     assert found.problems == {"soar": problem}
+
+
+@pytest.mark.parametrize(
+    ("member", "meant"),
+    [
+        ("account", "accounts"),
+        ("Accounts", "accounts"),
+        ("account_id", "accounts"),
+        ("accountId", "accounts"),
+        ("max_id", "max_ids"),
+        ("max-ids", "max_ids"),
+        ("scope", "scopes"),
+        ("token", "tokens"),
+        ("signing_secret", "signing_secrets"),
+        ("require_signatures", "require_signature"),
+        ("polices", "policy"),
+        ("expires_at", "expires_at of a token"),
+        ("recipient_domain", "recipient_domains of policy"),
+    ],
+)
+def test_a_member_that_resembles_a_known_one_disables_that_client_alone(member: str, meant: str) -> None:
+    found = parse(entry(**{member: ["canary"]}), entry(name="other", tokens=[{"sha256": ANOTHER}]))
+    assert [client.name for client in found.clients] == ["other"]
+    assert found.problems == {"soar": f"{member}: is not known; {meant} was probably meant"}
+
+
+@pytest.mark.parametrize("member", ["expire_at", "expiresAt", "expires", "expiry", "Expires_At"])
+def test_a_misspelt_end_of_a_token_disables_the_client_instead_of_lasting_for_ever(member: str) -> None:
+    found = parse(entry(tokens=[{"sha256": DIGEST, member: "2020-01-01T00:00:00Z"}]))
+    assert found.problems == {"soar": f"tokens: {member}: is not known; expires_at was probably meant"}
+
+
+def test_a_misspelt_name_that_cannot_be_shown_is_told_by_the_one_that_was_meant() -> None:
+    found = parse(entry(**{"max_ids\n": 5}))
+    assert found.problems == {"soar": "a misspelt member: is not known; max_ids was probably meant"}
 
 
 @pytest.mark.parametrize("name", [None, 5, "", "-soar", "so ar", "soar\n", "s" * 65, "sö", "a/b"])

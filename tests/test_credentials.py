@@ -75,6 +75,14 @@ ID = "account_id: must be 32 lower-case hexadecimal digits"
         ({**TOKEN, "api_token": "c" * 1025}, f"api_token: {PRINTABLE}"),
         ({**TOKEN, "api_token": ["canary"]}, f"api_token: {PRINTABLE}"),
         ({**KEY, "api_key": 5}, f"api_key: {PRINTABLE}"),
+        ({"account_id": FIRST, "api_tokens": "canary"}, "api_tokens: is not known; api_token was probably meant"),
+        ({**KEY, "apiToken": "canary"}, "apiToken: is not known; api_token was probably meant"),
+        ({**TOKEN, "account": [KEY]}, "account: is not known; accounts was probably meant"),
+        ({"accounts": [TOKEN], "account": [KEY]}, "account: is not known; accounts was probably meant"),
+        (
+            {"accounts": [TOKEN, {**KEY, "accountid": "canary"}]},
+            "accounts[1]: accountid: is not known; account_id was probably meant",
+        ),
     ],
 )
 def test_what_cannot_be_used_is_told_with_its_rule(content: Any, problem: str) -> None:

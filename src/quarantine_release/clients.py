@@ -1,6 +1,7 @@
 """The *clients* secret: who may call, with which tokens, for what. Pure.
 
-An invalid entry disables that client alone; only a document that cannot be read disables everybody.
+An invalid entry disables that client alone; only a document that cannot be read disables everybody. A member whose
+name resembles a known one makes its entry invalid, because it would otherwise silently mean "no limit".
 """
 
 import base64
@@ -15,11 +16,32 @@ from typing import Any, Final
 from quarantine_release.credentials import SecretMalformed
 from quarantine_release.guard import Policy, policy_of
 from quarantine_release.outcome import AccountId
+from quarantine_release.resemblance import check_names
 from quarantine_release.signature import KEYS_LIMIT
 
 _NAME: Final = re.compile(r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 _SHA256: Final = re.compile(r"\A[0-9a-f]{64}\Z")
 _ACCOUNT_ID: Final = re.compile(r"\A[0-9a-f]{32}\Z")
+_MEMBERS: Final = (
+    "name",
+    "tokens",
+    "scopes",
+    "accounts",
+    "max_ids",
+    "signing_secrets",
+    "require_signature",
+    "policy",
+)
+_TOKEN_MEMBERS: Final = ("sha256", "expires_at")
+# Other names for a limit, and limits at the wrong place: without a limit the entry would still work.
+_MEANT: Final = {
+    "account_id": "accounts",
+    "account_ids": "accounts",
+    "expires_at": "expires_at of a token",
+    "expires": "expires_at of a token",
+    **{name: f"{name} of policy" for name in ("dispositions", "max_age_days", "recipient_domains", "strict")},
+}
+_TOKEN_MEANT: Final = dict.fromkeys(("expires", "expiry", "expiration", "expiration_date", "valid_until"), "expires_at")
 
 
 class Scope(StrEnum):
@@ -67,7 +89,7 @@ class Clients:
 
 
 def parse_clients(document: str) -> Clients:
-    """Read the *clients* secret. Unknown members are ignored. Raises SecretMalformed."""
+    """Read the *clients* secret. Unknown members that resemble no known one are ignored. Raises SecretMalformed."""
     try:
         content = json.loads(document)
     except (ValueError, RecursionError):
@@ -104,6 +126,7 @@ def parse_clients(document: str) -> Clients:
 
 
 def _client(name: str, entry: dict[str, Any]) -> Client:
+    check_names(entry, _MEMBERS, _MEANT)
     keys = (
         tuple(_signing_key(secret) for secret in _list(entry, "signing_secrets")) if "signing_secrets" in entry else ()
     )
@@ -145,6 +168,7 @@ def _token(token: Any) -> Token:
     digest = token.get("sha256") if isinstance(token, dict) else None
     if not isinstance(digest, str) or not _SHA256.match(digest):
         raise ValueError("tokens: sha256 must be 64 lower-case hexadecimal digits")
+    check_names(token, _TOKEN_MEMBERS, _TOKEN_MEANT, "tokens: ")
     if token.get("expires_at") is None:
         return Token(bytes.fromhex(digest))
     try:

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from quarantine_release.outcome import AccountId
+from quarantine_release.resemblance import check_names
 
+_MEMBERS: Final = ("account_id", "api_token", "api_email", "api_key")
 _ACCOUNT_ID: Final = re.compile(r"\A[0-9a-f]{32}\Z")
 # What may stand in an HTTP header value without changing the request around it.
 _HEADER_SAFE: Final = re.compile(r"\A[\x21-\x7e]{1,1024}\Z")
@@ -42,7 +44,11 @@ class Accounts:
 
 
 def parse_accounts(document: str) -> Accounts:
-    """Read the *cloudflare* secret. Unknown members are ignored. Raises SecretMalformed."""
+    """Read the *cloudflare* secret. Raises SecretMalformed.
+
+    Unknown members are ignored, but one that resembles a known one is refused: it may be the account or the
+    credential that was meant.
+    """
     try:
         content = json.loads(document)
     except (ValueError, RecursionError):
@@ -51,6 +57,7 @@ def parse_accounts(document: str) -> Accounts:
         raise SecretMalformed("is not a JSON object")
     if not content:
         raise SecretMalformed("is empty: it was never set")
+    _check_names(content, ("accounts", *_MEMBERS), "")
     entries = content.get("accounts", [content])
     if not isinstance(entries, list) or not entries:
         raise SecretMalformed("accounts: must be a list with at least one account")
@@ -62,9 +69,18 @@ def parse_accounts(document: str) -> Accounts:
     return Accounts({credential.account_id: credential for credential in credentials})
 
 
+def _check_names(entry: dict[str, Any], known: tuple[str, ...], place: str) -> None:
+    try:
+        check_names(entry, known, place=place)
+    except ValueError as error:
+        raise SecretMalformed(str(error)) from None
+
+
 def _credential(entry: Any, place: str) -> Credential:
     if not isinstance(entry, dict):
         raise SecretMalformed(f"{place}must be an object")
+    if place:
+        _check_names(entry, _MEMBERS, place)
     account_id = entry.get("account_id")
     if not isinstance(account_id, str) or not _ACCOUNT_ID.match(account_id):
         raise SecretMalformed(f"{place}account_id: must be 32 lower-case hexadecimal digits")
