@@ -25,6 +25,10 @@ OVERRIDES = {
     "CLOUDFLARE_WIRE_FORM": (re.compile(r"auto|array|object"), "auto, array or object"),
     "LEASE_SECONDS": SECONDS,
     "SETTLE_SECONDS": SECONDS,
+    "EXPIRE_AFTER": (
+        re.compile(r"[1-9][0-9]{0,2}h|[1-9][0-9]{0,4}s"),
+        "a number of hours or seconds, such as 24h or 90s",
+    ),
     "BUDGET_INLINE_CALLS": SECONDS,
     "BUDGET_CALLS": SECONDS,
     "GUARD_MODE": (re.compile(r"standard|strict|off"), "standard, strict or off"),

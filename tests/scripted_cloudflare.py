@@ -61,7 +61,8 @@ class ScriptedCloudflare:
 
     `rows` feed lists, searches and single reads; `paths` replaces what a single read of an id answers, by a list of
     rows or an HTTP status. `page_size` cuts lists and action logs into pages. `on_release` answers a release call with
-    the entries of `result`, or with a status; by default every id is delivered to one recipient.
+    the entries of `result`, or with a status; by default every id is delivered to one recipient. `retry_after` is what
+    a 429 says, in seconds.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -69,6 +70,7 @@ class ScriptedCloudflare:
     logs: dict[str, list[Row]] = field(default_factory=dict)
     page_size: int = 1000
     on_release: Callable[[list[str]], list[Row] | int] | None = None
+    retry_after: int = 2
     on_list: Callable[[Mapping[str, str]], int | None] | None = None
     releases: list[list[str]] = field(default_factory=list)
     reads: list[str] = field(default_factory=list)
@@ -77,7 +79,7 @@ class ScriptedCloudflare:
     def reset(self) -> None:
         """Forget everything, also what is set to be answered."""
         fresh = ScriptedCloudflare()
-        for name in ("rows", "paths", "logs", "page_size", "on_release", "on_list", "releases", "reads"):
+        for name in ("rows", "paths", "logs", "page_size", "on_release", "on_list", "releases", "reads", "retry_after"):
             setattr(self, name, getattr(fresh, name))
 
     def released(self, part: str) -> int:
@@ -163,6 +165,8 @@ def serve_scripted() -> Iterator[tuple[ScriptedCloudflare, str]]:
             body = json.dumps(content).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
+            if status == 429:
+                self.send_header("Retry-After", str(scripted.retry_after))
             self.end_headers()
             self.wfile.write(body)
 

@@ -135,7 +135,7 @@ def test_that_there_are_more_recipients_than_are_named_is_told() -> None:
 
 
 R, A, P, F = Outcome.RELEASED, Outcome.ALREADY_RELEASED, Outcome.PARTIALLY_RELEASED, Outcome.FAILED
-OPEN = Outcome.UNCONFIRMED
+OPEN, WOULD = Outcome.UNCONFIRMED, Outcome.WOULD_RELEASE
 
 
 @pytest.mark.parametrize(
@@ -169,6 +169,9 @@ def test_the_whole_is_told_from_its_parts(
         ((F,), {FailOn.PARTIAL, FailOn.NONE}),
         ((F, OPEN), set()),
         ((R, OPEN), set()),
+        ((WOULD,), set()),
+        ((WOULD, A), set()),
+        ((WOULD, F), {FailOn.PARTIAL}),
     ],
 )
 def test_a_request_fails_as_its_caller_asked_and_never_while_it_is_open(

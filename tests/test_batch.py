@@ -29,7 +29,7 @@ from quarantine_release.release import CHUNK, cancel, look_up, release
 from quarantine_release.run import Run
 from quarantine_release.trace import MessageRow, RequestRow, RequestState, Target, WireForm
 from tests.model_dynamodb import Fault
-from tests.stand_ins import ACCOUNT, BARE, DELIVERED, FULL, NOON, OK, OTHER, World, ids, request_row
+from tests.stand_ins import ACCOUNT, BARE, DELIVERED, FULL, NOON, OK, OTHER, TERMS, World, ids, request_row
 
 ELSEWHERE = AccountId("b" * 32)
 FULL_OTHER = MessageId("4WtWkr6nlBz9sNH-2024-08-28T15:32:35-7")
@@ -258,11 +258,16 @@ def test_a_hint_at_what_nothing_is_sent_for_any_more_is_acknowledged_and_counted
     assert world.cloudflare.calls == [(WireForm.ARRAY, [OTHER])]
 
 
-def test_a_request_is_gone_on_with_until_it_is_a_day_old(world: World) -> None:
-    request = accept(world, BARE)
-    world.clock.now = NOON + timedelta(hours=24) - timedelta(seconds=1)
-    assert world.work().stale == 0
+@pytest.mark.parametrize("hours", [1, 24])
+def test_a_request_is_gone_on_with_until_its_lifetime_is_over(world: World, hours: int) -> None:
+    terms = replace(TERMS, request_lifetime=timedelta(hours=hours))
+    late = accept(world, OTHER, name="late")
+    world.clock.move(seconds=1)
+    request = accept(world, BARE, created_at=world.clock())
+    world.clock.now = NOON + timedelta(hours=hours)
+    assert world.work(terms=terms).stale == 1
     assert told(world, request) == [R]
+    assert told(world, late) == [Outcome.IN_PROGRESS]
 
 
 def test_no_hints_are_no_work(world: World) -> None:

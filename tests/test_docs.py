@@ -213,6 +213,7 @@ def test_each_named_variable_of_make_run_has_an_effect() -> None:
         "QUARANTINE_RELEASE_SIGNING_SECRET": f"whsec_{b64encode(b's' * 24).decode()}",
         "LEASE_SECONDS": "2",
         "SETTLE_SECONDS": "3",
+        "EXPIRE_AFTER": "90s",
         "BUDGET_INLINE_CALLS": "5",
         "BUDGET_CALLS": "6",
         "GUARD_MODE": "strict",

@@ -20,7 +20,7 @@ from quarantine_release.outcome import (
     postfix_part,
 )
 from quarantine_release.ports import Hint, LedgerUnavailable, Mark
-from quarantine_release.release import EXPIRY, KeyReused, Refusal, release
+from quarantine_release.release import KeyReused, Refusal, release
 from quarantine_release.run import Answer
 from quarantine_release.sweep import QUIET, Swept, sweep
 from quarantine_release.table import Table
@@ -35,6 +35,7 @@ from tests.stand_ins import (
     NOON,
     OK,
     OTHER,
+    TERMS,
     RememberingBudget,
     World,
     request_row,
@@ -238,7 +239,7 @@ def test_the_sweep_sends_no_hint_for_what_is_paused_and_does_when_it_is_not(worl
 def test_what_waits_longer_than_a_day_expires_as_usual(world: World) -> None:
     accept(world, BARE)
     stop(world)
-    world.clock.move(seconds=(EXPIRY + QUIET).total_seconds() + 1)
+    world.clock.move(seconds=(TERMS.request_lifetime + QUIET).total_seconds() + 1)
     sweep(world.ports(), Swept())
     row = world.ledger.requests([request_row().request_id])[request_row().request_id]
     assert (row.state, row.letters) == (RequestState.CLOSED, "E")

@@ -19,6 +19,7 @@ ENVIRONMENT = {
     "LEASE_SECONDS": "90",
     "SETTLE_SECONDS": "120",
     "RETENTION_DAYS": "400",
+    "EXPIRE_AFTER": "48h",
     "QUEUE_URL": "https://sqs.eu-central-1.amazonaws.com/123456789012/hints",
     "BUDGET_INLINE_CALLS": "300",
     "BUDGET_CALLS": "900",
@@ -46,7 +47,7 @@ def test_every_variable_is_read() -> None:
         clients_secret_id="clients",
         cloudflare_api_base_url="https://api.cloudflare.com/client/v4",
         wire_form=None,
-        terms=Terms(timedelta(seconds=90), timedelta(seconds=120), timedelta(days=400)),
+        terms=Terms(timedelta(seconds=90), timedelta(seconds=120), timedelta(days=400), timedelta(hours=48)),
         queue_url="https://sqs.eu-central-1.amazonaws.com/123456789012/hints",
         marks={Mark.INLINE: 300, Mark.ALL: 900},
         bulk_4xx_is_atomic=False,
@@ -64,6 +65,18 @@ def test_the_environment_of_the_process_is_what_is_read(monkeypatch: pytest.Monk
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     assert Settings.from_env() == Settings.from_env(ENVIRONMENT)
+
+
+def test_a_lifetime_in_seconds_is_taken_too() -> None:
+    assert Settings.from_env(ENVIRONMENT | {"EXPIRE_AFTER": "90s"}).terms.request_lifetime == timedelta(seconds=90)
+
+
+@pytest.mark.parametrize(
+    "value", ["24", "0h", "0s", "024h", "1000h", "24 h", "1.5h", "-1h", "1d", "24H", "24h\n", "100000s"]
+)
+def test_a_lifetime_has_a_unit(value: str) -> None:
+    said = problems(EXPIRE_AFTER=value)
+    assert said == "EXPIRE_AFTER must be a whole number of hours or seconds, such as 24h or 90s"
 
 
 @pytest.mark.parametrize("form", WireForm)

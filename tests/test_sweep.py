@@ -1,6 +1,7 @@
 """The sweep: what was accepted and does not move gets new hints, what nothing is sent for any more ends."""
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -28,7 +29,7 @@ from quarantine_release.run import Run
 from quarantine_release.sweep import Swept, sweep
 from quarantine_release.trace import MessageRow, RequestRow, RequestState, Target, WireForm
 from tests.model_dynamodb import Fault
-from tests.stand_ins import ACCOUNT, BARE, NOON, OK, OTHER, World, ids, request_row
+from tests.stand_ins import ACCOUNT, BARE, NOON, OK, OTHER, TERMS, World, ids, request_row
 
 ELSEWHERE = AccountId("b" * 32)
 FULL_OTHER = MessageId("4WtWkr6nlBz9sNH-2024-08-28T15:32:35-7")
@@ -201,6 +202,26 @@ def test_what_has_not_left_within_a_day_expires(world: World) -> None:
     assert kept(world, request).letters == "EE"
     assert (swept.hints, world.queue.sent) == (0, [])
     assert told(world, request) == [Outcome.EXPIRED] * 2
+
+
+def test_another_lifetime_is_respected(world: World) -> None:
+    request = lose(world, BARE)
+    terms = replace(TERMS, request_lifetime=timedelta(hours=1))
+    for minutes, is_open in ((59, True), (4, False)):
+        world.clock.move(minutes=minutes)
+        sweep(world.ports(terms=terms), Swept())
+        assert (kept(world, request).state is RequestState.OPEN) is is_open
+    assert kept(world, request).letters == "E"
+
+
+def test_with_short_waits_a_request_is_left_alone_for_a_shorter_time(world: World) -> None:
+    request = lose(world, BARE)
+    terms = replace(TERMS, lease=timedelta(seconds=2), settle=timedelta(seconds=1))
+    swept = Swept()
+    for _ in range(2):
+        world.clock.move(seconds=2)
+        sweep(world.ports(terms=terms), swept)
+    assert (swept.hints, world.queue.taken()) == (1, [Hint(request.request_id, 0)])
 
 
 def test_what_may_have_left_does_not_expire_and_what_has_is_told(world: World) -> None:

@@ -16,7 +16,7 @@ from samtranslator.parser.parser import Parser
 from samtranslator.translator.translator import Translator
 from samtranslator.yaml_helper import yaml_parse
 
-from quarantine_release import release, settle, wiring
+from quarantine_release import settle, wiring
 from tests.deployment import Deployment
 from tests.small_cloudflare import NO_REPLY, Reply
 from tests.stand_ins import Clock
@@ -266,6 +266,7 @@ def test_every_function_is_told_what_the_settings_ask_for(stack: Stack) -> None:
             "LEASE_SECONDS": "90",
             "SETTLE_SECONDS": "120",
             "RETENTION_DAYS": "400",
+            "EXPIRE_AFTER": "24h",
             "QUEUE_URL": "${ReleaseQueue}",
             "BUDGET_INLINE_CALLS": "300",
             "BUDGET_CALLS": "900",
@@ -937,7 +938,8 @@ def test_what_an_alarm_of_queue_and_worker_says_names_the_section_that_says_what
 
 def test_there_is_time_to_do_something_for_a_request_that_stays_open(stack: Stack) -> None:
     threshold = stack.of_type("AWS::CloudWatch::Alarm")["OldestOpenRequestAlarm"]["Threshold"]
-    assert release.EXPIRY - timedelta(seconds=threshold) == timedelta(hours=23)
+    shortest = template()["Parameters"]["ExpireAfterHours"]["MinValue"]
+    assert timedelta(hours=shortest) - timedelta(seconds=threshold) == timedelta(minutes=30)
 
 
 def test_what_our_alarms_watch_is_what_the_functions_tell(

@@ -11,6 +11,8 @@ from quarantine_release.run import Answer
 from quarantine_release.trace import FailOn, MessageRow
 
 _DONE: Final = (Outcome.RELEASED, Outcome.ALREADY_RELEASED)
+# A dry run asks for no more than to learn that a message would be released.
+_ASKED_FOR: Final = (*_DONE, Outcome.WOULD_RELEASE)
 _UNREAD: Final = {
     "Released": (Outcome.RELEASED, Outcome.PARTIALLY_RELEASED),
     "Sent": (Outcome.UNCONFIRMED,),
@@ -81,7 +83,7 @@ def _rehearsal(answer: Answer) -> dict[str, Any]:
 
 def is_failure(answer: Answer) -> bool:
     """Say whether the request asked to be answered with an error for how it ended."""
-    return _overall(answer.results) in _FAILURES[answer.request.fail_on]
+    return _overall(answer.results, _ASKED_FOR) in _FAILURES[answer.request.fail_on]
 
 
 def result_body(result: Result, *, is_to_be_confirmed: bool = False) -> dict[str, Any]:
@@ -145,10 +147,10 @@ def recipients_body(row: MessageRow | None) -> dict[str, Any]:
     return body
 
 
-def _overall(results: Sequence[Result]) -> str:
+def _overall(results: Sequence[Result], good: Sequence[Outcome] = _DONE) -> str:
     if not all(result.is_end for result in results):
         return "pending"
-    done = sum(result.outcome in _DONE for result in results)
+    done = sum(result.outcome in good for result in results)
     some = any(result.outcome is Outcome.PARTIALLY_RELEASED for result in results)
     if done == len(results):
         return "released"

@@ -25,10 +25,11 @@ from quarantine_release.outcome import (
 )
 from quarantine_release.ports import Hint, LedgerUnavailable, Mark, Ports
 from quarantine_release.proof import confirm
-from quarantine_release.release import EXPIRY, free_of, hinted, hinted_ids
+from quarantine_release.release import free_of, hinted, hinted_ids
 from quarantine_release.results import Result
 from quarantine_release.run import Run
 from quarantine_release.trace import MessageRow, RequestRow, Target, targets_of
+from quarantine_release.transitions import is_expired
 from quarantine_release.vetting import Vetting
 
 # What Cloudflare refuses without saying for how long waits for the full minute after the next half: all of it comes
@@ -67,7 +68,7 @@ def release_hinted(hints: Sequence[Hint], ports: Ports) -> Batch:
     by_account: dict[AccountId, list[Hint]] = defaultdict(list)
     for hint, times in Counter(hints).items():
         request = batch.requests.get(hint.request_id)
-        is_gone = request is None or not request.may_claim or ports.clock() - request.created_at >= EXPIRY
+        is_gone = request is None or not request.may_claim or is_expired(request, ports.clock(), ports.terms)
         if request is None or is_gone or request.force:
             batch.stale += times if hint not in batch.failed else 0
         else:

@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from math import ceil
 from typing import Final
 
@@ -32,8 +31,6 @@ from quarantine_release.run import Answer, Run
 from quarantine_release.trace import RequestRow, RequestState, Target, WireForm, targets_of
 from quarantine_release.vetting import Vetting
 
-# What has not been released by then leaves no more: nobody would expect it.
-EXPIRY: Final = timedelta(hours=24)
 # So many messages a hint stands for: with the request and the attempt they are one claim.
 CHUNK: Final = 98
 

@@ -22,6 +22,7 @@ _NAMES: Final = (
     "LEASE_SECONDS",
     "SETTLE_SECONDS",
     "RETENTION_DAYS",
+    "EXPIRE_AFTER",
     "QUEUE_URL",
     "BUDGET_INLINE_CALLS",
     "BUDGET_CALLS",
@@ -43,6 +44,7 @@ _NUMBERS: Final = (
     "LOOKUP_DAYS",
 )
 _WHOLE_NUMBER: Final = re.compile(r"\A(?:0|[1-9][0-9]{0,4})\Z")
+_LIFETIME: Final = re.compile(r"\A(?:([1-9][0-9]{0,2})h|([1-9][0-9]{0,4})s)\Z")
 _FLAGS: Final = ("BULK_4XX_IS_ATOMIC", "KEEP_RECIPIENTS", "CONFIRM")
 # Nothing is said of what is not set, which is said already.
 _FLAG_VALUES: Final = ("true", "false", "", None)
@@ -80,6 +82,9 @@ class Settings:
                 numbers[name] = int(value)
             elif value:
                 problems.append(f"{name} must be a whole number between {least} and 99999")
+        lifetime = _LIFETIME.match(env.get("EXPIRE_AFTER", ""))
+        if env.get("EXPIRE_AFTER") and lifetime is None:
+            problems.append("EXPIRE_AFTER must be a whole number of hours or seconds, such as 24h or 90s")
         flags = {name: env.get(name) for name in _FLAGS}
         problems += [f"{name} must be true or false" for name, value in flags.items() if value not in _FLAG_VALUES]
         form = env.get("CLOUDFLARE_WIRE_FORM", "")
@@ -106,6 +111,7 @@ class Settings:
                 lease=timedelta(seconds=numbers["LEASE_SECONDS"]),
                 settle=timedelta(seconds=numbers["SETTLE_SECONDS"]),
                 retention=timedelta(days=numbers["RETENTION_DAYS"]),
+                request_lifetime=_duration(lifetime),
             ),
             queue_url=env["QUEUE_URL"],
             marks={Mark.INLINE: numbers["BUDGET_INLINE_CALLS"], Mark.ALL: numbers["BUDGET_CALLS"]},
@@ -127,6 +133,11 @@ class Settings:
 def is_in_lambda(env: Mapping[str, str] = os.environ) -> bool:
     """Say whether this is a Lambda process (Lambda developer guide, "Defined runtime environment variables")."""
     return "AWS_LAMBDA_INITIALIZATION_TYPE" in env
+
+
+def _duration(match: re.Match[str] | None) -> timedelta:
+    hours, seconds = match.groups() if match else (None, None)
+    return timedelta(hours=int(hours or 0), seconds=int(seconds or 0))
 
 
 def _listed(env: Mapping[str, str], name: str) -> list[str]:

@@ -12,9 +12,10 @@ from typing import Final
 from quarantine_release.attempt import RECORD_SECONDS
 from quarantine_release.outcome import AccountId
 from quarantine_release.ports import Hint, LedgerUnavailable, Ports
-from quarantine_release.release import EXPIRY, free_of, hints_of
+from quarantine_release.release import free_of, hints_of
 from quarantine_release.run import Run
 from quarantine_release.trace import RequestRow, RequestState, targets_of
+from quarantine_release.transitions import Terms, is_expired
 
 # Of each shard of the open index, so that one run stays within its time; what is left is next in a minute.
 REQUESTS_AT_ONCE: Final = 1000
@@ -35,11 +36,11 @@ class Swept:
 
 
 def sweep(ports: Ports, swept: Swept) -> None:
-    """Look at open requests that were quiet for two minutes, while time remains.
+    """Look at open requests that were quiet for two minutes (less with a short lease), while time remains.
 
     Raises LedgerUnavailable if the ledger does not tell which these are.
     """
-    due = ports.ledger.open_requests(ports.clock() - QUIET, REQUESTS_AT_ONCE)
+    due = ports.ledger.open_requests(ports.clock() - _quiet(ports.terms), REQUESTS_AT_ONCE)
     swept.oldest = min((request.created_at for request in due), default=None)
     by_account: dict[AccountId, list[RequestRow]] = defaultdict(list)
     for request in due:
@@ -52,6 +53,11 @@ def sweep(ports: Ports, swept: Swept) -> None:
                 _look_at(group, ports, swept)
             except LedgerUnavailable:
                 swept.failures += 1
+
+
+def _quiet(terms: Terms) -> timedelta:
+    """Return how long a request is left alone: no run of a function outlasts lease and settle time together."""
+    return min(QUIET, terms.lease + terms.settle)
 
 
 def _groups(requests: Sequence[RequestRow]) -> Iterator[list[RequestRow]]:
@@ -72,7 +78,7 @@ def _look_at(requests: Sequence[RequestRow], ports: Ports, swept: Swept) -> None
     now = ports.clock()
     for request in requests:
         # A worker that has looked at it in time may claim until its own time is over, and is not to be overtaken.
-        if request.force or now - request.created_at >= EXPIRY + QUIET:
+        if request.force or is_expired(request, now - _quiet(ports.terms), ports.terms):
             free = free_of(request, run)
             run.end_without_call(request, [target for target in targets_of(request.message_ids) if target.part in free])
     hints: list[Hint] = []

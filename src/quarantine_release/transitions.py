@@ -42,11 +42,12 @@ _LETTER_OF: Final = {meaning: letter for letter, meaning in LETTERS.items()}
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """How long things hold: a claim, the wait before "still quarantined" is believed, an ended row."""
+    """How long things hold: a claim, the wait before "still quarantined" is believed, an ended row, an open request."""
 
     lease: timedelta
     settle: timedelta
     retention: timedelta
+    request_lifetime: timedelta = timedelta(hours=24)
 
     def expiry(self, now: datetime) -> datetime:
         """Return until when what ended now is kept, in whole seconds as DynamoDB keeps it."""
@@ -257,6 +258,11 @@ def closed(request: RequestRow, results: Sequence[Result], now: datetime, terms:
     meanings = ((result.outcome, None if result.ended else result.code) for result in results)
     letters = "".join(_LETTER_OF[meaning] for meaning in meanings)
     return replace(request, state=RequestState.CLOSED, letters=letters, closed_at=now, expires_at=terms.expiry(now))
+
+
+def is_expired(request: RequestRow, now: datetime, terms: Terms) -> bool:
+    """A request this old releases nothing any more, because nobody expects it to."""
+    return now - request.created_at >= terms.request_lifetime
 
 
 def refused(request: RequestRow, now: datetime, terms: Terms) -> RequestRow:
