@@ -7,17 +7,18 @@ import argparse
 import random
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
 
-from quarantine_release.guard import Guard, Mode
 from quarantine_release.outcome import MessageId, PostfixPart, postfix_part
 from tests.model_dynamodb import Fault
 from tests.simulated_invariants import check_end
+from tests.simulated_stories import AWAITED, SEARCHED, STANDARD, Story, crowd
 from tests.simulation import (
     LEDGER_STRIKES,
-    RELEASE_STRIKES,
+    RELEASES,
     Job,
     Order,
     Simulation,
@@ -55,7 +56,6 @@ GUARDED: dict[str, tuple[tuple[Job, ...], Mapping[PostfixPart, float]]] = {
         {postfix_part(IDS[1]): 180.0},
     ),
 }
-STANDARD = Guard(Mode.STANDARD)
 
 Schedule = tuple[tuple[int, Fault | Strike], ...]
 
@@ -66,6 +66,7 @@ def scheduled(
     *,
     harmful_from: Mapping[PostfixPart, float] | None = None,
     keeps_history: bool = False,
+    prepare: Callable[[Simulation], None] | None = None,
 ) -> tuple[Simulation, list[str]]:
     """Run one client and the reconciler with faults at the given boundaries; return the names of all boundaries."""
     planned, names = dict(schedule), []
@@ -76,25 +77,37 @@ def scheduled(
 
     simulation = Simulation(jobs or SCENARIOS["one request"], strike, keeps_history=keeps_history)
     if harmful_from is not None:
-        simulation.guard, simulation.harmful_from = STANDARD, harmful_from
+        _guard(harmful_from, simulation)
+    if prepare is not None:
+        prepare(simulation)
     simulation.run(until=GRACE_SECONDS + max(job.at for job in simulation.jobs))
     return simulation, names
 
 
 def schedules(
-    depth: int, jobs: Sequence[Job] | None = None, harmful_from: Mapping[PostfixPart, float] | None = None
+    depth: int,
+    jobs: Sequence[Job] | None = None,
+    harmful_from: Mapping[PostfixPart, float] | None = None,
+    *,
+    prepare: Callable[[Simulation], None] | None = None,
+    root: Schedule = (),
 ) -> Iterator[tuple[Schedule, list[str]]]:
-    """Go through every schedule of at most `depth` faults, each at every boundary that the faults before it lead to."""
-    waiting: list[Schedule] = [()]
+    """Go through every schedule of at most `depth` faults, each at every boundary that the faults before it lead to.
+
+    With `root` those alone that begin with it.
+    """
+    waiting: list[Schedule] = [root]
     while waiting:
         schedule = waiting.pop()
-        simulation, names = scheduled(schedule, jobs, harmful_from=harmful_from)
+        simulation, names = scheduled(schedule, jobs, harmful_from=harmful_from, prepare=prepare)
         yield schedule, check_end(simulation)
         if len(schedule) < depth:
-            start = schedule[-1][0] + 1 if schedule else 0
-            waiting += [
-                (*schedule, (at, strike)) for at in range(start, len(names)) for strike in strikes_at(names[at])
-            ]
+            waiting += _longer(schedule, names)
+
+
+def _longer(schedule: Schedule, names: Sequence[str]) -> list[Schedule]:
+    start = schedule[-1][0] + 1 if schedule else 0
+    return [(*schedule, (at, strike)) for at in range(start, len(names)) for strike in strikes_at(names[at])]
 
 
 def seeded(seed: int, *, keeps_history: bool = False) -> Simulation:
@@ -128,16 +141,17 @@ def seeded(seed: int, *, keeps_history: bool = False) -> Simulation:
     is_short = chance.random() < 0.1
 
     def strike(boundary: str) -> Fault | Strike | None:
-        if boundary == "release" and storm[0] < simulation.now < storm[1] and chance.random() < 0.9:
+        if boundary in RELEASES and storm[0] < simulation.now < storm[1] and chance.random() < 0.9:
             return Strike.RATE_LIMITED
-        if boundary == "release" and storm[1] < simulation.now < storm[1] + 90 and chance.random() < 0.5:
+        if boundary in RELEASES and storm[1] < simulation.now < storm[1] + 90 and chance.random() < 0.5:
             return Strike.LOST
-        if simulation.now > trouble_until or chance.random() > level * (3 if boundary == "release" else 1):
+        if simulation.now > trouble_until or chance.random() > level * (3 if boundary in RELEASES else 1):
             return None
         if chance.random() < 0.1:
             return Strike.STALL
-        if boundary == "release":
-            return chance.choice((*RELEASE_STRIKES, Strike.REJECTED) if may_reject else RELEASE_STRIKES)
+        if boundary in RELEASES:
+            usual = strikes_at(boundary)
+            return chance.choice((*usual, Strike.REJECTED) if may_reject else usual)
         if boundary in ("read", "look", "send", "done"):
             return chance.choice(strikes_at(boundary))
         return chance.choice([one for one in LEDGER_STRIKES if one in strikes_at(boundary)])
@@ -150,9 +164,13 @@ def seeded(seed: int, *, keeps_history: bool = False) -> Simulation:
             for number, job in enumerate(jobs)
         ]
         simulation.harmful_from = {postfix_part(IDS[seed // 3 % 3]): float(seed % 7) * 60}
+    if seed % 3 == 1 and not AWAITED:
+        crowd(seed, IDS, simulation)
     grace = GRACE_SECONDS
     if is_short:  # of calls: what is left over waits for the next window
         simulation.inline_mark, simulation.limit, grace = chance.choice((0, 1, 2)), chance.choice((4, 6)), 4 * grace
+        if simulation.search is not None:  # whose lists and logs take several calls each
+            simulation.limit *= 5
     simulation.orders = orders(seed, jobs)
     lifted = max((order.at + order.seconds for order in simulation.orders), default=0.0)
     simulation.run(until=max(trouble_until, storm[1] + 90, 420.0, lifted) + grace)
@@ -181,7 +199,7 @@ def standing_still(seed: int) -> Simulation:
     chance = random.Random(seed)  # noqa: S311  reproducible on purpose
 
     def strike(boundary: str) -> Fault | Strike | None:
-        if boundary == "release" and simulation.now < 600:
+        if boundary in RELEASES and simulation.now < 600:
             return Strike.LOST
         return Strike.STALL if 200 < simulation.now < 700 and chance.random() < 0.12 else None
 
@@ -193,6 +211,31 @@ def standing_still(seed: int) -> Simulation:
 def failing_seeds(first: int, count: int) -> list[tuple[int, list[str]]]:
     """Run seeds; return those that violate something, with what."""
     return [(seed, found) for seed in range(first, first + count) if (found := check_end(seeded(seed)))]
+
+
+def _stories() -> dict[str, Story]:
+    """Return all stories; those under the guard differ in what they are prepared with."""
+    plain = {name: Story(jobs) for name, jobs in SCENARIOS.items()}
+    guarded = {name: Story(jobs, partial(_guard, harmful_from)) for name, (jobs, harmful_from) in GUARDED.items()}
+    searched = {name: story for name, story in SEARCHED.items() if name not in AWAITED}
+    return {**plain, **guarded, **searched}
+
+
+def _guard(harmful_from: Mapping[PostfixPart, float], simulation: Simulation) -> None:
+    simulation.guard, simulation.harmful_from = STANDARD, harmful_from
+
+
+def _run_schedules(block: tuple[str, int, Schedule]) -> tuple[int, list[tuple[Schedule, list[str]]]]:
+    """Run what begins with one schedule; return how many that were, and those that violate something."""
+    name, depth, root = block
+    story = _stories()[name]
+    ran = list(schedules(depth, story.jobs, prepare=story.prepare, root=root))
+    return len(ran), [(schedule, violations) for schedule, violations in ran if violations]
+
+
+def _blocks(name: str, story: Story, depth: int) -> list[tuple[str, int, Schedule]]:
+    _, names = scheduled((), story.jobs, prepare=story.prepare)
+    return [(name, 0, ()), *((name, depth, root) for root in _longer((), names) if depth)]
 
 
 def _run_block(block: tuple[int, int]) -> list[tuple[int, list[str]]]:
@@ -218,15 +261,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\n".join(violations) or "nothing was violated")
         return bool(violations)
     failed = False
-    stories = {**{name: (jobs, None) for name, jobs in SCENARIOS.items()}, **GUARDED}
-    for name, (jobs, harmful_from) in stories.items() if options.faults else ():
+    for name, story in _stories().items() if options.faults else ():
         began, number = time.monotonic(), 0
         depth = options.faults - (name != "one request")
-        for schedule, violations in schedules(depth, jobs, harmful_from):
-            number += 1
-            if violations:
-                failed = True
-                print(f"{name}, schedule {schedule}: {violations}")
+        with ProcessPoolExecutor() as pool:
+            for ran, violated in pool.map(_run_schedules, _blocks(name, story, depth)):
+                number += ran
+                for schedule, violations in violated:
+                    failed = True
+                    print(f"{name}, schedule {schedule}: {violations}")
         print(f"{name}: {number} schedules of at most {depth} faults in {time.monotonic() - began:.0f} s")
     if options.seeds:
         began = time.monotonic()

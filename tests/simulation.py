@@ -8,22 +8,22 @@ import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from greenlet import getcurrent, greenlet
 
-from quarantine_release import ledger_keys, table
+from quarantine_release import ledger_keys, table, telemetry
 from quarantine_release.allowance import EVERYBODY
-from quarantine_release.batch import release_hinted
+from quarantine_release.batch import LISTS_HOLD, release_hinted
 from quarantine_release.budget import AccountBudget
-from quarantine_release.guard import NO_GUARD, Details, Guard, Mode, NotRead
+from quarantine_release.guard import NO_GUARD, Details, Guard, Mode, NotRead, Policy
 from quarantine_release.ledger import DynamoLedger
 from quarantine_release.ledger_account import account_row
-from quarantine_release.ledger_items import message_row
+from quarantine_release.ledger_items import message_row, request_row
 from quarantine_release.ledger_keys import account_key, attempt_key
 from quarantine_release.lookup import Question
 from quarantine_release.outcome import (
@@ -58,6 +58,10 @@ from tests.model_dynamodb import Fault, ModelDynamoDB
 from tests.simulated_invariants import check_transition
 from tools import operations
 
+if TYPE_CHECKING:
+    from quarantine_release.cloudflare_lookup import CloudflareLookup
+    from tests.simulated_search import Search
+
 ACCOUNT = AccountId("a" * 32)
 EPOCH = datetime(2026, 11, 22, 12, tzinfo=UTC)
 TERMS = Terms(lease=timedelta(seconds=90), settle=timedelta(seconds=120), retention=timedelta(days=400))
@@ -87,6 +91,8 @@ class Strike(StrEnum):
     UNREAD = "a read without an answer"
     STALL = "the process stands still for up to 50 s"
     TWICE = "the hints are sent twice"
+    FAILS = "the release fails and is logged, its answer is lost"
+    PARTLY = "the release reaches one recipient and is logged, its answer is lost"
 
 
 LEDGER_STRIKES: tuple[Fault | Strike, ...] = (
@@ -109,12 +115,17 @@ RELEASE_STRIKES: tuple[Strike, ...] = (
     Strike.UNREACHABLE,
     Strike.DENIED,
 )
+# What only an action log tells.
+LOGGED_STRIKES: tuple[Strike, ...] = (Strike.FAILS, Strike.PARTLY)
+WITHOUT_ANSWER = frozenset({Strike.LOST, Strike.LATE, Strike.LOST_ANSWER, *LOGGED_STRIKES})
 READ_STRIKES: tuple[Strike, ...] = (Strike.CRASH_BEFORE, Strike.CRASH_AFTER, Strike.UNREAD)
 LOOK_STRIKES: tuple[Strike, ...] = (*READ_STRIKES, Strike.DENIED)
 SEND_STRIKES: tuple[Strike, ...] = (Strike.CRASH_BEFORE, Strike.CRASH_AFTER, Strike.LOST, Strike.TWICE)
 # At the end of the worker's function: its hints come again though they were done.
 DONE_STRIKES: tuple[Strike, ...] = (Strike.CRASH_BEFORE,)
 
+# A call for release; the other is one that Cloudflare keeps in action logs, which somebody reads.
+RELEASES = ("release", "logged release")
 
 REFUSALS: dict[Fault | Strike | None, RefusalReason] = {
     Strike.RATE_LIMITED: RefusalReason.RATE_LIMITED,
@@ -125,8 +136,8 @@ REFUSALS: dict[Fault | Strike | None, RefusalReason] = {
 
 def strikes_at(boundary: str) -> Sequence[Fault | Strike]:
     """Return what may strike at a boundary; a pure read of the ledger cannot land and be lost."""
-    if boundary == "release":
-        return RELEASE_STRIKES
+    if boundary in RELEASES:
+        return RELEASE_STRIKES if boundary == "release" else (*RELEASE_STRIKES, *LOGGED_STRIKES)
     if boundary in ("read", "look"):
         return READ_STRIKES if boundary == "read" else LOOK_STRIKES
     if boundary == "send":
@@ -150,6 +161,7 @@ class Job:
     inline: bool = True
     cancel_after: float | None = None
     client: str = "soar"
+    policy: Policy | None = None
 
 
 @dataclass
@@ -225,6 +237,19 @@ def _one_shard() -> Iterator[None]:
             module.OPEN_SHARDS = before  # type: ignore[attr-defined]
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Spare the log a line, and the metrics a number, for each of so many calls."""
+    level, count = telemetry.logger.log_level, telemetry.count
+    telemetry.logger.setLevel("CRITICAL")
+    telemetry.count = lambda *_: None
+    try:
+        yield
+    finally:
+        telemetry.count = count
+        telemetry.logger.setLevel(level)
+
+
 @dataclass
 class Simulation:
     """One run. `strike` decides at every boundary; `latency` says how long a call takes."""
@@ -246,6 +271,8 @@ class Simulation:
     guard: Guard = NO_GUARD
     harmful_from: Mapping[PostfixPart, float] = field(default_factory=dict)
     orders: Sequence[Order] = ()
+    # With it the real lookup and reader get its replies; else the simulation itself stands in for both.
+    search: "Search | None" = None
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)  # noqa: S311  reproducible on purpose
@@ -269,6 +296,9 @@ class Simulation:
         self._attempts = 0
         self._after_call: Strike | None = None
         self._seen: dict[str, MessageRow] = {}
+        # Messages of which no reading need ever be clear.
+        self.doubtful: set[PostfixPart] = set()
+        self._lookups: list[CloudflareLookup] = []
         # What each actor saw last of a message before it called for it.
         self.looks: dict[tuple[_Actor, PostfixPart], tuple[float, Details]] = {}
 
@@ -276,7 +306,7 @@ class Simulation:
 
     def run(self, until: float) -> None:
         """Let everybody live until then, or until nothing is left to do."""
-        with _one_shard():
+        with _one_shard(), _quiet():
             self._run(until)
 
     def _run(self, until: float) -> None:
@@ -331,6 +361,11 @@ class Simulation:
 
     def clock(self) -> datetime:
         return EPOCH + timedelta(milliseconds=round(self.now * 1000))
+
+    @staticmethod
+    def seconds(at: datetime) -> float:
+        """Return a time as `now` tells it."""
+        return (at - EPOCH).total_seconds()
 
     def _spawn(self, name: str, act: Callable[[], None], at: float, seconds: float = 10_000.0) -> None:
         def live() -> None:
@@ -413,7 +448,7 @@ class Simulation:
         table = Table(_Client(self), "ledger", lambda _: self.sleep(0.05))  # type: ignore[arg-type]
         # A process is used again for a later event, and knows what it knew; one that has died comes back as a new one.
         budget = self._budgets.pop() if self._budgets else AccountBudget(table, self._marks, self.clock)
-        return Ports(
+        ports = Ports(
             ledger=DynamoLedger(table),
             cloudflare=self,
             reader=self,
@@ -428,6 +463,18 @@ class Simulation:
             pause=self.sleep,
             wire_form=WireForm.ARRAY,
         )
+        if self.search is None:
+            return ports
+        return replace(
+            ports, reader=self.search.reader(ACCOUNT), lookup=self._lookup(seconds == WORKER_SECONDS), wire_form=None
+        )
+
+    def _lookup(self, is_worker: bool) -> "CloudflareLookup":
+        """Return what a process looks messages up with: a worker's knows for a while what it was shown."""
+        assert self.search is not None
+        if is_worker and self._lookups:
+            return self._lookups.pop()
+        return self.search.lookup(ACCOUNT, LISTS_HOLD if is_worker else timedelta(0))
 
     def _new_attempt_id(self, _: datetime) -> AttemptId:
         self._attempts += 1
@@ -436,9 +483,10 @@ class Simulation:
     def release(self, _: AccountId, __: WireForm, ids: Sequence[MessageId], seconds: float) -> Answered | Refused:
         """Play Cloudflare's release call."""
         self._call()
-        parts = [postfix_part(given) for given in ids]
-        self._check_pauses(parts)
-        strike = self._boundary("release")
+        self._check_pauses([postfix_part(given) for given in ids])
+        strike = self._boundary("release" if self.search is None else "logged release")
+        if self.search is not None and not all(map(self.search.meant_by, ids)):
+            strike = Strike.REJECTED
         took = self.random.uniform(0.2, 2.0)
         if strike in REFUSALS:
             self.sleep(took)
@@ -446,28 +494,33 @@ class Simulation:
                 silence = self.random.choice((5, 30, 300)) if self.seed else 42
                 return Refused(REFUSALS[strike], Evidence(429), silence)
             return Refused(REFUSALS[strike], Evidence(failure=strike))
-        self._see(parts, strike)
+        self._see(ids, strike)
+        names: dict[MessageId, Sequence[str]] = {}
         try:
             self.sleep(took / 2)
-            if strike is Strike.LATE:
-                self._take_effect(parts, self.random.uniform(0, LONGEST_EFFECT_SECONDS))
-            elif strike not in (Strike.LOST, Strike.REJECTED):
-                self._take_effect(parts, 0.0)
+            if strike not in (Strike.LOST, Strike.REJECTED):
+                delay = self.random.uniform(0, LONGEST_EFFECT_SECONDS) if strike is Strike.LATE else 0.0
+                names = {each: self._take_effect(each, strike, delay) for each in ids}
             if strike is Strike.CRASH_AFTER:
                 raise Crashed
-            self.sleep(seconds - took / 2 if strike in (Strike.LOST, Strike.LATE, Strike.LOST_ANSWER) else took / 2)
+            self.sleep(seconds - took / 2 if strike in WITHOUT_ANSWER else took / 2)
         finally:
-            for part in parts:
-                self.in_flight[part] -= 1
+            for given in ids:
+                self.in_flight[postfix_part(given)] -= 1
         if strike is Strike.REJECTED and len(ids) == 1:
-            self.rejected.add(parts[0])
+            self.rejected.add(postfix_part(ids[0]))
             return Answered({ids[0]: Verdict(State.FAILED, Code.CLOUDFLARE_REJECTED)}, Evidence(404))
         if strike is Strike.REJECTED:
             return Answered(dict.fromkeys(ids, Verdict(State.UNKNOWN, Code.CALL_REJECTED)), Evidence(404))
         if strike is not None:
             return Answered(dict.fromkeys(ids, Verdict(State.UNKNOWN, Code.NO_ANSWER)), Evidence(failure=strike))
-        verdict = Verdict(State.RELEASED, None, Recipients.of(["a@example.com"]))
-        return Answered(dict.fromkeys(ids, verdict), Evidence(200))
+        verdicts = {each: Verdict(State.RELEASED, None, Recipients.of(names[each])) for each in ids}
+        return Answered(verdicts, Evidence(200))
+
+    def begin_call(self, boundary: str) -> Fault | Strike | None:
+        """Have a reading call made: count it, let time pass, and say what befalls it."""
+        self._call()
+        return self._boundary(boundary)
 
     def _call(self) -> None:
         """Count a call, and see that it is not made in a silence."""
@@ -588,6 +641,8 @@ class Simulation:
                 if message.hint not in batch.failed and message in self.hints:
                     self.hints.remove(message)
             self._keep(ports)
+            if self.search is not None:
+                self._lookups.append(ports.lookup)  # type: ignore[arg-type]
         finally:
             self._workers -= 1
 
@@ -600,14 +655,15 @@ class Simulation:
     def _marks(self) -> dict[Mark, int]:
         return {Mark.INLINE: self.inline_mark, Mark.ALL: self.limit}
 
-    def _see(self, parts: Sequence[PostfixPart], strike: Fault | Strike | None) -> None:
-        for part in parts:
+    def _see(self, ids: Sequence[MessageId], strike: Fault | Strike | None) -> None:
+        for given in ids:
+            part = postfix_part(given)
             item = self.dynamodb.items.get(f"M#{ACCOUNT}#{part}", {})
             attempt = AttemptId(item.get("attempt", {"S": ""})["S"])
             owner = RequestId(item["owner"]["S"]) if "owner" in item else None
-            self.note(f"POST {part} for {owner}")
+            self.note(f"POST {given} for {owner}")
             if self.guard.mode is not Mode.OFF:
-                self._check_guard(part)
+                self._check_guard(given, owner)
             self.in_flight[part] = self.in_flight.get(part, 0) + 1
             if self.in_flight[part] > 1:
                 self.violations.append(f"{self.now:.3f}: two calls in flight for {part}")
@@ -615,16 +671,29 @@ class Simulation:
             claimed_at = int(claim["sent_at"]["N"]) / 1000 - EPOCH.timestamp() if claim else self.now
             self.posts.append(Post(self.now, claimed_at, part, attempt, owner, strike))
 
-    def _check_guard(self, part: PostfixPart) -> None:
+    def _check_guard(self, given: MessageId, owner: RequestId | None) -> None:
         """See that whoever calls has looked, and seen that it may."""
-        at, told = self.looks.get((self._current, part), (-math.inf, None))
+        if self.search is not None:
+            item = self.dynamodb.items.get(f"R#{owner}")
+            request = request_row(item) if item is not None else None
+            policy = self.guard.policy.with_stricter(request.policy if request is not None else None)
+            force = request is not None and request.force
+            found = self.search.objections(given, policy, self.now - SEEN_SECONDS - LISTS_HOLD.seconds, force=force)
+            self.violations += [f"{self.now:.3f}: a call for {given} though {objection}" for objection in found]
+            return
+        at, told = self.looks.get((self._current, postfix_part(given)), (-math.inf, None))
         if told is None or told.disposition == "MALICIOUS" or self.now - at > SEEN_SECONDS:
-            self.violations.append(f"{self.now:.3f}: a call for {part} that the guard did not let pass")
+            self.violations.append(f"{self.now:.3f}: a call for {given} that the guard did not let pass")
 
-    def _take_effect(self, parts: Sequence[PostfixPart], delay: float) -> None:
-        for part in parts:
+    def _take_effect(self, given: MessageId, strike: Fault | Strike | None, delay: float) -> Sequence[str]:
+        """Release a message in so many seconds; return to whom."""
+        part = postfix_part(given)
+        if strike in LOGGED_STRIKES:
+            self.doubtful.add(part)
+        if strike is not Strike.FAILS:
             self.note(f"{part} is released" + (f" in {delay:.1f} s" if delay else ""))
             self.effects.setdefault(part, []).append(self.now + delay)
+        return ["a@example.com"] if self.search is None else self.search.release(given, self.now + delay, strike)
 
     # --- the actors
 
@@ -699,6 +768,7 @@ class Simulation:
             created_at=self.clock(),
             state=RequestState.OPEN,
             force=job.force,
+            policy=job.policy,
         )
 
 

@@ -10,7 +10,8 @@ from quarantine_release.release import Refusal
 from quarantine_release.run import Answer
 from tests.simulated_invariants import check_end
 from tests.simulated_runs import GRACE_SECONDS, GUARDED, IDS, SCENARIOS, failing_seeds, main, schedules, seeded
-from tests.simulation import Job, Simulation, Strike
+from tests.simulated_stories import AWAITED, SEARCHED
+from tests.simulation import RELEASES, Job, Simulation, Strike
 
 pytestmark = pytest.mark.simulation
 SEEDS, BLOCK = 20_000, 200
@@ -34,6 +35,12 @@ def test_no_fault_at_any_boundary_violates_anything(scenario: str) -> None:
 def test_no_fault_lets_anything_past_the_guard(story: str) -> None:
     jobs, harmful_from = GUARDED[story]
     assert [(schedule, found) for schedule, found in schedules(1, jobs, harmful_from) if found] == []
+
+
+@pytest.mark.parametrize("name", sorted(SEARCHED.keys() - AWAITED))
+def test_no_fault_has_what_a_search_shows_overlooked(name: str) -> None:
+    story = SEARCHED[name]
+    assert [(schedule, found) for schedule, found in schedules(1, story.jobs, prepare=story.prepare) if found] == []
 
 
 def test_the_crowds_meet_the_guard() -> None:
@@ -69,7 +76,7 @@ def test_an_outage_of_half_an_hour_delays_and_loses_nothing(trouble: Strike) -> 
     ]
 
     def strike(boundary: str) -> Strike | None:
-        return trouble if boundary == "release" and simulation.now < outage else None
+        return trouble if boundary in RELEASES and simulation.now < outage else None
 
     simulation = Simulation(jobs, strike, seed=1)
     simulation.run(until=outage + GRACE_SECONDS)

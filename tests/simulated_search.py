@@ -1,0 +1,323 @@
+"""Cloudflare's search, single reads and action logs in simulated time: replies for the real lookup and reader.
+
+What they show lags behind what is so. A message may have several rows, one for each recipient and each rescan, and
+they may contradict one another. What was not shown for a while, nobody need have seen; what was, nobody may overlook.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from math import inf
+from typing import Any, Final
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from quarantine_release.cloudflare_answer import Reply
+from quarantine_release.cloudflare_lookup import CloudflareLookup
+from quarantine_release.cloudflare_reading import CloudflareReader
+from quarantine_release.credentials import Accounts, Credential
+from quarantine_release.deadline import NoReply
+from quarantine_release.guard import Policy
+from quarantine_release.outcome import AccountId, MessageId, PostfixPart, contradict, postfix_part
+from quarantine_release.reading import RELEASE
+from tests.model_dynamodb import Fault
+from tests.simulation import EPOCH, Crashed, Simulation, Strike
+
+ANN, BOB = "ann@example.com", "bob@example.com"
+# What is younger than that, and is not shown yet, must not be released unread; what is older, nobody can read.
+LAG_SECONDS: Final = 120.0
+_URL: Final = "https://api.example/client/v4"
+_BASE_52: Final = "0123456789BCDFGHJKLMNPQRSTVWXYZbcdfghjklmnpqrstvwxyz"
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Mail:
+    """A message that came into quarantine at `at`, and that the search shows `lag` seconds later.
+
+    `rows` say in what each row differs from a plain one; from `harmful_from` on a rescan adds another, behind them or
+    before. `log` is what was done to the message before.
+    """
+
+    message_id: MessageId
+    header: MessageId
+    at: float = -3600.0
+    lag: float = 0.0
+    rows: tuple[Row, ...] = ({},)
+    harmful_from: float = inf
+    is_rescan_first: bool = True
+    log: tuple[Row, ...] = ()
+
+    @property
+    def part(self) -> PostfixPart:
+        return postfix_part(self.message_id)
+
+    @property
+    def alert_id(self) -> MessageId:
+        return MessageId(self.message_id.rpartition("-")[0])
+
+    @property
+    def recipients(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(each for row in self.rows for each in row.get("client_recipients", (ANN, BOB))))
+
+    def is_shown(self, at: float) -> bool:
+        return self.at + self.lag <= at
+
+    def rows_at(self, at: float) -> Sequence[Row]:
+        """Return in what the rows that are shown then differ from a plain one."""
+        if at < self.harmful_from:
+            return self.rows
+        rescan: tuple[Row, ...] = ({"final_disposition": "MALICIOUS"},)
+        return rescan + self.rows if self.is_rescan_first else self.rows + rescan
+
+
+def mail(number: int, at: float = -3600.0, **members: Any) -> Mail:
+    """Make up a message; its Postfix id begins with its time, as long queue ids do."""
+    moment, postfix_id = EPOCH + timedelta(seconds=at), f"STMz2c{number:03d}"
+    seconds = int(moment.timestamp())
+    while seconds:
+        seconds, digit = divmod(seconds, len(_BASE_52))
+        postfix_id = _BASE_52[digit] + postfix_id
+    message_id = MessageId(f"{postfix_id}-{moment:%Y-%m-%dT%H:%M:%S}-{20_000_000 + number}")
+    known = {"message_id": message_id, "header": MessageId(f"<{postfix_id}@example.net>"), "at": at}
+    return Mail(**{**known, **members})
+
+
+@dataclass(frozen=True, slots=True)
+class Habits:
+    """How replies show a release: in rows and in action logs so many seconds late, in pages of so many entries.
+
+    `flag_stays`: the message goes on being shown as held. `operations` is what its row then lists. Each action log
+    begins with `noise` entries that tell nothing.
+    """
+
+    row_lag: float = 0.0
+    log_lag: float = 0.0
+    page_size: int = 1000
+    flag_stays: bool = False
+    operations: Any = (RELEASE,)
+    noise: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Try:
+    """A release at Cloudflare: when, to whom, and to whom it failed."""
+
+    at: float
+    delivered: tuple[str, ...]
+    failed: tuple[str, ...]
+
+
+class _Secret:
+    """The credential of the one account."""
+
+    def __init__(self, account_id: AccountId) -> None:
+        self._accounts = Accounts({account_id: Credential(account_id, {"Authorization": "Bearer x"})})
+
+    def get(self) -> Accounts:
+        return self._accounts
+
+    refetch = get
+
+
+@dataclass
+class Search:
+    """What Cloudflare tells of mail, and what it has told."""
+
+    simulation: Simulation
+    mails: Sequence[Mail]
+    habits: Habits = field(default_factory=Habits)
+    tries: dict[MessageId, list[_Try]] = field(default_factory=dict)
+    # When the guard was last shown anything of a message.
+    shown: dict[PostfixPart, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        parts = [mail.part for mail in self.mails]
+        self.simulation.doubtful |= {mail.part for mail in self.mails if mail.log or parts.count(mail.part) > 1}
+
+    def lookup(self, account_id: AccountId, holds: timedelta) -> CloudflareLookup:
+        """Make a real lookup that gets these replies."""
+        simulation, session = self.simulation, _Session(self, "look")
+        common = (_URL, _Secret(account_id), session, simulation.clock, lambda: simulation.now)
+        return CloudflareLookup(*common, holds=holds, pause=simulation.sleep)  # type: ignore[arg-type]
+
+    def reader(self, account_id: AccountId) -> CloudflareReader:
+        """Make a real reader that gets these replies."""
+        simulation, session = self.simulation, _Session(self, "read")
+        common = (_URL, _Secret(account_id), session, simulation.clock, lambda: simulation.now)
+        return CloudflareReader(*common, pause=simulation.sleep)  # type: ignore[arg-type]
+
+    # --- what is so
+
+    def meant_by(self, message_id: MessageId) -> list[Mail]:
+        """Return the messages that an id may mean."""
+        part = postfix_part(message_id)
+        return [mail for mail in self.mails if mail.part == part and not contradict(mail.message_id, message_id)]
+
+    def release(self, message_id: MessageId, at: float, strike: Fault | Strike | None) -> Sequence[str]:
+        """Release a message, the first of several, to all recipients, one or none; return to whom."""
+        first = self.meant_by(message_id)[0]
+        kept = 0 if strike is Strike.FAILS else 1 if strike is Strike.PARTLY else None
+        names = first.recipients
+        one = _Try(at, names[:kept], () if kept is None else names[kept:])
+        self.tries.setdefault(first.message_id, []).append(one)
+        return one.delivered
+
+    def was_released(self, message_id: MessageId, at: float) -> bool:
+        """Say whether a message that an id may mean was out by then, for any recipient."""
+        return any(one.delivered for mail in self.meant_by(message_id) for one in self._tries(mail, at))
+
+    def success_logged(self, message_id: MessageId, at: float) -> bool:
+        """Say whether an action log showed by then that a message that an id may mean was released."""
+        before = any(entry["success"] for mail in self.meant_by(message_id) for entry in mail.log)
+        return before or self.was_released(message_id, at - self.habits.log_lag)
+
+    def objections(self, message_id: MessageId, policy: Policy, since: float, *, force: bool) -> Iterator[str]:
+        """Say what has spoken against a release since then, in any row or log."""
+        meant = self.meant_by(message_id)
+        is_unread = self.shown.get(postfix_part(message_id), -inf) < since
+        if is_unread and any(mail.lag < inf or mail.at + LAG_SECONDS > since for mail in meant):
+            yield "it was not read"
+        mails = [mail for mail in meant if mail.is_shown(since)]
+        if len(mails) > 1:
+            yield "its id means several messages"
+        for row in ({**_plain(mail), **each} for mail in mails for each in mail.rows_at(since)):
+            if policy.dispositions is not None and row["final_disposition"] not in policy.dispositions:
+                yield f"a row shows it as {row['final_disposition']}"
+            domains = {each.rpartition("@")[2] for each in row["client_recipients"]}
+            if policy.recipient_domains is not None and not domains <= policy.recipient_domains:
+                yield f"a row shows recipients of {', '.join(sorted(domains))}"
+            if row["is_quarantined"] is not True and not force:
+                yield "a row shows it as not held"
+        if not force and self.success_logged(message_id, since):
+            yield "its action log shows a release that worked"
+
+    def _tries(self, mail: Mail, at: float) -> list[_Try]:
+        return [one for one in self.tries.get(mail.message_id, ()) if one.at <= at]
+
+    # --- what is told
+
+    def answer(self, url: str) -> tuple[Reply, Sequence[Row]]:
+        """Answer a call; return also the rows that the answer shows."""
+        told, now = urlsplit(url), self.simulation.now
+        path, query = unquote(told.path).partition("/investigate")[2].strip("/"), dict(parse_qsl(told.query))
+        shown = [mail for mail in self.mails if mail.is_shown(now)]
+        if path.endswith("/action_log"):
+            logs = [self._log(mail, now) for mail in shown if f"{mail.message_id}/action_log" == path]
+            return (_reply(self._page(logs[0], query)) if logs else _MISSING), []
+        if path:
+            rows = [row for mail in shown if mail.message_id == path for row in self._rows(mail, now)]
+            return (_reply({"result": rows[0] if len(rows) == 1 else rows}) if rows else _MISSING), rows
+        found = [row for mail in shown for row in self._rows(mail, now) if _matches(row, query)]
+        page = self._page(sorted(found, key=lambda row: str(row["scanned_at"]), reverse=True), query)
+        return _reply(page), page["result"]
+
+    def note(self, boundary: str, rows: Sequence[Row], at: float) -> None:
+        """Note what the guard was shown, and what the reconciler read as still in quarantine."""
+        for part, row in ((postfix_part(row["id"]), row) for row in rows):
+            if boundary == "look":
+                self.shown[part] = at
+            elif row["is_quarantined"] and not row["post_delivery_operations"]:
+                self.simulation.negative_reads.setdefault(part, []).append(at)
+
+    def _rows(self, mail: Mail, now: float) -> list[dict[str, Any]]:
+        tries, change = self._tries(mail, now - self.habits.row_lag), dict[str, Any]()
+        if tries or mail.log:
+            change["post_delivery_operations"] = self.habits.operations
+        if any(one.delivered for one in tries) and not self.habits.flag_stays:
+            change |= {"is_quarantined": False, "delivery_status": ["delivered"]}
+        return [{**_plain(mail), **each, **change} for each in mail.rows_at(now)]
+
+    def _log(self, mail: Mail, now: float) -> list[Row]:
+        """Return the action log of a message, latest last."""
+        entries: list[Row] = [{"operation": "PREVIEW", "success": True}] * self.habits.noise + list(mail.log)
+        for one in self._tries(mail, now - self.habits.log_lag):
+            entries += [action(one.at, name, success=True) for name in one.delivered]
+            entries += [action(one.at, name, success=False) for name in one.failed]
+        return entries
+
+    def _page(self, found: Sequence[Row], query: Mapping[str, str]) -> dict[str, Any]:
+        size = min(self.habits.page_size, int(query.get("per_page", 20)))
+        start = int(query.get("cursor") or (int(query.get("page", 1)) - 1) * size)
+        page, end = found[start : start + size], start + size
+        info = {"count": len(page), "per_page": size, "next": str(end) if end < len(found) else None}
+        return {"result": page, "result_info": info}
+
+
+class _Session:
+    """Stands in for the session of a lookup or a reader: each call is a boundary of the simulation."""
+
+    def __init__(self, search: Search, boundary: str) -> None:
+        self._search = search
+        self._boundary = boundary
+
+    def send(self, _: str, url: str, __: Mapping[str, str], ___: bytes | None, seconds: float) -> Reply | NoReply:
+        simulation = self._search.simulation
+        strike = simulation.begin_call(self._boundary)
+        at, (reply, rows) = simulation.now, self._search.answer(url)
+        takes = simulation.random.uniform(0.05, 0.8)
+        if strike is Strike.UNREAD and (simulation.seed == 0 or simulation.random.random() < 0.5):
+            takes = seconds + 1.0
+        simulation.sleep(min(takes, seconds))
+        if strike is Strike.CRASH_AFTER:
+            raise Crashed
+        if takes > seconds:
+            return NoReply(True, "deadline")
+        if strike is not None:
+            return _REFUSALS[strike]
+        self._search.note(self._boundary, rows, at)
+        return reply
+
+
+def action(at: float, name: str, *, success: bool) -> Row:
+    """Make an entry of an action log: a release for one recipient."""
+    moment = _moment(at)
+    return {
+        "operation": RELEASE,
+        "started_at": moment,
+        "completed_at": moment,
+        "status": "SUCCESS" if success else "FAILED",
+        "success": success,
+        "properties": {"requested_by": "someone@example.com", "recipient": name},
+    }
+
+
+def _plain(mail: Mail) -> dict[str, Any]:
+    return {
+        "id": mail.message_id,
+        "postfix_id": mail.part,
+        "alert_id": mail.alert_id,
+        "message_id": mail.header,
+        "is_quarantined": True,
+        "client_recipients": [ANN, BOB],
+        "delivery_mode": "DIRECT",
+        "delivery_status": ["quarantined"],
+        "final_disposition": "SPAM",
+        "post_delivery_operations": [],
+        "properties": {},
+        "scanned_at": _moment(mail.at),
+    }
+
+
+def _matches(row: Row, query: Mapping[str, str]) -> bool:
+    return (
+        query.get("start", "") <= row["scanned_at"] <= query.get("end", "9")
+        and all(query.get(name, row[name]) == row[name] for name in ("alert_id", "message_id"))
+        and query.get("delivery_status", row["delivery_status"][0]) in row["delivery_status"]
+    )
+
+
+def _moment(at: float) -> str:
+    return f"{EPOCH + timedelta(seconds=at):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _reply(content: Row) -> Reply:
+    return Reply(200, {}, json.dumps({"success": True, "errors": [], "messages": [], **content}).encode())
+
+
+def _refusal(status: int) -> Reply:
+    return Reply(status, {}, b'{"success": false, "errors": [{"code": 10000}], "messages": [], "result": null}')
+
+
+_MISSING: Final = _refusal(404)
+_REFUSALS: Final[Mapping[Fault | Strike, Reply]] = {Strike.UNREAD: _refusal(503), Strike.DENIED: _refusal(403)}
