@@ -6,6 +6,7 @@ from datetime import timedelta
 from hypothesis import strategies as st
 
 from quarantine_release.outcome import (
+    ANY_ID,
     EXPIRING,
     AttemptId,
     Code,
@@ -24,7 +25,7 @@ ALPHANUMERIC = string.ascii_letters + string.digits
 postfix_ids = st.text(ALPHANUMERIC, min_size=10, max_size=24).map(MessageId)
 timestamps = st.datetimes().map(lambda at: at.isoformat(timespec="seconds"))
 digits = st.text(string.digits, min_size=1, max_size=12)
-other_ids = st.text(ALPHANUMERIC + "._:-", min_size=8, max_size=128).map(MessageId)
+other_ids = st.text(ALPHANUMERIC + "._:-", min_size=8, max_size=128).filter(ANY_ID.match).map(MessageId)
 
 
 @st.composite

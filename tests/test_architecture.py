@@ -62,7 +62,7 @@ OURS = {
     "ledger": "ledger_codecs ledger_items ledger_reads ledger_writes outcome ports table trace",
     "budget": "allowance ledger_account ledger_keys outcome ports table update_expression",
     "release_queue": "outcome ports telemetry",
-    "cloudflare_answer": "outcome",
+    "cloudflare_answer": "outcome reading",
     "deadline": "cloudflare_answer",
     "cloudflare": "cloudflare_answer credentials deadline outcome ports secret_store telemetry trace",
     "reading": "outcome",

@@ -31,6 +31,8 @@ BAD_INPUT: list[tuple[str, Any, dict[str, Any], int, str]] = [
     ("ids under two names", {"ids": MESSAGE, "id": MESSAGE}, {}, 400, "ids_ambiguous"),
     ("too many ids", [f"4Njp3P0STMz{number:05}" for number in range(1001)], {}, 400, "too_many_ids"),
     ("a short id", [MESSAGE, "short"], {}, 400, "invalid_id"),
+    ("a Postfix id of 9 characters", ["a" * 9], {}, 400, "invalid_id"),
+    ("an alert id with 26 characters before its time", [f"{'a' * 26}-2024-01-05T10:00:00"], {}, 400, "invalid_id"),
     ("an id with a path in it", ["../../accounts/x"], {}, 400, "invalid_id"),
     ("an id with a line end", [f"{MESSAGE}\n"], {}, 400, "invalid_id"),
     ("an id with a full-width digit", ["\uff14Njp3P0STMz2c02Q"], {}, 400, "invalid_id"),

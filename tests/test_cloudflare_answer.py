@@ -96,6 +96,11 @@ def test_the_three_lists_decide(lists: dict[str, Any], state: State, code: Code 
     assert (found.message_id is None) == (code is Code.UNCLEAR_ANSWER)
 
 
+def test_an_entry_by_an_id_whose_message_could_have_two_keys_answers_for_nothing() -> None:
+    found = verdict({"id": f"{BARE}{BARE}", "postfix_id": BARE, "delivered": [A]})
+    assert (found.state, found.code) == (UNKNOWN, Code.MISSING_IN_ANSWER)
+
+
 def test_each_recipient_is_named_under_what_became_of_him() -> None:
     found = verdict({"id": FULL, "delivered": [A], "undelivered": [B], "failed": [C]})
     assert found.recipients == Recipients((A,), (B,), (C,), (1, 1, 1))

@@ -19,12 +19,21 @@ from quarantine_release.outcome import (
     State,
     contradict,
     fullest,
+    has_one_key,
     is_bare,
     is_header,
     may_claim,
     postfix_part,
 )
-from tests.shapes import ids_of_one_message, message_ids, names
+from tests.shapes import (
+    ALPHANUMERIC,
+    digits,
+    ids_of_one_message,
+    message_ids,
+    names,
+    postfix_ids,
+    timestamps,
+)
 from tests.stand_ins import BARE, FULL, OTHER
 
 ALERT = MessageId("4Njp3P0STMz2c02Q-2024-01-05T10:00:00")
@@ -39,10 +48,10 @@ ALERT = MessageId("4Njp3P0STMz2c02Q-2024-01-05T10:00:00")
         ("4Njp3P0STMz2c02Q.other", BARE, False, False),
         ("a" * 10, "a" * 10, True, False),
         ("a" * 24, "a" * 24, True, False),
-        ("a" * 9, "a" * 9, False, False),
-        ("a" * 25, "a" * 25, False, False),
         ("a" * 25 + "-1", "a" * 25 + "-1", False, False),
-        ("short-2024-01-05T10:00:00", "short-2024-01-05T10:00:00", False, False),
+        ("a" * 9 + ".2024-01-05T10:00:00", "a" * 9 + ".2024-01-05T10:00:00", False, False),
+        ("550e8400-e29b-41d4-a716-446655440000", "550e8400-e29b-41d4-a716-446655440000", False, False),
+        ("12345678-1234-1234-1234-123456789012", "12345678-1234-1234-1234-123456789012", False, False),
     ],
 )
 def test_an_id_is_of_the_shape_that_cloudflare_publishes(
@@ -87,6 +96,41 @@ def test_a_message_id_names_no_message_by_itself(header: str) -> None:
     assert not is_bare(message_id)
     assert postfix_part(message_id) == header
     assert not any(is_header(each) for each in (BARE, ALERT, FULL))
+
+
+@pytest.mark.parametrize("length", [0, 8, 9, 25, 26, 128])
+@pytest.mark.parametrize(
+    "rest", ["", "-2024-01-05T10:00:00", "-2024-01-05T10:00:00-1", "-2024-01-05T10:00:00Z", "-2024-01-05T"]
+)
+def test_an_id_whose_message_could_have_two_keys_is_no_id(length: int, rest: str) -> None:
+    message_id = MessageId("a" * length + rest)
+    assert not ANY_ID.match(message_id)
+    assert not has_one_key(message_id)
+
+
+leading_parts = st.text(ALPHANUMERIC, max_size=40)
+endings = st.text(ALPHANUMERIC + "._:-", max_size=12)
+
+
+@given(leading_parts, timestamps, digits, endings)
+def test_all_accepted_shapes_of_one_message_have_one_key(lead: str, at: str, number: str, ending: str) -> None:
+    """Also shapes that Cloudflare does not document, such as a timestamp with an offset."""
+    shapes = [lead, f"{lead}-{at}", f"{lead}-{at}-{number}", f"{lead}-{at}{ending}"]
+    keys = [str(postfix_part(MessageId(each))) for each in shapes if ANY_ID.match(each)]
+    assert keys == ([lead] * len(shapes) if 10 <= len(lead) <= 24 else [])
+
+
+@given(postfix_ids, st.sampled_from("._:-"), endings)
+def test_an_id_that_continues_a_postfix_id_with_any_sign_has_its_key(lead: MessageId, sign: str, ending: str) -> None:
+    longer = MessageId(f"{lead}{sign}{ending}")
+    assert ANY_ID.match(longer)
+    assert str(postfix_part(longer)) == lead
+
+
+@given(postfix_ids)
+def test_upper_and_lower_case_are_different_messages(postfix_id: MessageId) -> None:
+    other = MessageId(postfix_id.swapcase())
+    assert (postfix_part(postfix_id) == postfix_part(other)) == (postfix_id == other)
 
 
 @given(ids_of_one_message())

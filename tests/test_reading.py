@@ -207,6 +207,13 @@ def test_an_entry_without_an_id_is_found_by_its_postfix_id(nothing: Mapping[str,
     assert told({**nothing, **FREED}) is None
 
 
+@pytest.mark.parametrize("given_id", ["a" * 9, "a" * 26, f"{'a' * 26}-2024-01-05T10:00:00-1"])
+def test_an_id_whose_message_could_have_two_keys_makes_an_entry_unreadable(given_id: str) -> None:
+    assert id_of({"id": given_id, "postfix_id": BARE}) is None
+    assert id_of({"postfix_id": given_id}) is None
+    assert id_of({"id": "short", "postfix_id": BARE}) == BARE
+
+
 def test_a_postfix_id_never_overrules_an_id() -> None:
     assert told({"id": "4WtWkr6nlBz9sNH-2024-08-28T15:32:35-1", "postfix_id": BARE, **FREED}) is None
 

@@ -91,6 +91,10 @@ def test_at_most_20_unknown_members_are_named() -> None:
         ([f"{BARE}\n"], "invalid_id", "ids"),
         (["4Njp3P0STMz2c02\u00b2"], "invalid_id", "ids"),
         (["\ud8004Njp3P0STMz2c02Q"], "invalid_id", "ids"),
+        (["a" * 9], "invalid_id", "ids"),
+        (["a" * 26], "invalid_id", "ids"),
+        ([f"{'a' * 9}-2024-01-05T10:00:00"], "invalid_id", "ids"),
+        ({"id": f"{'a' * 26}-2024-01-05T10:00:00-12345678"}, "invalid_id", "id"),
         ([id_number(n) for n in range(IDS_LIMIT + 1)], "too_many_ids", "ids"),
         ({"ids": BARE, "account_id": "A" * 32}, "invalid_field", "account_id"),
         ({"ids": BARE, "account_id": 5}, "invalid_field", "account_id"),
@@ -116,8 +120,13 @@ def test_what_breaks_a_rule_is_told_by_code_and_field(content: Any, code: str, f
 
 
 RULES: list[tuple[Any, str]] = [
-    (["short"], "An id must be 8 to 128 of A-Z a-z 0-9 . _ : -."),
-    (["<>"], "A Message-ID must be 1 to 250 printable ASCII characters, in < >."),
+    (["short"], "Id 1 must be 8 to 128 of A-Z a-z 0-9 . _ : -."),
+    ({"ids": f"{BARE}, short"}, "Id 2 must be 8 to 128 of A-Z a-z 0-9 . _ : -."),
+    ([BARE, "<>"], "Id 2 is a Message-ID, which must be 1 to 250 printable ASCII characters, in < >."),
+    (
+        [BARE, OTHER, "4Njp3P0ST"],
+        "Id 3 must have 10 to 24 letters and digits, alone or before its timestamp.",
+    ),
     ({}, "ids must hold at least one id."),
     ([], "ids must hold at least one id."),
     ({"ids": 5}, "ids must be an array of strings, or one comma-separated string."),
@@ -156,7 +165,10 @@ def test_an_id_in_a_path_is_refused_with_its_rule() -> None:
     assert parse_message_id(FULL) == FULL
     with pytest.raises(InvalidRequest, match=r"^invalid_id$") as refusal:
         parse_message_id("short")
-    assert (refusal.value.field, refusal.value.detail) == ("id", RULES[0][1])
+    assert (refusal.value.field, refusal.value.detail) == ("id", RULES[0][1].replace("Id 1", "An id"))
+    with pytest.raises(InvalidRequest, match=r"^invalid_id$") as refusal:
+        parse_message_id("a" * 26)
+    assert (refusal.value.field, refusal.value.detail) == ("id", RULES[3][1].replace("Id 3", "An id"))
     assert parse_account_id(ACCOUNT) == ACCOUNT
 
 

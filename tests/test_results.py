@@ -138,6 +138,13 @@ def stored(letters: str) -> RequestRow:
     return replace(request_row(FULL), state=RequestState.CLOSED, letters=letters)
 
 
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("given_id", ["a" * 26, f"{'a' * 9}-2024-01-05T10:00:00"])
+def test_an_id_whose_message_could_have_two_rows_claims_nothing(given_id: str, force: bool) -> None:
+    message_id = MessageId(given_id)
+    assert not claimable(None, Target(postfix_part(message_id), message_id), force=force, now=NOON)
+
+
 def test_a_closed_request_says_what_it_said_also_when_the_row_is_gone_or_has_moved_on() -> None:
     released = Result(FULL, Outcome.RELEASED, None, None)
     assert results_of(stored("R"), {}, NOON) == (released,)

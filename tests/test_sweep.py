@@ -8,9 +8,12 @@ import pytest
 
 from quarantine_release.attempt import Claims, claim, make_call
 from quarantine_release.calls import Call, Want
+from quarantine_release.ledger_items import message_item
+from quarantine_release.ledger_keys import message_key
 from quarantine_release.outcome import (
     AccountId,
     Answered,
+    AttemptId,
     Code,
     Evidence,
     MessageId,
@@ -222,6 +225,43 @@ def test_with_short_waits_a_request_is_left_alone_for_a_shorter_time(world: Worl
         world.clock.move(seconds=2)
         sweep(world.ports(terms=terms), swept)
     assert (swept.hints, world.queue.taken()) == (1, [Hint(request.request_id, 0)])
+
+
+@pytest.mark.parametrize("state", [None, State.RETRYABLE])
+def test_an_id_whose_message_could_have_two_rows_waits_unclaimed_and_expires(world: World, state: State | None) -> None:
+    """Version 4c3b95d accepted such ids, so requests that are open during the upgrade hold them."""
+    short, long = MessageId("4Njp3P0ST-2024-01-05T10:00:00-1"), MessageId("4Njp3P0STMz2c02Q4Njp3P0STMz2c")
+    request = lose(world, short, BARE, long)
+    if state is not None:
+        claimed_by_4c3b95d(world, short, state)
+    assert run(world, seconds=121).hints == 1
+    world.work()
+    assert world.cloudflare.calls == [(WireForm.ARRAY, [BARE])]
+    run(world, hours=23, minutes=50)
+    assert kept(world, request).state is RequestState.OPEN
+    run(world, minutes=13)
+    assert kept(world, request).letters == "ERE"
+
+
+def test_an_id_whose_message_could_have_two_rows_does_not_expire_while_its_call_is_unclear(world: World) -> None:
+    short = MessageId("4Njp3P0ST-2024-01-05T10:00:00-1")
+    request = lose(world, short)
+    claimed_by_4c3b95d(world, short, State.UNKNOWN)
+    run(world, hours=25)
+    assert kept(world, request).state is RequestState.OPEN
+
+
+def claimed_by_4c3b95d(world: World, message_id: MessageId, state: State) -> None:
+    """Write the row that a claim under such an id has left."""
+    row = MessageRow(
+        account_id=ACCOUNT,
+        part=postfix_part(message_id),
+        state=state,
+        attempt=AttemptId("a1"),
+        message_id=message_id,
+        updated_at=NOON,
+    )
+    world.dynamodb.items[message_key(ACCOUNT, row.part)] = message_item(row)
 
 
 def test_what_may_have_left_does_not_expire_and_what_has_is_told(world: World) -> None:

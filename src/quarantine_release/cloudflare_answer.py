@@ -14,7 +14,6 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
 from quarantine_release.outcome import (
-    ANY_ID,
     Answered,
     Code,
     Evidence,
@@ -29,6 +28,7 @@ from quarantine_release.outcome import (
     fullest,
     postfix_part,
 )
+from quarantine_release.reading import id_of
 
 # "Invalid request headers": a malformed credential is refused before anything is done (API reference, error 6003).
 _INVALID_HEADERS: Final = 6003
@@ -172,19 +172,11 @@ def _entries(result: Any) -> list[Entry]:
     return [entry for entry in entries if isinstance(entry, dict)]
 
 
-def _id_of(entry: Entry) -> MessageId | None:
-    """Return the id that an entry tells of: its `id`, else its `postfix_id`, which never overrules an `id`."""
-    for value in (entry.get("id"), entry.get("postfix_id")):
-        if isinstance(value, str) and ANY_ID.match(value):
-            return MessageId(value)
-    return None
-
-
 def _told_of(ids: Sequence[MessageId], entries: Sequence[Entry]) -> dict[MessageId, list[tuple[MessageId, Entry]]]:
     """Give each id asked for the entries that tell of its message, each with the id it tells."""
     by_part: dict[PostfixPart, list[tuple[MessageId, Entry]]] = {}
     for entry in entries:
-        told = _id_of(entry)
+        told = id_of(entry)
         if told is not None:
             by_part.setdefault(postfix_part(told), []).append((told, entry))
     return {

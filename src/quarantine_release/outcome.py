@@ -21,7 +21,12 @@ OperationId = NewType("OperationId", str)
 # Read off Cloudflare's published examples (API reference, email-security/investigate): no pattern is specified.
 POSTFIX_ID: Final = re.compile(r"\A[A-Za-z0-9]{10,24}\Z")
 ALERT_ID: Final = re.compile(r"\A[A-Za-z0-9]{10,24}-\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\Z", re.ASCII)
-ANY_ID: Final = re.compile(r"\A[A-Za-z0-9._:-]{8,128}\Z")
+ID_CHARACTERS: Final = re.compile(r"\A[A-Za-z0-9._:-]{8,128}\Z")
+# The ledger could know a message by two keys if a Postfix id of another length counted: one key for the bare id, and
+# one for each id that has a timestamp. So a leading run of 10 to 24 is the only one that may be alone or before one.
+ANY_ID: Final = re.compile(
+    r"\A(?!([A-Za-z0-9]{0,9}|[A-Za-z0-9]{25,})(\Z|-[0-9]{4}-[0-9]{2}-[0-9]{2}T))[A-Za-z0-9._:-]{8,128}\Z"
+)
 # A Message-ID as the sender wrote it, in its angle brackets (RFC 5322, section 3.6.4, and what senders make of it).
 HEADER_ID: Final = re.compile(r"\A<[\x21-\x3b\x3d\x3f-\x7e]{1,250}>\Z")
 REQUEST_ID: Final = re.compile(r"\Arq_[a-z2-7]{26}\Z")
@@ -30,9 +35,17 @@ _LEADING_POSTFIX_ID: Final = re.compile(r"\A[A-Za-z0-9]{10,24}(?![A-Za-z0-9])")
 
 @lru_cache(maxsize=4096)
 def postfix_part(message_id: MessageId) -> PostfixPart:
-    """Return the part of an id that names the message whatever shape the caller used: the ledger's key."""
+    """Return the part of an id that names the message whatever shape the caller used: the ledger's key.
+
+    It is the key of every shape only for ids that `has_one_key` accepts.
+    """
     leading = None if is_header(message_id) else _LEADING_POSTFIX_ID.match(message_id)
     return PostfixPart(leading.group() if leading else message_id)
+
+
+def has_one_key(message_id: MessageId) -> bool:
+    """Version 4c3b95d accepted other ids too, for which one message could have two rows."""
+    return is_header(message_id) or ANY_ID.match(message_id) is not None
 
 
 def is_header(message_id: MessageId) -> bool:

@@ -13,6 +13,7 @@ from typing import Any, Final
 from quarantine_release.outcome import (
     ALERT_ID,
     ANY_ID,
+    ID_CHARACTERS,
     Evidence,
     MessageId,
     PostfixPart,
@@ -120,10 +121,10 @@ def agree(one: Reading, other: Reading) -> Reading:
 
 
 def id_of(entry: Mapping[str, Any]) -> MessageId | None:
-    """Return the id of an entry: its `id`, else its `postfix_id`."""
+    """Return the id of an entry: its `id`, else its `postfix_id`; None for one that may have two keys."""
     for value in (entry.get("id"), entry.get("postfix_id")):
-        if isinstance(value, str) and ANY_ID.match(value):
-            return MessageId(value)
+        if isinstance(value, str) and ID_CHARACTERS.match(value):
+            return MessageId(value) if ANY_ID.match(value) else None
     return None
 
 

@@ -10,7 +10,16 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from quarantine_release.json_body import Number
-from quarantine_release.outcome import ANY_ID, HEADER_ID, REQUEST_ID, AccountId, MessageId, RequestId, is_header
+from quarantine_release.outcome import (
+    ANY_ID,
+    HEADER_ID,
+    ID_CHARACTERS,
+    REQUEST_ID,
+    AccountId,
+    MessageId,
+    RequestId,
+    is_header,
+)
 from quarantine_release.trace import FailOn, Narrowing
 
 IDS_LIMIT: Final = 1000
@@ -59,25 +68,29 @@ def parse_ids(content: dict[str, Any], limit: int) -> tuple[MessageId, ...]:
         raise InvalidRequest("invalid_id", "ids must be an array of strings, or one comma-separated string.", given[0])
     if not ids:
         raise InvalidRequest("ids_missing", "ids must hold at least one id.", given[0])
-    distinct = tuple(dict.fromkeys(_any_id(entry, given[0]) for entry in ids))
+    distinct = tuple(dict.fromkeys(_any_id(entry, given[0], at) for at, entry in enumerate(ids, start=1)))
     if len(distinct) > limit:
         raise InvalidRequest("too_many_ids", f"At most {limit} different ids may be given here.", given[0])
     return distinct
 
 
-def parse_message_id(given: str, field: str = "id") -> MessageId:
-    """Check an id's shape. Raises InvalidRequest."""
+def parse_message_id(given: str, field: str = "id", which: str = "An id") -> MessageId:
+    """Check an id's shape. `which` begins the rule in the error. Raises InvalidRequest."""
+    if not ID_CHARACTERS.match(given):
+        raise InvalidRequest("invalid_id", f"{which} must be 8 to 128 of A-Z a-z 0-9 . _ : -.", field)
     if not ANY_ID.match(given):
-        raise InvalidRequest("invalid_id", "An id must be 8 to 128 of A-Z a-z 0-9 . _ : -.", field)
+        rule = "must have 10 to 24 letters and digits, alone or before its timestamp."
+        raise InvalidRequest("invalid_id", f"{which} {rule}", field)
     return MessageId(given)
 
 
-def _any_id(given: str, field: str) -> MessageId:
+def _any_id(given: str, field: str, position: int) -> MessageId:
     """Check the shape of an id that may be a Message-ID too: in its angle brackets, or with an @."""
     if "@" not in given and not given.startswith("<"):
-        return parse_message_id(given, field)
+        return parse_message_id(given, field, f"Id {position}")
     if not HEADER_ID.match(given if given.startswith("<") else f"<{given}>"):
-        raise InvalidRequest("invalid_id", "A Message-ID must be 1 to 250 printable ASCII characters, in < >.", field)
+        rule = "is a Message-ID, which must be 1 to 250 printable ASCII characters, in < >."
+        raise InvalidRequest("invalid_id", f"Id {position} {rule}", field)
     return MessageId(given)
 
 

@@ -14,6 +14,7 @@ from quarantine_release.outcome import (
     PostfixPart,
     State,
     contradict,
+    has_one_key,
     may_claim,
     postfix_part,
 )
@@ -64,6 +65,8 @@ _PASSING: Final = frozenset({Code.NOT_ATTEMPTED, Code.GUARD_UNAVAILABLE, Code.LO
 
 def claimable(row: MessageRow | None, target: Target, *, force: bool, now: datetime) -> bool:
     """Say whether this request may release this message now. An ended row past its time counts as absent."""
+    if not has_one_key(target.message_id):
+        return False
     if row is None:
         return True
     if contradict(row.message_id, target.message_id):

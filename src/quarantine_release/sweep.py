@@ -10,11 +10,11 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from quarantine_release.attempt import RECORD_SECONDS
-from quarantine_release.outcome import AccountId
+from quarantine_release.outcome import AccountId, State, has_one_key
 from quarantine_release.ports import Hint, LedgerUnavailable, Ports
 from quarantine_release.release import free_of, hints_of
 from quarantine_release.run import Run
-from quarantine_release.trace import RequestRow, RequestState, targets_of
+from quarantine_release.trace import RequestRow, RequestState, Target, targets_of
 from quarantine_release.transitions import Terms, is_expired
 
 # Of each shard of the open index, so that one run stays within its time; what is left is next in a minute.
@@ -70,6 +70,15 @@ def _groups(requests: Sequence[RequestRow]) -> Iterator[list[RequestRow]]:
     yield group
 
 
+def _unclaimed(request: RequestRow, run: Run) -> list[Target]:
+    """Return the messages that no call is under way for, and that wait for one: also those that never get one."""
+    free = free_of(request, run)
+    unnamed = [target for target in targets_of(request.message_ids) if not has_one_key(target.message_id)]
+    states = {target.part: row.state for target in unnamed if (row := run.rows.get(target.part))}
+    waiting = {target.part for target in unnamed if states.get(target.part) not in (State.RELEASING, State.UNKNOWN)}
+    return [target for target in targets_of(request.message_ids) if target.part in free | waiting]
+
+
 def _look_at(requests: Sequence[RequestRow], ports: Ports, swept: Swept) -> None:
     run = Run(requests, ports, is_accepted=True)
     swept.requests += len(requests)
@@ -79,8 +88,7 @@ def _look_at(requests: Sequence[RequestRow], ports: Ports, swept: Swept) -> None
     for request in requests:
         # A worker that has looked at it in time may claim until its own time is over, and is not to be overtaken.
         if request.force or is_expired(request, now - _quiet(ports.terms), ports.terms):
-            free = free_of(request, run)
-            run.end_without_call(request, [target for target in targets_of(request.message_ids) if target.part in free])
+            run.end_without_call(request, _unclaimed(request, run))
     hints: list[Hint] = []
     still_open: list[RequestRow] = []
     for answer in run.finish():
