@@ -69,9 +69,10 @@ def answer(*outcomes: Outcome, fail_on: FailOn = FailOn.NEVER) -> Answer:
 
 
 def test_the_answer_has_one_shape() -> None:
-    body = answer_body(Answer(request_row(BARE), (Result(BARE, Outcome.RELEASED, None, RELEASED),)), ["a warning"])
+    request = request_row(BARE, name="own")
+    body = answer_body(Answer(request, (Result(BARE, Outcome.RELEASED, None, RELEASED),)), ["a warning"])
     assert body == {
-        "request_id": "rq_one",
+        "request_id": OWN,
         "status": "completed",
         "outcome": "released",
         "ok": True,
@@ -101,7 +102,7 @@ def test_the_answer_has_one_shape() -> None:
 @pytest.mark.parametrize("outcome", Outcome)
 def test_of_what_was_sent_unread_only_who_had_it_sent_is_warned(outcome: Outcome) -> None:
     unread = replace(RELEASED, guard=Guarded.NOT_CHECKED)
-    warnings = answer_body(Answer(request_row(BARE), (Result(BARE, outcome, None, unread),)))["warnings"]
+    warnings = answer_body(Answer(request_row(BARE, name="own"), (Result(BARE, outcome, None, unread),)))["warnings"]
     was_sent = outcome in (Outcome.RELEASED, Outcome.PARTIALLY_RELEASED, Outcome.UNCONFIRMED, Outcome.WOULD_RELEASE)
     assert bool(warnings) is was_sent
 
@@ -289,7 +290,7 @@ def test_of_the_requests_of_others_time_and_outcome_show_and_nothing_else() -> N
     assert body["requests"][0].keys() == {"at", "outcome"}
     assert body["requests"][1]["reason"] == "canary"
     assert body["released_by"]["request_id"] is None
-    assert body["attempts"][0]["request_id"] is None
+    assert body["attempts"][0].keys() == {"state", "sent_at", "ended_at", "verdict"}
     assert "canary" not in str(trace(visible_to="soar"))
 
 

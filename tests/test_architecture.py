@@ -30,8 +30,9 @@ OURS = {
     "batch": "attempt calls outcome ports proof release results run trace vetting",
     "sweep": "attempt outcome ports release run trace",
     "settle": "outcome ports sweep trace transitions",
-    "answer": "guard outcome results run trace",
-    "trace_answer": "answer outcome results trace",
+    "visibility": "outcome trace",
+    "answer": "guard outcome results run trace visibility",
+    "trace_answer": "answer outcome results trace visibility",
     "allowance": "outcome",
     # From bytes to a request.
     "http_event": "",

@@ -82,6 +82,7 @@ def test_a_claim_of_an_unknown_message_makes_its_row() -> None:
         message_id=BARE,
         updated_at=NOON,
         owner=RequestId("rq_one"),
+        owner_client="soar",
         deadline=NOON + TERMS.lease,
         attempts=frozenset({AttemptId("a-one")}),
         asks=frozenset({RequestId("rq_one")}),

@@ -145,7 +145,7 @@ def _request(options: argparse.Namespace, place: Place) -> tuple[Mapping[str, An
     body = {
         **request_body(request),
         "account_id": request.account_id,
-        **answer_body(answer),
+        **answer_body(answer, sees_all=True),
         "operations": [operation_body(each) for each in place.ledger.operations(request.account_id, operations)],
     }
     return body, "\n\n".join(

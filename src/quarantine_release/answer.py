@@ -1,6 +1,7 @@
 """The public shape of the answer to a release request. Pure."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -8,7 +9,8 @@ from quarantine_release.guard import Guarded
 from quarantine_release.outcome import Outcome, State
 from quarantine_release.results import Result
 from quarantine_release.run import Answer
-from quarantine_release.trace import FailOn, MessageRow
+from quarantine_release.trace import FailOn, MessageRow, RequestRow
+from quarantine_release.visibility import Viewer
 
 _DONE: Final = (Outcome.RELEASED, Outcome.ALREADY_RELEASED)
 # A dry run asks for no more than to learn that a message would be released.
@@ -25,9 +27,9 @@ _FAILURES: Final[dict[FailOn, tuple[str, ...]]] = {
 }
 
 
-def answer_body(answer: Answer, warnings: Sequence[str] = ()) -> dict[str, Any]:
-    """Return the answer to a POST or GET of a release request."""
-    results = answer.results
+def answer_body(answer: Answer, warnings: Sequence[str] = (), *, sees_all: bool = False) -> dict[str, Any]:
+    """Return the answer to a POST or GET of a release request. `sees_all`: also what others released, and how."""
+    results = answer.results if sees_all else [_seen_by_its_client(each, answer.request) for each in answer.results]
     for said, outcomes in _UNREAD.items():
         unread = sum(one.guard is Guarded.NOT_CHECKED and one.outcome in outcomes for one in results)
         if unread:
@@ -79,6 +81,12 @@ def _rehearsal(answer: Answer) -> dict[str, Any]:
             if details is not None
         ],
     }
+
+
+def _seen_by_its_client(result: Result, request: RequestRow) -> Result:
+    if result.row is None:
+        return result
+    return replace(result, row=Viewer(request.client).shown(result.row, (request.request_id,)))
 
 
 def is_failure(answer: Answer) -> bool:

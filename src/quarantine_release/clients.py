@@ -79,6 +79,9 @@ class Client:
     requires_signature: bool = False
     policy: Policy | None = None
 
+    def may_act_for(self, account_id: AccountId) -> bool:
+        return self.accounts is None or account_id in self.accounts
+
 
 @dataclass(frozen=True, slots=True)
 class Clients:

@@ -65,6 +65,7 @@ _MESSAGE: Final = {
     "message_id": text(MessageId),
     "updated_at": MILLISECONDS,
     "owner": text(RequestId),
+    "owner_client": TEXT,
     "deadline": MILLISECONDS,
     "expires_at": SECONDS,
     "code": text(Code),

@@ -126,7 +126,7 @@ def _get_releases(call: Call) -> Response:
     bodies = []
     for request_id in request_ids:
         try:
-            bodies.append(_answer_body(_look_up(found, request_id, call.client, call.ports)))
+            bodies.append(_answer_body(_look_up(found, request_id, call.client, call.ports), call.client))
         except Declined as declined:
             bodies.append(problem_body(declined, call.request.gateway_request_id))
     pending = sum(body.get("outcome") == "pending" for body in bodies)
@@ -207,10 +207,15 @@ def _look_up(
 def _visible(found: Mapping[RequestId, RequestRow], request_id: RequestId | None, client: Client) -> RequestRow:
     """Return a request that this client may see; what it may not see is not there."""
     row = found.get(request_id) if request_id else None
-    is_visible = row is not None and (row.client == client.name or Scope.READ_ALL in client.scopes)
-    if row is None or not is_visible or row.state is RequestState.REFUSED:
+    if row is None or not _may_see(client, row) or row.state is RequestState.REFUSED:
         raise Declined("not_found", "There is no such request.")
     return row
+
+
+def _may_see(client: Client, row: RequestRow) -> bool:
+    """Return whether a client may see a request: not one of an account that was taken from it, even its own."""
+    is_read = row.client == client.name or Scope.READ_ALL in client.scopes
+    return is_read and client.may_act_for(row.account_id)
 
 
 def _require(client: Client, scope: Scope) -> None:
@@ -221,7 +226,7 @@ def _require(client: Client, scope: Scope) -> None:
 def _account(client: Client, wanted: AccountId | None) -> AccountId:
     accounts = read_secret("cloudflare", wiring.accounts().get)
     account_id = wanted or accounts.default
-    is_allowed = client.accounts is None or account_id in client.accounts
+    is_allowed = client.may_act_for(account_id)
     if is_allowed and account_id not in accounts.credentials:  # it may be newer than the copy at hand
         accounts = read_secret("cloudflare", wiring.accounts().refetch)
     if not is_allowed or account_id not in accounts.credentials:
@@ -261,8 +266,8 @@ def _decode(part: str) -> str:
     return unquote(part, errors="replace")
 
 
-def _answer_body(answer: Answer, warnings: tuple[str, ...] = ()) -> dict[str, Any]:
-    body = answer_body(answer, warnings)
+def _answer_body(answer: Answer, client: Client, warnings: tuple[str, ...] = ()) -> dict[str, Any]:
+    body = answer_body(answer, warnings, sees_all=Scope.READ_ALL in client.scopes)
     if not is_failure(answer):
         return body
     declined = Declined("release_incomplete", body["message"])
@@ -270,7 +275,7 @@ def _answer_body(answer: Answer, warnings: tuple[str, ...] = ()) -> dict[str, An
 
 
 def _respond_with(answer: Answer, call: Call, warnings: tuple[str, ...] = ()) -> Response:
-    body = _answer_body(answer, warnings)
+    body = _answer_body(answer, call.client, warnings)
     if body["outcome"] == "pending":
         location = f"{call.request.base_url}/v1/releases/{answer.request.request_id}"
         return Response(202, body, {"Location": location, "Retry-After": str(_POLL_SECONDS)})

@@ -49,6 +49,8 @@ class Target:
 class MessageRow:
     """One message. `attempt` is the last claim's, `owner` the request on whose behalf it was claimed.
 
+    `owner_client` is the client of the last claim, which recipients and evidence come from; it stays when the message
+    is nobody's again. None in rows of version 4c3b95d.
     `largest_call` is how many ids a call with this one may hold, since a larger one was rejected as a whole;
     `operations` are what a person has changed about it.
     """
@@ -60,6 +62,7 @@ class MessageRow:
     message_id: MessageId
     updated_at: datetime
     owner: RequestId | None = None
+    owner_client: str | None = None
     deadline: datetime | None = None
     expires_at: datetime | None = None
     code: Code | None = None

@@ -8,6 +8,7 @@ from quarantine_release.answer import guarded_body, recipients_body, utc
 from quarantine_release.outcome import AccountId, Evidence, PostfixPart, RequestId, State, postfix_part
 from quarantine_release.results import results_of
 from quarantine_release.trace import AttemptRow, MessageRow, OperationRow, RequestRow, RequestState
+from quarantine_release.visibility import Viewer
 
 
 def trace_body(
@@ -21,22 +22,31 @@ def trace_body(
     visible_to: str | None,
     now: datetime,
 ) -> dict[str, Any]:
-    """Return the trace of one message. Requests of clients other than `visible_to` show time and outcome only.
+    """Return the trace of one message. Of clients other than `visible_to` it shows times and outcomes only.
 
-    `row` is None for a message that was asked for and never claimed: denied, or in dry runs only.
+    `row` is None for a message that was asked for and never claimed: denied, or in dry runs only. A request of another
+    account is left out: its key was used again there.
     """
+    viewer = Viewer(visible_to)
+    requests = {name: request for name, request in requests.items() if request.account_id == account_id}
     asked = sorted(requests.values(), key=lambda request: (request.created_at, request.request_id))
-    own = {request.request_id for request in asked if visible_to in (None, request.client)}
+    own = {request.request_id for request in asked if viewer.owns(request)}
+    if row is not None and row.owner is not None and viewer.released(row, own):
+        own.add(row.owner)  # it may be one of those that are only counted
     return {
         "id": row.message_id if row is not None else part,
         "postfix_id": part,
         "account_id": account_id,
-        **(_message_body(row, own) if row is not None else {**_UNCLAIMED, "disposition": _last_read(asked, part)}),
+        **(_message_body(viewer.shown(row, own)) if row is not None else _unclaimed(asked, part, own)),
         "requests": [_request_body(request, row, part, own, now) for request in asked],
         "requests_not_shown": len(row.asks - requests.keys()) + row.asks_uncounted if row is not None else 0,
         "attempts": [_attempt_body(attempt, part, own) for attempt in attempts],
         "refusals": row.refusals if row is not None else 0,
-        "operations": [operation_body(operation, shows_all=visible_to is None) for operation in operations],
+        "operations": [
+            operation_body(operation, shows_all=viewer.sees_all)
+            for operation in operations
+            if viewer.may_see(operation)
+        ],
     }
 
 
@@ -47,19 +57,19 @@ _UNCLAIMED: Final[dict[str, Any]] = {
 }
 
 
-def _last_read(asked: Sequence[RequestRow], part: PostfixPart) -> str | None:
-    """Return what a message that was never claimed was last read to be."""
+def _unclaimed(asked: Sequence[RequestRow], part: PostfixPart, own: set[RequestId]) -> dict[str, Any]:
+    """Return what is known of a message that was never claimed: what it was last read to be for one's own requests."""
     ended = [
         end
         for request in asked
         for given, end in request.ended.items()
-        if postfix_part(request.resolved.get(given, given)) == part
+        if request.request_id in own and postfix_part(request.resolved.get(given, given)) == part
     ]
-    return next((end.disposition for end in reversed(ended) if end.disposition is not None), None)
+    read = next((end.disposition for end in reversed(ended) if end.disposition is not None), None)
+    return {**_UNCLAIMED, "disposition": read}
 
 
-def _message_body(row: MessageRow, own: set[RequestId]) -> dict[str, Any]:
-    is_own = row.owner is None or row.owner in own
+def _message_body(row: MessageRow) -> dict[str, Any]:
     is_known = row.state is not State.RELEASING  # a claimed row still holds what an earlier call came to
     return {
         "state": row.state,
@@ -67,7 +77,7 @@ def _message_body(row: MessageRow, own: set[RequestId]) -> dict[str, Any]:
         **recipients_body(row),
         "evidence": evidence_body(row.evidence) if row.evidence and is_known else None,
         "released_by": (
-            {"request_id": row.owner if is_own else None, "at": utc(row.updated_at)}
+            {"request_id": row.owner, "at": utc(row.updated_at)}
             if row.state in (State.RELEASED, State.PARTIAL)
             else None
         ),
@@ -142,12 +152,16 @@ def request_body(request: RequestRow) -> dict[str, Any]:
     }
 
 
+_OF_OTHERS: Final = ("state", "sent_at", "ended_at", "verdict")
+
+
 def _attempt_body(attempt: AttemptRow, part: PostfixPart, own: set[RequestId]) -> dict[str, Any]:
+    """Return what was tried; of an attempt for another client only when, and what it came to."""
     owner = attempt.owners.get(part)
     verdict = (attempt.verdicts or {}).get(part)
-    return {
+    body = {
         "attempt_id": attempt.attempt,
-        "request_id": owner if owner in own else None,
+        "request_id": owner,
         "state": attempt.state.lower(),
         "wire_form": attempt.wire_form,
         "ids_in_call": len(attempt.targets),
@@ -156,3 +170,4 @@ def _attempt_body(attempt: AttemptRow, part: PostfixPart, own: set[RequestId]) -
         "verdict": {"state": verdict.state, "code": verdict.code} if verdict else None,
         "evidence": evidence_body(attempt.evidence) if attempt.evidence else None,
     }
+    return body if owner in own else {name: body[name] for name in _OF_OTHERS}
