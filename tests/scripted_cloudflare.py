@@ -23,6 +23,7 @@ from local.stack import Stack
 
 TIMEOUT: Final = 60
 ACCOUNT: Final = "0123456789abcdef0123456789abcdef"
+API_TOKEN: Final = "scripted-token-of-forty-characters-000000"
 Row = dict[str, Any]
 
 
@@ -201,16 +202,31 @@ class Deployed:
     def clients(self, *others: Mapping[str, Any]) -> None:
         """Set the *clients* secret: the stack's own client and others, each an entry with its token in plain `token`.
 
+        `token_members` are added to the entry of its token.
         Every process keeps a copy for 300 s, but fetches the secret again, at most once in 30 s, for an unknown token.
         """
         own = {"name": "local", "token": self.stack.token, "scopes": list(SCOPES)}
         entries = [
-            {**{name: value for name, value in entry.items() if name != "token"}, "tokens": [_digest(entry["token"])]}
+            {
+                **{name: value for name, value in entry.items() if name not in ("token", "token_members")},
+                "tokens": [{**_digest(entry["token"]), **entry.get("token_members", {})}],
+            }
             for entry in (own, *others)
         ]
-        secret = json.dumps({"clients": entries})
-        secret_id = self._environment["CLIENTS_SECRET_ID"]
-        self._aws("secretsmanager").put_secret_value(SecretId=secret_id, SecretString=secret)
+        self._put_secret("CLIENTS_SECRET_ID", {"clients": entries})
+
+    def accounts(self, *others: str, **members: Any) -> None:
+        """Set the *cloudflare* secret: the stack's account first, then others; `members` are added to each entry.
+
+        Every process keeps a copy for 300 s, but fetches the secret again, at most once in 30 s, for an account that
+        is not in it.
+        """
+        entries = [{"account_id": each, "api_token": API_TOKEN, **members} for each in (ACCOUNT, *others)]
+        self._put_secret("CLOUDFLARE_SECRET_ID", {"accounts": entries})
+
+    def _put_secret(self, variable: str, content: Any) -> None:
+        secret_id = self._environment[variable]
+        self._aws("secretsmanager").put_secret_value(SecretId=secret_id, SecretString=json.dumps(content))
 
     def item(self, key: str) -> dict[str, Any]:
         """Read a row of the ledger as DynamoDB keeps it; empty if there is none."""
@@ -274,7 +290,7 @@ def deployed(environment: Mapping[str, str] | None = None, *, processes: int = 2
             "PORT": "0",
             "CLOUDFLARE_API_BASE_URL": url,
             "CLOUDFLARE_ACCOUNT_ID": ACCOUNT,
-            "CLOUDFLARE_API_TOKEN": "scripted-token-of-forty-characters-000000",
+            "CLOUDFLARE_API_TOKEN": API_TOKEN,
             "RECONCILE_EVERY_SECONDS": "1",
         }
         with Stack({**known, **(environment or {})}, processes=processes) as stack:

@@ -121,6 +121,7 @@ def message_rows(draw: st.DrawFn, message_id: st.SearchStrategy[MessageId] = fam
         attempts=attempts,
         asks=draw(st.frozensets(request_ids, min_size=1)),
         largest_call=draw(st.none() | st.integers(1, 49)),
+        owner_client=draw(st.none() | st.sampled_from(["soar", "other"])),
     )
 
 
