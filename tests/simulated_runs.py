@@ -16,15 +16,8 @@ from quarantine_release.outcome import MessageId, PostfixPart, postfix_part
 from tests.model_dynamodb import Fault
 from tests.simulated_invariants import check_end
 from tests.simulated_stories import AWAITED, SEARCHED, STANDARD, Story, crowd
-from tests.simulation import (
-    LEDGER_STRIKES,
-    RELEASES,
-    Job,
-    Order,
-    Simulation,
-    Strike,
-    strikes_at,
-)
+from tests.simulated_strikes import LEDGER_STRIKES, RELEASES, Strike, strikes_at
+from tests.simulation import Job, Order, Simulation
 
 # Both sides are well from the end of the trouble on: what was accepted must have ended by then.
 GRACE_SECONDS = 15 * 60.0

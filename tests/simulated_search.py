@@ -19,84 +19,14 @@ from quarantine_release.credentials import Accounts, Credential
 from quarantine_release.deadline import NoReply
 from quarantine_release.guard import Policy
 from quarantine_release.outcome import AccountId, MessageId, PostfixPart, contradict, postfix_part
-from quarantine_release.reading import RELEASE
 from tests.model_dynamodb import Fault
-from tests.simulation import EPOCH, Crashed, Simulation, Strike
+from tests.simulated_mail import Habits, Mail, Row, action, matches, plain
+from tests.simulated_strikes import Strike
+from tests.simulation import Crashed, Simulation
 
-ANN, BOB = "ann@example.com", "bob@example.com"
+_URL: Final = "https://api.example/client/v4"
 # What is younger than that, and is not shown yet, must not be released unread; what is older, nobody can read.
 LAG_SECONDS: Final = 120.0
-_URL: Final = "https://api.example/client/v4"
-_BASE_52: Final = "0123456789BCDFGHJKLMNPQRSTVWXYZbcdfghjklmnpqrstvwxyz"
-Row = Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Mail:
-    """A message that came into quarantine at `at`, and that the search shows `lag` seconds later.
-
-    `rows` say in what each row differs from a plain one; from `harmful_from` on a rescan adds another, behind them or
-    before. `log` is what was done to the message before.
-    """
-
-    message_id: MessageId
-    header: MessageId
-    at: float = -3600.0
-    lag: float = 0.0
-    rows: tuple[Row, ...] = ({},)
-    harmful_from: float = inf
-    is_rescan_first: bool = True
-    log: tuple[Row, ...] = ()
-
-    @property
-    def part(self) -> PostfixPart:
-        return postfix_part(self.message_id)
-
-    @property
-    def alert_id(self) -> MessageId:
-        return MessageId(self.message_id.rpartition("-")[0])
-
-    @property
-    def recipients(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(each for row in self.rows for each in row.get("client_recipients", (ANN, BOB))))
-
-    def is_shown(self, at: float) -> bool:
-        return self.at + self.lag <= at
-
-    def rows_at(self, at: float) -> Sequence[Row]:
-        """Return in what the rows that are shown then differ from a plain one."""
-        if at < self.harmful_from:
-            return self.rows
-        rescan: tuple[Row, ...] = ({"final_disposition": "MALICIOUS"},)
-        return rescan + self.rows if self.is_rescan_first else self.rows + rescan
-
-
-def mail(number: int, at: float = -3600.0, **members: Any) -> Mail:
-    """Make up a message; its Postfix id begins with its time, as long queue ids do."""
-    moment, postfix_id = EPOCH + timedelta(seconds=at), f"STMz2c{number:03d}"
-    seconds = int(moment.timestamp())
-    while seconds:
-        seconds, digit = divmod(seconds, len(_BASE_52))
-        postfix_id = _BASE_52[digit] + postfix_id
-    message_id = MessageId(f"{postfix_id}-{moment:%Y-%m-%dT%H:%M:%S}-{20_000_000 + number}")
-    known = {"message_id": message_id, "header": MessageId(f"<{postfix_id}@example.net>"), "at": at}
-    return Mail(**{**known, **members})
-
-
-@dataclass(frozen=True, slots=True)
-class Habits:
-    """How replies show a release: in rows and in action logs so many seconds late, in pages of so many entries.
-
-    `flag_stays`: the message goes on being shown as held. `operations` is what its row then lists. Each action log
-    begins with `noise` entries that tell nothing.
-    """
-
-    row_lag: float = 0.0
-    log_lag: float = 0.0
-    page_size: int = 1000
-    flag_stays: bool = False
-    operations: Any = (RELEASE,)
-    noise: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +111,7 @@ class Search:
         mails = [mail for mail in meant if mail.is_shown(since)]
         if len(mails) > 1:
             yield "its id means several messages"
-        for row in ({**_plain(mail), **each} for mail in mails for each in mail.rows_at(since)):
+        for row in ({**plain(mail), **each} for mail in mails for each in mail.rows_at(since)):
             if policy.dispositions is not None and row["final_disposition"] not in policy.dispositions:
                 yield f"a row shows it as {row['final_disposition']}"
             domains = {each.rpartition("@")[2] for each in row["client_recipients"]}
@@ -208,7 +138,7 @@ class Search:
         if path:
             rows = [row for mail in shown if mail.message_id == path for row in self._rows(mail, now)]
             return (_reply({"result": rows[0] if len(rows) == 1 else rows}) if rows else _MISSING), rows
-        found = [row for mail in shown for row in self._rows(mail, now) if _matches(row, query)]
+        found = [row for mail in shown for row in self._rows(mail, now) if matches(row, query)]
         page = self._page(sorted(found, key=lambda row: str(row["scanned_at"]), reverse=True), query)
         return _reply(page), page["result"]
 
@@ -226,7 +156,7 @@ class Search:
             change["post_delivery_operations"] = self.habits.operations
         if any(one.delivered for one in tries) and not self.habits.flag_stays:
             change |= {"is_quarantined": False, "delivery_status": ["delivered"]}
-        return [{**_plain(mail), **each, **change} for each in mail.rows_at(now)]
+        return [{**plain(mail), **each, **change} for each in mail.rows_at(now)]
 
     def _log(self, mail: Mail, now: float) -> list[Row]:
         """Return the action log of a message, latest last."""
@@ -254,61 +184,19 @@ class _Session:
     def send(self, _: str, url: str, __: Mapping[str, str], ___: bytes | None, seconds: float) -> Reply | NoReply:
         simulation = self._search.simulation
         strike = simulation.begin_call(self._boundary)
+        way = simulation.random.uniform(0.02, 0.4)  # there, and back: less than any call is given
+        is_silent = strike is Strike.UNREAD and (simulation.seed == 0 or simulation.random.random() < 0.5)
+        simulation.sleep(way)
         at, (reply, rows) = simulation.now, self._search.answer(url)
-        takes = simulation.random.uniform(0.05, 0.8)
-        if strike is Strike.UNREAD and (simulation.seed == 0 or simulation.random.random() < 0.5):
-            takes = seconds + 1.0
-        simulation.sleep(min(takes, seconds))
+        simulation.sleep(seconds - way if is_silent else way)
         if strike is Strike.CRASH_AFTER:
             raise Crashed
-        if takes > seconds:
+        if is_silent:
             return NoReply(True, "deadline")
         if strike is not None:
             return _REFUSALS[strike]
         self._search.note(self._boundary, rows, at)
         return reply
-
-
-def action(at: float, name: str, *, success: bool) -> Row:
-    """Make an entry of an action log: a release for one recipient."""
-    moment = _moment(at)
-    return {
-        "operation": RELEASE,
-        "started_at": moment,
-        "completed_at": moment,
-        "status": "SUCCESS" if success else "FAILED",
-        "success": success,
-        "properties": {"requested_by": "someone@example.com", "recipient": name},
-    }
-
-
-def _plain(mail: Mail) -> dict[str, Any]:
-    return {
-        "id": mail.message_id,
-        "postfix_id": mail.part,
-        "alert_id": mail.alert_id,
-        "message_id": mail.header,
-        "is_quarantined": True,
-        "client_recipients": [ANN, BOB],
-        "delivery_mode": "DIRECT",
-        "delivery_status": ["quarantined"],
-        "final_disposition": "SPAM",
-        "post_delivery_operations": [],
-        "properties": {},
-        "scanned_at": _moment(mail.at),
-    }
-
-
-def _matches(row: Row, query: Mapping[str, str]) -> bool:
-    return (
-        query.get("start", "") <= row["scanned_at"] <= query.get("end", "9")
-        and all(query.get(name, row[name]) == row[name] for name in ("alert_id", "message_id"))
-        and query.get("delivery_status", row["delivery_status"][0]) in row["delivery_status"]
-    )
-
-
-def _moment(at: float) -> str:
-    return f"{EPOCH + timedelta(seconds=at):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _reply(content: Row) -> Reply:

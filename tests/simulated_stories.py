@@ -8,7 +8,8 @@ from random import Random
 
 from quarantine_release.guard import Guard, Mode, Policy
 from quarantine_release.outcome import MessageId
-from tests.simulated_search import BOB, Habits, Mail, Search, mail
+from tests.simulated_mail import BOB, Habits, Mail, mail
+from tests.simulated_search import Search
 from tests.simulation import Job, Simulation
 
 STANDARD = Guard(Mode.STANDARD)
@@ -126,14 +127,9 @@ def crowd(seed: int, known: Sequence[MessageId], simulation: Simulation) -> None
     )
     simulation.search = Search(simulation, mails, habits)
     simulation.guard = Guard(chance.choice((Mode.STANDARD, Mode.STANDARD, Mode.STRICT, Mode.OFF)))
-    simulation.jobs = [
-        replace(
-            job,
-            ids=tuple(dict.fromkeys(_any_id(mails[known.index(each)], chance) for each in job.ids)),
-            policy=ONLY_INSIDE if chance.random() < 0.3 else None,
-        )
-        for job in simulation.jobs
-    ]
+    for job in simulation.jobs:
+        job.ids = tuple(dict.fromkeys(_any_id(mails[known.index(each)], chance) for each in job.ids))
+        job.policy = ONLY_INSIDE if chance.random() < 0.3 else None
 
 
 def _any_mail(number: int, chance: Random) -> Mail:

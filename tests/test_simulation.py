@@ -11,7 +11,8 @@ from quarantine_release.run import Answer
 from tests.simulated_invariants import check_end
 from tests.simulated_runs import GRACE_SECONDS, GUARDED, IDS, SCENARIOS, failing_seeds, main, schedules, seeded
 from tests.simulated_stories import AWAITED, SEARCHED
-from tests.simulation import RELEASES, Job, Simulation, Strike
+from tests.simulated_strikes import RELEASES, Strike
+from tests.simulation import Job, Simulation
 
 pytestmark = pytest.mark.simulation
 SEEDS, BLOCK = 20_000, 200
