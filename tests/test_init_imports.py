@@ -19,8 +19,8 @@ SOURCE: Final = Path(__file__).parent.parent / "src"
 COMMON_MODULES: Final = """
 allowance attempt aws_clients budget calls cloudflare cloudflare_answer cloudflare_calls cloudflare_lookup
 cloudflare_reading credentials deadline findings guard init_phase ledger ledger_account ledger_codecs ledger_items
-ledger_keys ledger_reads ledger_writes lookup outcome ports proof reading release release_queue results run secret_store
-settings table telemetry trace transitions update_expression vetting wiring
+ledger_keys ledger_reads ledger_writes lookup outcome ports proof reading release release_queue resemblance results run
+secret_store settings table telemetry trace transitions update_expression vetting wiring
 """
 HTTP_MODULES: Final = """
 answer authentication clients http_event json_body problem release_request request_members routes signature
