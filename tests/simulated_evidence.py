@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from quarantine_release.guard import Mode
 from quarantine_release.ledger_items import message_row, request_row
 from quarantine_release.ledger_keys import message_key
-from quarantine_release.outcome import LETTERS, UNSETTLED, Code, MessageId, Outcome, State, is_header, postfix_part
+from quarantine_release.outcome import (
+    LETTERS,
+    UNSETTLED,
+    Code,
+    MessageId,
+    Outcome,
+    State,
+    is_bare,
+    is_header,
+    postfix_part,
+)
 from quarantine_release.run import Answer
 
 if TYPE_CHECKING:
@@ -38,6 +49,7 @@ def check_evidence(simulation: Simulation) -> list[str]:
                 said = _untrue(search, row.resolved.get(given, given), simulation.now, *LETTERS[letter])
                 found += [f"{key}: is told of {given}: {each}" for each in said]
             found += [f"{key}: {given} was taken for what it no longer means alone" for given in _kept(simulation, row)]
+            found += [f"{key}: {given} is told as one message, but means two" for given in _mistaken(simulation, row)]
     return found
 
 
@@ -53,7 +65,7 @@ def _untrue(search: Search, message_id: MessageId, at: float, outcome: Outcome, 
         yield f"{outcome}, which it was not"
     if outcome is Outcome.NOT_QUARANTINED and code is not Code.NOTHING_HELD and not search.was_released(message_id, at):
         yield "not_quarantined, though it is held"
-    if outcome is Outcome.NOT_FOUND and any(mail.at <= 0.0 for mail in meant):
+    if outcome is Outcome.NOT_FOUND and any(mail.at <= 0.0 and mail.is_listed for mail in meant):
         yield "not_found, though it is there"
 
 
@@ -71,6 +83,19 @@ def _kept(simulation: Simulation, row: RequestRow) -> Iterator[MessageId]:
             or simulation.seconds(message.updated_at) > since
         )
         if len(shown) > 1 and not was_open:
+            yield given
+
+
+def _mistaken(simulation: Simulation, row: RequestRow) -> Iterator[MessageId]:
+    """Tell which ids are said to be out of which each may mean two messages, both shown when they were asked for."""
+    assert simulation.search is not None
+    since = simulation.seconds(row.created_at) - _KEPT_SECONDS
+    is_guarded = simulation.guard.mode is not Mode.OFF or row.policy is not None
+    for given, letter in zip(row.ids, row.letters or "", strict=False):
+        if is_header(given) or (is_bare(given) and not is_guarded):
+            continue
+        shown = [mail for mail in simulation.search.meant_by(given) if mail.is_shown(since)]
+        if len(shown) > 1 and LETTERS[letter][0] is Outcome.RELEASED:
             yield given
 
 

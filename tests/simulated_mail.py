@@ -20,7 +20,7 @@ class Mail:
     """A message that came into quarantine at `at`, and that the search shows `lag` seconds later.
 
     `rows` say in what each row differs from a plain one; from `harmful_from` on a rescan adds another, behind them or
-    before. `log` is what was done to the message before.
+    before. `log` is what was done to the message before. If not `is_listed`, only its full id leads to it.
     """
 
     message_id: MessageId
@@ -31,6 +31,7 @@ class Mail:
     harmful_from: float = inf
     is_rescan_first: bool = True
     log: tuple[Row, ...] = ()
+    is_listed: bool = True
 
     @property
     def part(self) -> PostfixPart:
@@ -72,7 +73,7 @@ class Habits:
     """How replies show a release: in rows and in action logs so many seconds late, in pages of so many entries.
 
     `flag_stays`: the message goes on being shown as held. `operations` is what its row then lists. Each action log
-    begins with `noise` entries that tell nothing.
+    begins with `noise` entries that tell nothing. `is_slow`: each page of a list has to be asked for twice.
     """
 
     row_lag: float = 0.0
@@ -81,6 +82,7 @@ class Habits:
     flag_stays: bool = False
     operations: Any = (RELEASE,)
     noise: int = 0
+    is_slow: bool = False
 
 
 def action(at: float, name: str, *, success: bool) -> Row:

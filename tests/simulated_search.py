@@ -95,18 +95,20 @@ class Search:
 
     def was_released(self, message_id: MessageId, at: float) -> bool:
         """Say whether a message that an id may mean was out by then, for any recipient."""
-        return any(one.delivered for mail in self.meant_by(message_id) for one in self._tries(mail, at))
+        return any(
+            any(one.delivered for one in self._tries(mail, at)) or any(entry["success"] for entry in mail.log)
+            for mail in self.meant_by(message_id)
+        )
 
     def success_logged(self, message_id: MessageId, at: float) -> bool:
         """Say whether an action log showed by then that a message that an id may mean was released."""
-        before = any(entry["success"] for mail in self.meant_by(message_id) for entry in mail.log)
-        return before or self.was_released(message_id, at - self.habits.log_lag)
+        return self.was_released(message_id, at - self.habits.log_lag)
 
     def objections(self, message_id: MessageId, policy: Policy, since: float, *, force: bool) -> Iterator[str]:
         """Say what has spoken against a release since then, in any row or log."""
         meant = self.meant_by(message_id)
         is_unread = self.shown.get(postfix_part(message_id), -inf) < since
-        if is_unread and any(mail.lag < inf or mail.at + LAG_SECONDS > since for mail in meant):
+        if is_unread and any(mail.is_listed or mail.at + LAG_SECONDS > since for mail in meant):
             yield "it was not read"
         mails = [mail for mail in meant if mail.is_shown(since)]
         if len(mails) > 1:
@@ -138,7 +140,10 @@ class Search:
         if path:
             rows = [row for mail in shown if mail.message_id == path for row in self._rows(mail, now)]
             return (_reply({"result": rows[0] if len(rows) == 1 else rows}) if rows else _MISSING), rows
-        found = [row for mail in shown for row in self._rows(mail, now) if matches(row, query)]
+        if self.habits.is_slow and "ready" not in query:
+            return Reply(202, {"location": f"{url}&ready=1"}, b""), []
+        listed = [mail for mail in shown if mail.is_listed]
+        found = [row for mail in listed for row in self._rows(mail, now) if matches(row, query)]
         page = self._page(sorted(found, key=lambda row: str(row["scanned_at"]), reverse=True), query)
         return _reply(page), page["result"]
 
@@ -160,7 +165,8 @@ class Search:
 
     def _log(self, mail: Mail, now: float) -> list[Row]:
         """Return the action log of a message, latest last."""
-        entries: list[Row] = [{"operation": "PREVIEW", "success": True}] * self.habits.noise + list(mail.log)
+        noise = [{"operation": "PREVIEW", "success": True, "started_at": number} for number in range(self.habits.noise)]
+        entries: list[Row] = [*noise, *mail.log]
         for one in self._tries(mail, now - self.habits.log_lag):
             entries += [action(one.at, name, success=True) for name in one.delivered]
             entries += [action(one.at, name, success=False) for name in one.failed]

@@ -1,34 +1,41 @@
 """Stories with the real lookup and reader, and a Cloudflare that contradicts itself, lags, and logs failures."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf
 from random import Random
 
 from quarantine_release.guard import Guard, Mode, Policy
-from quarantine_release.outcome import MessageId
+from quarantine_release.outcome import LETTERS, MessageId, Outcome
 from tests.simulated_mail import BOB, Habits, Mail, mail
 from tests.simulated_search import Search
 from tests.simulation import Job, Simulation
 
 STANDARD = Guard(Mode.STANDARD)
+PLAIN = Habits()
 
 
 @dataclass(frozen=True)
 class Story:
-    """Jobs, and what else is so in the simulation of them."""
+    """Jobs, what else is so in the simulation of them, and what each comes to if nothing goes wrong, id by id."""
 
     jobs: tuple[Job, ...]
     prepare: Callable[[Simulation], None] = lambda _: None
+    comes_to: Mapping[str, tuple[Outcome, ...]] = field(default_factory=dict)
 
 
 def _searched(mails: tuple[Mail, ...], habits: Habits, guard: Guard, simulation: Simulation) -> None:
     simulation.guard, simulation.search = guard, Search(simulation, mails, habits)
 
 
-def _story(*jobs: Job, mails: tuple[Mail, ...], habits: Habits = Habits(), guard: Guard = STANDARD) -> Story:  # noqa: B008  frozen
-    return Story(jobs, partial(_searched, mails, habits, guard))
+def _story(
+    *jobs: Job, mails: tuple[Mail, ...], comes_to: str, habits: Habits = PLAIN, guard: Guard = STANDARD
+) -> Story:
+    """Make a story; `comes_to` has the letters of each job in turn."""
+    letters = zip(jobs, comes_to.split(), strict=True)
+    ends = {job.name: tuple(LETTERS[letter][0] for letter in word) for job, word in letters}
+    return Story(jobs, partial(_searched, mails, habits, guard), ends)
 
 
 MAILS = tuple(mail(number) for number in range(4))
@@ -38,7 +45,14 @@ HARMFUL = {"final_disposition": "MALICIOUS"}
 OUTSIDE = {"client_recipients": ["eve@outside.example"]}
 INSIDE = {"client_recipients": [BOB]}
 ONLY_INSIDE = Policy(recipient_domains=frozenset({"example.com"}))
+_SINGLY_FOUND_PACKED = (
+    Job("singly", IDS[:2], policy=ONLY_INSIDE),
+    Job("found", (MAILS[0].header, MAILS[1].alert_id), policy=ONLY_INSIDE),
+    Job("in a pack", IDS[:4], inline=False, policy=ONLY_INSIDE),
+)
+_ONLY_LOGGED = Habits(row_lag=inf, page_size=3, noise=4)
 FAILED_BEFORE = {"operation": "QUARANTINE_RELEASE", "success": False, "started_at": "2026-11-22T11:30:00Z"}
+RELEASED_BEFORE = {**FAILED_BEFORE, "success": True, "started_at": "2026-11-22T11:40:00Z"}
 _SPLIT = (replace(MAILS[0], rows=(HARMFUL, {})), replace(MAILS[1], rows=(OUTSIDE, INSIDE)), *MAILS[2:])
 _FRESH = mail(0, at=0.0, lag=60.0, rows=(HARMFUL,))
 _TWIN = replace(MAILS[0], message_id=MessageId(IDS[0].replace("-2000", "-3000")))
@@ -49,61 +63,65 @@ SEARCHED: dict[str, Story] = {
         Job("alert", (MAILS[0].alert_id,)),
         Job("header", (MAILS[0].header,), inline=False),
         mails=MAILS[:1],
+        comes_to="A R A",
     ),
     "rows of one message that contradict one another": _story(
-        Job("singly", IDS[:2], policy=ONLY_INSIDE),
-        Job("found", (MAILS[0].header, MAILS[1].alert_id), policy=ONLY_INSIDE),
-        Job("in a pack", IDS[:4], inline=False, policy=ONLY_INSIDE),
-        mails=_SPLIT,
+        *_SINGLY_FOUND_PACKED, mails=_SPLIT, comes_to="DD DD DDRR"
     ),
     "the same on two pages": _story(
-        Job("singly", IDS[:2], policy=ONLY_INSIDE),
-        Job("found", (MAILS[0].header, MAILS[1].alert_id), policy=ONLY_INSIDE),
-        Job("in a pack", IDS[:4], inline=False, policy=ONLY_INSIDE),
+        *_SINGLY_FOUND_PACKED,
         mails=tuple(replace(each, rows=each.rows[::-1]) for each in _SPLIT),
         habits=Habits(page_size=1),
+        comes_to="DD DD DDRR",
     ),
     "harmful from the third minute on": _story(
         Job("early", IDS[:1], inline=False),
         Job("late", (MAILS[0].header,), at=200.0),
         mails=(replace(MAILS[0], harmful_from=180.0),),
+        comes_to="R A",
+    ),
+    "denied by its full id, then asked for by its bare one, which nobody can read": _story(
+        Job("full", IDS[:1]),
+        Job("bare", (_BARE,), at=10.0),
+        mails=(replace(MAILS[0], rows=(HARMFUL,), is_listed=False),),
+        comes_to="D D",
     ),
     "fresh and harmful, and shown a minute late": _story(
         Job("bare", (MessageId(_FRESH.part),), at=1.0),
         Job("full", (_FRESH.message_id,), at=2.0, inline=False),
         mails=(_FRESH,),
+        comes_to="D D",
     ),
     "a release of which only the log tells, on its second page": _story(
-        Job("one", IDS[:1]),
-        mails=MAILS[:1],
-        habits=Habits(row_lag=inf, page_size=3, noise=4),
-        guard=Guard(),
+        Job("one", IDS[:1]), mails=MAILS[:1], habits=_ONLY_LOGGED, guard=Guard(), comes_to="R"
     ),
     "the same in a pack": _story(
-        Job("three", IDS[:3]),
-        mails=MAILS[:3],
-        habits=Habits(row_lag=inf, page_size=3, noise=4),
-        guard=Guard(),
+        Job("three", IDS[:3]), mails=MAILS[:3], habits=_ONLY_LOGGED, guard=Guard(), comes_to="RRR"
     ),
     "a release that goes on being shown as held": _story(
         Job("one", IDS[:1]),
         Job("two", (MAILS[0].alert_id,), at=30.0, inline=False),
         mails=MAILS[:1],
         habits=Habits(flag_stays=True),
+        comes_to="R A",
     ),
-    "a release that failed before": _story(
+    "releases by somebody else, one of which failed": _story(
         Job("one", IDS[:1]),
-        mails=(replace(MAILS[0], log=(FAILED_BEFORE,)),),
+        Job("two", (MAILS[1].alert_id,)),
+        mails=(replace(MAILS[0], log=(FAILED_BEFORE,)), replace(MAILS[1], log=(FAILED_BEFORE, RELEASED_BEFORE))),
+        comes_to="D Q",
     ),
     "two messages behind one alert id": _story(
         Job("alert", (MAILS[0].alert_id,)),
         Job("bare", (_BARE,), at=1.0),
         mails=(MAILS[0], _TWIN),
+        comes_to="M M",
     ),
     "a second message under a kept Message-ID": _story(
         Job("first", (MAILS[0].header,)),
         Job("second", (MAILS[0].header,), at=200.0),
         mails=(MAILS[0], mail(1, at=100.0, header=MAILS[0].header)),
+        comes_to="R M",
     ),
 }
 
