@@ -67,11 +67,16 @@ OURS = {
     "cloudflare_answer": "outcome reading",
     "deadline": "cloudflare_answer",
     "cloudflare": "cloudflare_answer credentials deadline outcome ports secret_store telemetry trace",
-    "reading": "outcome",
+    "release_traces": "",
+    "reading": "outcome release_traces",
+    "action_log": "guard outcome reading release_traces",
     "cloudflare_calls": (
         "cloudflare cloudflare_answer credentials deadline guard outcome ports reading secret_store telemetry"
     ),
-    "cloudflare_reading": "cloudflare cloudflare_calls deadline outcome ports reading",
+    "cloudflare_log": "action_log cloudflare_calls guard reading",
+    "cloudflare_reading": (
+        "action_log cloudflare cloudflare_calls cloudflare_log deadline guard outcome ports reading"
+    ),
     "cloudflare_lookup": "cloudflare cloudflare_calls deadline guard lookup outcome ports reading",
     "telemetry": "ledger_keys outcome results settings trace",
     # What puts it together, and the entry points.

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from local.services import Service, start_simulated_cloudflare
 from quarantine_release import cloudflare_calls
 from quarantine_release.cloudflare_answer import Reply
+from quarantine_release.cloudflare_log import PAGES, PER_PAGE
 from quarantine_release.cloudflare_reading import CloudflareReader
 from quarantine_release.credentials import Accounts, SecretMalformed, parse_accounts
 from quarantine_release.deadline import DeadlineSession, NoReply
@@ -28,6 +29,7 @@ from quarantine_release.outcome import (
     MessageId,
     PostfixPart,
     Reading,
+    Recipients,
     RefusalReason,
     Refused,
     Seen,
@@ -50,7 +52,8 @@ from tests.fault_server import (
     trickles,
 )
 from tests.stand_ins import ACCOUNT, NOON, RememberingBudget, UnreadableBudget
-from tests.test_reading import DAY, FREED, HELD, HOUR, MINUTE, action, anything, full_id, likely, queue_id, want
+from tests.test_action_log import action
+from tests.test_reading import DAY, FREED, HELD, HOUR, MINUTE, anything, full_id, likely, queue_id, want
 
 Readings = Mapping[PostfixPart, Reading]
 TOKEN = "a-token-of-the-simulator"
@@ -62,6 +65,7 @@ FULLS = [full_id(AT + minutes * MINUTE) for minutes in range(60)]
 BARES = [postfix_part(each) for each in FULLS]
 AROUND_THREE = "?start=2026-11-13T11%3A00%3A00Z&end=2026-11-13T13%3A02%3A00Z&per_page=1000&detections_only=false"
 AROUND_BARE = "?start=2026-11-12T00%3A00%3A00Z&end=2026-11-15T00%3A00%3A00Z&per_page=1000&detections_only=false"
+LISTED: Mapping[str, Any] = {"post_delivery_operations": [RELEASE]}
 RELEASED, QUARANTINED, UNCLEAR, ABSENT = Seen.RELEASED, Seen.QUARANTINED, Seen.UNCLEAR, Seen.ABSENT
 
 
@@ -83,10 +87,14 @@ class Held:
 
 @contextmanager
 def reader_at(
-    url: str, secret: Held | None = None, clock: Callable[[], datetime] = lambda: NOON
+    url: str,
+    secret: Held | None = None,
+    clock: Callable[[], datetime] = lambda: NOON,
+    *,
+    keeps_recipients: bool = True,
 ) -> Iterator[CloudflareReader]:
     with closing(DeadlineSession(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))) as session:
-        yield CloudflareReader(f"{url}/client/v4", secret or Held(), session, clock)
+        yield CloudflareReader(f"{url}/client/v4", secret or Held(), session, clock, keeps_recipients=keeps_recipients)
 
 
 def shown(readings: Readings) -> dict[str, Seen]:
@@ -129,6 +137,15 @@ def escaped(message_id: str) -> str:
     return "/" + message_id.replace(":", "%3A")
 
 
+def logged(*actions: Any, size: int = PER_PAGE, **info: Any) -> Play:
+    """Answer with the only page of an action log."""
+    return ok(list(actions), result_info={"count": len(actions), "per_page": size, **info})
+
+
+def log_of(message_id: str, number: int = 1) -> str:
+    return f"{escaped(message_id)}/action_log?page={number}&per_page={PER_PAGE}"
+
+
 # --- Packs -----------------------------------------------------------------------------------------------------------
 
 
@@ -138,6 +155,7 @@ def test_many_are_listed_page_by_page_with_exactly_the_documented_query() -> Non
         [
             page({"id": first, **FREED}, {"id": FULLS[9], **FREED}, following="to/the+next="),
             page({"id": second, "postfix_id": BARES[1], **HELD}, {"postfix_id": BARES[2], **FREED}),
+            logged(),
         ],
         *(first, second, third),
     )
@@ -147,7 +165,7 @@ def test_many_are_listed_page_by_page_with_exactly_the_documented_query() -> Non
         BARES[1]: Reading(QUARANTINED, evidence, second),
         BARES[2]: Reading(RELEASED, evidence, MessageId(BARES[2])),
     }
-    assert calls == [AROUND_THREE, AROUND_THREE + "&cursor=to%2Fthe%2Bnext%3D"]
+    assert calls == [AROUND_THREE, AROUND_THREE + "&cursor=to%2Fthe%2Bnext%3D", log_of(second)]
 
 
 @pytest.mark.parametrize(
@@ -179,38 +197,93 @@ def test_up_to_two_are_read_one_by_one() -> None:
     assert calls == [escaped(each) for each in FULLS[:2]]
 
 
-def test_the_list_ends_with_the_page_on_which_all_are_found() -> None:
-    """An entry with the very id is the message: no other page can tell otherwise."""
-    readings, calls = read([page(*({"id": each, **HELD} for each in FULLS[:3]), following="more")], *FULLS[:3])
-    assert shown(readings) == dict.fromkeys(BARES[:3], QUARANTINED)
-    assert len(calls) == 1
+def test_a_list_is_read_to_its_end_because_a_later_row_may_contradict_an_earlier_one() -> None:
+    first = page(*({"id": each, **FREED} for each in FULLS[:2]), {"id": FULLS[2], **HELD}, following="more")
+    second = page({"id": FULLS[0], **HELD}, {"id": FULLS[2], **FREED})
+    readings, calls = read([first, second, logged(action()), logged()], *FULLS[:3])
+    assert shown(readings) == {BARES[0]: RELEASED, BARES[1]: RELEASED, BARES[2]: UNCLEAR}
+    assert calls[2:] == [log_of(FULLS[0]), log_of(FULLS[2])]
 
 
-def test_a_window_is_left_when_its_own_messages_are_found_and_the_latest_comes_first() -> None:
+def test_a_release_in_a_list_that_was_cut_off_is_read_once_more() -> None:
+    first = page(*({"id": each, **FREED} for each in FULLS[:3]), following="more")
+    singles = [ok({"id": FULLS[0], **FREED}), ok({"id": FULLS[1], **HELD, **LISTED}), logged(), refusal(500)]
+    readings, calls = read([first, refusal(500), *singles], *FULLS[:3])
+    assert shown(readings) == {BARES[0]: RELEASED, BARES[1]: UNCLEAR}
+    assert calls[2:] == [escaped(FULLS[0]), escaped(FULLS[1]), log_of(FULLS[1]), escaped(FULLS[2])]
+
+
+def test_the_latest_window_comes_first() -> None:
     late, early = full_id(NOON - HOUR), full_id(NOON - 5 * DAY)
     readings, calls = read(
-        [page({"id": late, **FREED}, {"id": FULLS[0], **FREED}, following="more"), page({"id": early, **FREED})],
+        [page({"id": late, **FREED}), page({"id": early, **FREED}), page({"id": FULLS[0], **FREED})],
         *(FULLS[0], late, early),
     )
     assert shown(readings) == dict.fromkeys(map(postfix_part, (late, early, FULLS[0])), RELEASED)
-    assert [call[:21] for call in calls] == ["?start=2026-11-22T10%", "?start=2026-11-17T11%"]
+    assert [call[:21] for call in calls] == [
+        *("?start=2026-11-22T10%", "?start=2026-11-17T11%", "?start=2026-11-13T11%"),
+    ]
 
 
-def test_what_no_list_can_show_is_read_singly_and_prolongs_no_list() -> None:
+def test_what_no_list_can_show_is_read_singly() -> None:
     odd = MessageId("an:odd.shape_1")
     readings, calls = read(
-        [page(*({"id": each, **FREED} for each in FULLS[:3]), following="more"), ok({"id": odd, **FREED})],
+        [page(*({"id": each, **FREED} for each in FULLS[:3])), ok({"id": odd, **FREED})],
         *(odd, *FULLS[:3]),
     )
     assert shown(readings) == dict.fromkeys([*BARES[:3], odd], RELEASED)
     assert calls == [AROUND_THREE, "/an%3Aodd.shape_1"]
 
 
-def test_a_run_lists_at_most_12_pages_and_reads_at_most_40_messages() -> None:
-    readings, calls = read([page({"id": "4WtWkr6nlBz9sNH", **FREED}, following="for ever")], *FULLS)
+def test_a_run_lists_at_most_12_pages_and_makes_at_most_100_single_reads() -> None:
+    many = [full_id(AT + seconds * timedelta(seconds=30)) for seconds in range(120)]
+    readings, calls = read([page({"id": "4WtWkr6nlBz9sNH", **FREED}, following="for ever")], *many)
     assert readings == {}
-    assert [call[0] for call in calls] == ["?"] * 12 + ["/"] * 40
-    assert len(set(calls[12:])) == 40
+    assert [call[0] for call in calls] == ["?"] * 12 + ["/"] * 100
+    assert len(set(calls[12:])) == 100
+
+
+def test_logs_count_among_the_100_single_reads() -> None:
+    many = [full_id(AT + seconds * timedelta(seconds=30)) for seconds in range(120)]
+    listed = page(*({"id": each, **HELD} for each in many))
+    readings, calls = read([listed, logged()], *many)
+    assert shown(readings) == {postfix_part(each): QUARANTINED for each in many[:100]}
+    assert calls == [calls[0], *map(log_of, many[:100])]
+
+
+def test_no_log_is_read_for_what_would_not_free_the_message_yet() -> None:
+    three = [Wanted(postfix_part(each), each, may_free=False) for each in FULLS[:3]]
+    listed = page({"id": FULLS[0], **HELD}, {"id": FULLS[1], **HELD, **LISTED}, {"id": FULLS[2], **FREED})
+    readings, calls = read([listed, logged(action())], *three)
+    assert shown(readings) == {BARES[1]: RELEASED, BARES[2]: RELEASED}
+    assert calls == [AROUND_THREE, log_of(FULLS[1])]
+
+
+@pytest.mark.parametrize(("call_seconds", "runs"), [(0.2, 1), (0.5, 3)])
+def test_98_messages_that_are_still_quarantined_take_one_call_each_and_one_list(call_seconds: float, runs: int) -> None:
+    """A run of the reconciler has 25 s for an account and comes once a minute."""
+    many, now, urls = [full_id(AT + seconds * timedelta(seconds=30)) for seconds in range(98)], [0.0], list[str]()
+    entries = [{"id": each, **HELD} for each in many]
+
+    class Slow(DeadlineSession):
+        def __init__(self) -> None:
+            pass
+
+        def send(self, _: str, url: str, __: Mapping[str, str], ___: bytes | None, seconds: float) -> Reply:
+            now[0] += min(call_seconds, seconds)
+            urls.append(url)
+            result: Any = [] if "/action_log" in url else entries
+            info = {"per_page": 20, "count": len(result), "next": None}
+            return Reply(200, {}, json.dumps({"success": True, "result": result, "result_info": info}).encode())
+
+    reader = CloudflareReader("https://api.example", Held(), Slow(), lambda: NOON, lambda: now[0])
+    left, taken = list(map(want, many)), 0
+    while left and taken < 9:
+        readings = reader.read(ACCOUNT, left, 25, RememberingBudget())
+        left, taken = [one for one in left if one.part not in readings], taken + 1
+    assert (left, taken) == ([], runs)
+    assert len(urls) <= 98 + 2 * runs  # a list for each run, or the message itself where few are left
+    assert len({url for url in urls if "/action_log" in url}) == 98
 
 
 def test_the_12_pages_are_all_that_several_windows_have() -> None:
@@ -231,17 +304,18 @@ def test_the_12_pages_are_all_that_several_windows_have() -> None:
 )
 def test_a_second_message_by_the_same_postfix_id_on_another_page_leaves_nothing_clear(second_page: Play) -> None:
     three = [{"id": each, **HELD} for each in FULLS[:3]]
-    readings, calls = read([page(*three, following="more"), second_page, refusal(404)], *BARES[:3])
+    plays = [page(*three, following="more"), second_page, refusal(404), logged()]
+    readings, calls = read(plays, *BARES[:3])
     assert shown(readings) == {BARES[0]: UNCLEAR, BARES[1]: QUARANTINED, BARES[2]: QUARANTINED}
-    assert calls[2:] == [escaped(BARES[0])]
+    assert calls[2:] == [escaped(BARES[0]), *map(log_of, FULLS[1:3])]
 
 
 def test_a_postfix_id_counts_as_still_quarantined_only_when_the_list_was_read_on() -> None:
     first = page(*({"id": each, **HELD} for each in FULLS[:3]), following="2")
-    readings, calls = read([first, page()], *BARES[:3])
+    readings, calls = read([first, page(), logged()], *BARES[:3])
     assert shown(readings) == dict.fromkeys(BARES[:3], QUARANTINED)
     assert {reading.message_id for reading in readings.values()} == set(FULLS[:3])
-    assert len(calls) == 2
+    assert len(calls) == 5
 
 
 @pytest.mark.parametrize("second_page", [page(following="3"), refusal(500)])
@@ -253,51 +327,63 @@ def test_a_list_that_was_not_read_to_its_end_proves_no_quarantine_of_a_postfix_i
     assert shown(readings) == {}
 
 
-def test_a_release_on_any_page_is_one() -> None:
-    plays = [
-        page({"id": FULLS[0]}, *({"id": each, **HELD} for each in FULLS[1:3]), following="2"),
-        page(*({"id": each, **FREED} for each in FULLS[:3])),
-    ]
-    readings, calls = read(plays, *BARES[:3])
-    assert shown(readings) == dict.fromkeys(BARES[:3], RELEASED)
-    assert len(calls) == 2
-
-
 # --- One by one ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("log", "expected"),
     [
-        (ok([action()]), RELEASED),
-        (ok([action(success=False)]), UNCLEAR),
-        (ok([]), UNCLEAR),
+        (logged(action()), RELEASED),
+        (logged(action(success=False)), UNCLEAR),
+        (logged(), UNCLEAR),
         (ok(None), UNCLEAR),
-        (refusal(404), UNCLEAR),
+        (ok([action(success=False)]), UNCLEAR),
     ],
 )
 def test_what_is_unclear_in_the_list_is_clarified_by_the_log(log: Play, expected: Seen) -> None:
     """Read by the full id, which the list has told."""
     entries = [{"id": FULLS[0], "is_quarantined": False}, *({"id": each, **FREED} for each in FULLS[1:3])]
     for wanted in (FULLS, BARES):
-        readings, calls = read([page(*entries), ok(entries[0]), log], *wanted[:3])
+        readings, calls = read([page(*entries), log], *wanted[:3])
         assert readings[BARES[0]].seen is expected
         assert readings[BARES[0]].message_id == FULLS[0]
         assert shown(readings).keys() == set(BARES[:3])
-        assert calls[1:] == [escaped(FULLS[0]), escaped(FULLS[0]) + "/action_log"]
+        assert set(calls[1:]) <= {log_of(FULLS[0]), log_of(FULLS[0], 2)}
+
+
+@pytest.mark.parametrize(
+    ("single", "expected"),
+    [
+        ([ok({"id": FULLS[0], **HELD})], QUARANTINED),
+        ([refusal(404)], UNCLEAR),
+        ([ok({"id": FULLS[0], **FREED})], RELEASED),
+    ],
+)
+def test_a_listed_message_without_a_log_is_read_itself(single: list[Play], expected: Seen) -> None:
+    """Because it may be that this id cannot be read at all."""
+    entries = [{"id": FULLS[0], **HELD}, *({"id": each, **FREED} for each in FULLS[1:3])]
+    readings, calls = read([page(*entries), refusal(404), *single], *FULLS[:3])
+    assert readings[BARES[0]].seen is expected
+    assert calls[1:] == [log_of(FULLS[0]), escaped(FULLS[0])]
 
 
 @pytest.mark.parametrize(
     ("log", "expected"),
     [
+        (logged(), {BARES[0]: QUARANTINED}),
         (ok([]), {BARES[0]: QUARANTINED}),
-        (ok([action(operation="MOVE")]), {BARES[0]: QUARANTINED}),
+        (logged(action(operation="MOVE")), {BARES[0]: QUARANTINED}),
         (refusal(404), {BARES[0]: QUARANTINED}),
-        (ok([action()]), {BARES[0]: RELEASED}),  # the message lags behind its log
-        (ok([action(success=None)]), {BARES[0]: UNCLEAR}),  # a release under way
+        (logged(action()), {BARES[0]: RELEASED}),  # the message lags behind its log
+        (logged(action(success=False)), {BARES[0]: UNCLEAR}),
+        (logged(action(success=None)), {BARES[0]: UNCLEAR}),  # a release under way
+        (logged(action(operation="RELEASED")), {BARES[0]: UNCLEAR}),
         (refusal(500), {}),
+        (answers(404, b"<html>"), {}),
         (answers(200, b""), {}),
         (answers(200, b'{"success": false, "result": []}'), {}),
+        (ok({"operation": RELEASE, "success": True}), {}),
+        (ok([action(), "RELEASE"]), {}),
     ],
 )
 def test_one_message_is_still_quarantined_only_if_its_log_does_not_tell_otherwise(
@@ -305,7 +391,65 @@ def test_one_message_is_still_quarantined_only_if_its_log_does_not_tell_otherwis
 ) -> None:
     readings, calls = read([ok({"id": FULLS[0], **HELD}), log], FULLS[0])
     assert shown(readings) == expected
-    assert calls == [escaped(FULLS[0]), escaped(FULLS[0]) + "/action_log"]
+    assert calls == [escaped(FULLS[0]), log_of(FULLS[0])]
+
+
+@pytest.mark.parametrize("held", [{**HELD}, {**HELD, "post_delivery_operations": [RELEASE]}])
+def test_a_partial_release_is_told_with_its_recipients(held: Mapping[str, Any]) -> None:
+    log = logged(action(recipient="ann"), action(recipient="bob", success=False))
+    readings, _ = read([ok({"id": FULLS[0], **held}), log], FULLS[0])
+    expected = Recipients.of(["ann"], [], ["bob"])
+    assert readings == {BARES[0]: Reading(Seen.PARTIAL, Evidence(200, (), "ray-1"), FULLS[0], expected)}
+
+
+def test_a_reader_that_keeps_no_recipients_keeps_their_number() -> None:
+    log = logged(action(recipient="ann"), action(recipient="bob", success=False))
+    with (
+        FaultServer([ok({"id": FULLS[0], **HELD}), log]) as server,
+        reader_at(server.url, keeps_recipients=False) as reader,
+    ):
+        readings = reader.read(ACCOUNT, [want(FULLS[0])], 10, RememberingBudget())
+    assert readings[BARES[0]].recipients == Recipients(counts=(1, 0, 1))
+
+
+# --- Action logs -----------------------------------------------------------------------------------------------------
+
+
+MOVE = action(operation="MOVE")
+FAILED = action(success=False)
+
+
+@pytest.mark.parametrize(
+    ("pages", "expected", "count"),
+    [
+        ([logged(MOVE, size=1), logged(FAILED, size=1), logged(action(), size=1), logged(size=1)], RELEASED, 4),
+        ([logged(MOVE, size=1), logged(FAILED, size=1), logged(size=1)], UNCLEAR, 3),
+        ([logged(MOVE, size=1), logged(size=1)], QUARANTINED, 2),
+        ([ok([MOVE]), ok([])], QUARANTINED, 2),
+        ([ok([MOVE]), ok([MOVE])], QUARANTINED, 2),  # a server that does not know `page`
+        ([ok([MOVE]), ok(None)], QUARANTINED, 2),
+        ([ok([MOVE]), ok([action()]), ok([])], RELEASED, 3),
+        ([logged(MOVE, next="2"), logged(action())], RELEASED, 2),
+        ([logged(MOVE, total_count=2), logged(action(), total_count=2)], RELEASED, 2),
+        ([logged(MOVE, total_pages=2), logged(action(), total_pages=2)], RELEASED, 2),
+        ([logged(MOVE, total_count=0, total_pages=0, next=None)], QUARANTINED, 1),
+        ([logged(MOVE, next="2"), logged(MOVE, next="2")], None, 2),
+        ([logged(next="2")], None, 1),
+        ([logged(MOVE, size=1), refusal(500)], None, 2),
+        ([logged(MOVE, size=1), refusal(404)], None, 2),
+        ([logged(FAILED, size=1), refusal(500)], None, 2),
+        ([logged(action(), size=1), refusal(500)], RELEASED, 2),
+        ([logged(action(), size=1), ok("x")], RELEASED, 2),
+        ([logged({**MOVE, "n": n}, next="more") for n in range(PAGES)], None, PAGES),
+        ([logged({**action(), "n": n}, next="more") for n in range(PAGES)], RELEASED, PAGES),
+    ],
+)
+def test_a_log_is_read_to_its_end_and_else_proves_only_the_successes_in_it(
+    pages: list[Play], expected: Seen | None, count: int
+) -> None:
+    readings, calls = read([ok({"id": FULLS[0], **HELD}), *pages], FULLS[0])
+    assert shown(readings) == ({} if expected is None else {BARES[0]: expected})
+    assert calls == [escaped(FULLS[0]), *(log_of(FULLS[0], number) for number in range(1, count + 1))]
 
 
 @pytest.mark.parametrize(
@@ -320,14 +464,14 @@ def test_one_message_is_still_quarantined_only_if_its_log_does_not_tell_otherwis
     ],
 )
 def test_an_answer_about_another_message_or_several_is_no_reading(result: Any) -> None:
-    readings, _ = read([ok(result), ok([])], FULLS[0])
+    readings, _ = read([ok(result), logged()], FULLS[0])
     assert shown(readings).get(BARES[0], UNCLEAR) is UNCLEAR
 
 
 @pytest.mark.parametrize("message_id", [full_id(AT), MessageId("an:odd.shape_1"), MessageId("..:_-._1")])
 def test_ids_are_percent_encoded_into_the_path(message_id: MessageId) -> None:
-    _, calls = read([ok({"id": message_id}), ok([])], message_id)
-    assert calls == [escaped(message_id), escaped(message_id) + "/action_log"]
+    _, calls = read([ok({"id": message_id}), logged()], message_id)
+    assert calls == [escaped(message_id), log_of(message_id)]
     assert ":" not in calls[0]
 
 
@@ -347,15 +491,19 @@ def test_a_full_id_that_is_not_there_is_absent_whatever_the_lists_were_like() ->
 )
 def test_a_partial_id_that_cannot_be_read_by_is_listed_and_learns_its_full_id(wanted: str, around: str) -> None:
     entry = {"id": FULLS[0], "postfix_id": BARES[0], **HELD}
-    readings, calls = read([refusal(404), page(entry), ok(entry), ok([])], wanted)
+    readings, calls = read([refusal(404), page(entry), logged()], wanted)
     assert readings == {BARES[0]: Reading(QUARANTINED, Evidence(200, (), "ray-1"), FULLS[0])}
-    assert calls == [escaped(wanted), around, escaped(FULLS[0]), escaped(FULLS[0]) + "/action_log"]
+    assert calls == [escaped(wanted), around, log_of(FULLS[0])]
+
+    readings, calls = read([refusal(404), page({**entry, **FREED})], wanted)
+    assert readings == {BARES[0]: Reading(RELEASED, Evidence(200, (), "ray-1"), FULLS[0])}
+    assert calls == [escaped(wanted), around]
 
 
 def test_a_partial_id_that_is_listed_but_cannot_be_read_even_by_its_full_id_is_unclear() -> None:
     readings, calls = read([refusal(404), page({"id": FULLS[0], **HELD}), refusal(404)], BARES[0])
     assert shown(readings) == {BARES[0]: UNCLEAR}
-    assert calls == [escaped(BARES[0]), AROUND_BARE, escaped(FULLS[0])]
+    assert calls == [escaped(BARES[0]), AROUND_BARE, log_of(FULLS[0]), escaped(FULLS[0])]
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -413,8 +561,8 @@ def test_forced_messages_are_judged_by_their_log_and_never_listed() -> None:
     held = ok({"id": FULLS[4], **HELD})
     readings, calls = read(
         [
-            *(freed[0], ok([before]), freed[1], ok([before, after]), freed[2], ok([]), freed[3], refusal(500)),
-            *(held, ok([])),
+            *(freed[0], logged(before), freed[1], logged(before, after), freed[2], logged(), freed[3], refusal(500)),
+            *(held, logged()),
         ],
         *(want(each, NOON - HOUR) for each in FULLS[:5]),
     )
@@ -424,7 +572,7 @@ def test_forced_messages_are_judged_by_their_log_and_never_listed() -> None:
 
 def test_of_a_forced_postfix_id_the_list_tells_the_full_id_and_nothing_else() -> None:
     listed = page(*({"id": each, **FREED} for each in FULLS[:3]))
-    log = ok([action(started_at="2026-11-22T09:00:00Z")])
+    log = logged(action(started_at="2026-11-22T09:00:00Z"))
     singles = [play for each in FULLS[:3] for play in (ok({"id": each, **FREED}), log)]
     readings, calls = read([listed, *singles], *(want(each, NOON - HOUR) for each in BARES[:3]))
     assert shown(readings) == dict.fromkeys(BARES[:3], UNCLEAR)
@@ -433,7 +581,7 @@ def test_of_a_forced_postfix_id_the_list_tells_the_full_id_and_nothing_else() ->
 
     readings, calls = read([refusal(404), listed, singles[0], log], want(BARES[0], NOON - 4 * HOUR))
     assert readings == {BARES[0]: Reading(RELEASED, Evidence(200, (), "ray-1"), FULLS[0])}
-    assert calls[2:] == [escaped(FULLS[0]), escaped(FULLS[0]) + "/action_log"]
+    assert calls[2:] == [escaped(FULLS[0]), log_of(FULLS[0])]
 
 
 def test_a_forced_full_id_that_is_not_there_is_absent() -> None:
@@ -449,7 +597,7 @@ def test_a_forced_full_id_that_is_not_there_is_absent() -> None:
     ("before", "wanted", "expected"),
     [
         ([], FULLS[:3], {}),
-        ([page({"id": FULLS[0], **FREED}, following="more")], FULLS[:3], {BARES[0]: RELEASED}),
+        ([page({"id": FULLS[0], **FREED}, following="more")], FULLS[:3], {}),
         ([page({"id": FULLS[0], **FREED})], FULLS[:3], {BARES[0]: RELEASED}),
         ([page({"id": FULLS[0]})], FULLS[:3], {}),
         ([], FULLS[:2], {}),
@@ -474,7 +622,7 @@ def test_a_refusal_ends_all_calls_of_the_run_and_keeps_what_was_read(
     [
         ([], FULLS[:3], {}),
         ([], FULLS[:1], {}),
-        ([page({"id": FULLS[0], **FREED}, following="more")], FULLS[:3], {BARES[0]: RELEASED}),
+        ([page({"id": FULLS[0], **FREED}, following="more")], FULLS[:3], {}),
         ([page({"id": FULLS[0], **FREED}), refusal(404)], FULLS[:3], {BARES[0]: RELEASED, BARES[1]: ABSENT}),
         ([ok({"id": FULLS[0], **FREED})], FULLS[:2], {BARES[0]: RELEASED}),
         ([ok({"id": FULLS[0], **HELD})], FULLS[:2], {}),  # without its log nothing is said
@@ -565,10 +713,11 @@ def test_garbage_proves_nothing_and_raises_nothing(garbage: Play) -> None:
         assert len(calls) <= 4
 
 
-def test_without_a_result_info_the_page_counts_all_the_same() -> None:
-    readings, calls = read([ok([{"id": each, **FREED} for each in FULLS[:3]])], *FULLS[:3])
+def test_a_page_without_a_result_info_is_not_taken_for_the_last() -> None:
+    listed = ok([{"id": each, **FREED} for each in FULLS[:3]])
+    readings, calls = read([listed, *(ok({"id": each, **FREED}) for each in FULLS[:3])], *FULLS[:3])
     assert shown(readings) == dict.fromkeys(BARES[:3], RELEASED)
-    assert len(calls) == 1
+    assert len(calls) == 4
 
 
 @pytest.mark.parametrize(
@@ -748,11 +897,11 @@ def test_messages_are_quarantined_until_they_are_released(simulated: Simulated, 
     simulated.release(ids)
     after, calls_after = simulated.read(*ids)
 
-    assert Counter(shown(before).values()) == {QUARANTINED: count}
+    assert Counter(shown(before).values()) == {QUARANTINED: min(count, 100)}
     assert Counter(shown(after).values()) == {RELEASED: count}
     assert {reading.message_id for reading in after.values()} == set(ids)
     expected = {1: ["message", "action_log"], 3: ["list"], 1500: ["list"] * 2}
-    assert calls_before == expected[count]
+    assert calls_before == expected[count] + ["action_log"] * {1: 0, 3: 3, 1500: 100}[count]
     assert calls_after == expected[count][: 1 if count == 1 else None]
 
 
@@ -767,7 +916,7 @@ def test_a_postfix_id_learns_its_full_id(simulated: Simulated, count: int, reads
 
     assert {reading.message_id for reading in readings.values()} == set(ids)
     assert Counter(shown(readings).values()) == {RELEASED: count}
-    by_path = ["message"] if reads_by_postfix_id else ["message", "list", "message"]
+    by_path = ["message"] if reads_by_postfix_id else ["message", "list"]
     assert calls == (by_path if count == 1 else ["list"])
 
 
@@ -786,7 +935,7 @@ def test_a_message_that_was_never_quarantined_is_unclear(simulated: Simulated) -
         simulated.control("/messages", {"id": each, "quarantined": False})
     readings, calls = simulated.read(*ids)
     assert Counter(shown(readings).values()) == {UNCLEAR: 3}
-    assert calls == ["list", *["message", "action_log"] * 3]
+    assert calls == ["list", *["action_log"] * 3]
 
 
 @pytest.mark.parametrize("make", [str, lambda each: postfix_part(MessageId(each))], ids=["full", "postfix"])

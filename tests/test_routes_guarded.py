@@ -303,7 +303,8 @@ def test_a_dry_run_shows_how_each_would_come_past_the_guard(
 def test_a_release_that_is_to_be_confirmed_says_whether_it_was(
     guarded: Deployment, messages: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(time, "sleep", lambda _: messages[0].update(post_delivery_operations=["QUARANTINE_RELEASE"]))
+    released = {"post_delivery_operations": ["QUARANTINE_RELEASE"], "is_quarantined": False}
+    monkeypatch.setattr(time, "sleep", lambda _: messages[0].update(released))
     result = guarded.post({"ids": [INVESTIGATE_ID], "confirm": True}).result
     assert (result["outcome"], result["confirmed"]) == ("released", True)
     trace = guarded.get(f"/v1/messages/{MESSAGE}").body

@@ -1,24 +1,28 @@
-"""Looks up at Cloudflare what became of messages: in packs by listing, singly only what the lists did not show."""
+"""Looks up at Cloudflare what became of messages: in packs by listing, singly only what the lists did not settle."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 from urllib.parse import quote
 
+from quarantine_release.action_log import ActionLog, clarify, unnamed
 from quarantine_release.cloudflare import Secret
-from quarantine_release.cloudflare_calls import Calls
+from quarantine_release.cloudflare_calls import Calls, Got
+from quarantine_release.cloudflare_log import read_log
 from quarantine_release.deadline import DeadlineSession
-from quarantine_release.outcome import AccountId, Evidence, MessageId, PostfixPart, Reading, Seen, Wanted, fullest
+from quarantine_release.guard import NotRead
+from quarantine_release.outcome import AccountId, Evidence, PostfixPart, Reading, Seen, Wanted, fullest
 from quarantine_release.ports import Budget
-from quarantine_release.reading import agree, clarify, dicts, is_partial, match, windows_of
+from quarantine_release.reading import Window, agree, dicts, is_partial, match, windows_of
 
 _PAGES_AT_ONCE: Final = 12
-# Of the 100 single reads a minute and account that we allow ourselves, each message may take two.
-_SINGLES_AT_ONCE: Final = 40
+# The single reads that one run makes for an account; the reconciler runs once a minute.
+_SINGLES_AT_ONCE: Final = 100
 # So few are cheaper read one by one than listed with whatever else arrived around them.
 _FEW: Final = 2
+_NOT_CALLED: Final = Got({}, Evidence(failure="not_called"), NotRead.NOT_NOW)
 
 
 class CloudflareReader:
@@ -33,6 +37,7 @@ class CloudflareReader:
         monotonic: Callable[[], float] = time.monotonic,
         *,
         pause: Callable[[float], None] = time.sleep,
+        keeps_recipients: bool = True,
     ) -> None:
         self._base_url = base_url.rstrip("/")
         self._secret = secret
@@ -40,6 +45,7 @@ class CloudflareReader:
         self._clock = clock
         self._monotonic = monotonic
         self._pause = pause
+        self._keeps_recipients = keeps_recipients
 
     def read(
         self, account_id: AccountId, wanted: Sequence[Wanted], seconds: float, budget: Budget
@@ -48,104 +54,131 @@ class CloudflareReader:
         ends_at = self._monotonic() + seconds
         common = (self._session, self._base_url, account_id, self._secret, ends_at, budget, self._clock)
         calls = Calls(*common, monotonic=self._monotonic, pause=self._pause)
-        search = _Search(calls, self._clock())
+        search = _Search(calls, self._clock(), seconds)
         # A list shows that a message was released, not when: of one that was released before, it can tell only the id.
         listable = [one for one in wanted if one.since is None or is_partial(one.message_id)]
         if len(listable) > _FEW:
             search.list_around(listable)
             search.believe_lists(listable)
-        for one in [one for one in wanted if one.part not in search.readings][:_SINGLES_AT_ONCE]:
-            search.read_one(one)
-        return search.readings
+        for one in wanted:
+            if one.part not in search.readings:
+                search.read_one(one)
+        if self._keeps_recipients:
+            return search.readings
+        return {part: unnamed(reading) for part, reading in search.readings.items()}
 
 
 @dataclass(slots=True)
 class _Search:
-    """One run. `listed` is what the lists showed, `readings` what is to be believed."""
+    """One run, of so many seconds. `listed` is what the lists showed, `readings` what is to be believed.
+
+    `unsure` are messages around which not everything was listed: another row may contradict what was listed.
+    """
 
     calls: Calls
     now: datetime
+    seconds: float
     pages: int = 0
-    is_incomplete: bool = False
+    singles: int = 0
     sought: set[PostfixPart] = field(default_factory=set)
+    unsure: set[PostfixPart] = field(default_factory=set)
     listed: dict[PostfixPart, Reading] = field(default_factory=dict)
     readings: dict[PostfixPart, Reading] = field(default_factory=dict)
 
     def list_around(self, wanted: Sequence[Wanted]) -> None:
-        """List page by page until everything is found or the pages of one run are used up."""
+        """List everything around the times of the messages, until pages or time are used up."""
         self.sought.update(one.part for one in wanted)
         for window in windows_of(wanted, self.now):
-            if all(self._is_found(one) for one in window.wanted):
-                continue
-            if self.pages >= _PAGES_AT_ONCE:
-                self.is_incomplete = True
-                return
-            for page in self.calls.pages({"start": _rfc3339(window.start), "end": _rfc3339(window.end)}):
-                self.pages += 1
-                for part, reading in match(page.entries, wanted, page.evidence).items():
-                    self.listed[part] = agree(self.listed.get(part, reading), reading)
-                if page.is_last or all(self._is_found(one) for one in window.wanted):
-                    break
-                if self.pages >= _PAGES_AT_ONCE:
-                    self.is_incomplete = True
-                    return
-            else:
-                self.is_incomplete = True  # a list is at its end only if it says so
+            if not self._list(window, wanted):
+                self.unsure.update(one.part for one in window.wanted)
 
-    def _is_found(self, one: Wanted) -> bool:
-        """Say whether no other page can matter: for "still quarantined", no second message may go by the same id."""
-        reading = self.listed.get(one.part)
-        return reading is not None and (reading.seen is Seen.RELEASED or not is_partial(one.message_id))
+    def _list(self, window: Window, wanted: Sequence[Wanted]) -> bool:
+        """List one stretch of time; return whether that was done to its end, which only the list itself can say."""
+        if not self._may_list:
+            return False
+        for page in self.calls.pages({"start": _rfc3339(window.start), "end": _rfc3339(window.end)}):
+            self.pages += 1
+            for part, reading in match(page.entries, wanted, page.evidence).items():
+                self.listed[part] = agree(self.listed.get(part, reading), reading)
+            if page.is_last:
+                return True
+            if not self._may_list:
+                break
+        return False
+
+    @property
+    def _may_list(self) -> bool:
+        # A third of the time is for single reads: without them, nothing that is still quarantined would ever be freed.
+        return self.pages < _PAGES_AT_ONCE and self.calls.seconds_left >= self.seconds / 3
 
     def believe_lists(self, wanted: Sequence[Wanted]) -> None:
-        """Take over what the lists showed, but what was unclear: the single read may clarify it."""
+        """Take over the releases that the lists prove."""
         for one in wanted:
             reading = self.listed.get(one.part)
-            if reading is not None and reading.seen is not Seen.UNCLEAR and one.since is None:
-                self._believe(one, reading)
-
-    def _believe(self, one: Wanted, reading: Reading) -> None:
-        """Take a reading over; but "still quarantined" of a partial id only if no other message may go by it."""
-        if reading.seen is not Seen.QUARANTINED or not (is_partial(one.message_id) and self.is_incomplete):
-            self.readings[one.part] = reading
+            is_proved = reading is not None and reading.seen is Seen.RELEASED and one.part not in self.unsure
+            if reading is not None and is_proved and one.since is None:
+                self.readings[one.part] = reading
 
     def read_one(self, one: Wanted) -> None:
-        """Read one message by its fullest id, and its action log unless the message itself shows its release."""
-        path = f"/{quote(self._fullest_id(one), safe='')}"
-        content, evidence = self._get(path)
-        if evidence.status == 404:
-            self._read_missing(one, evidence)
+        """Read one message: only its action log where the lists have shown the message itself."""
+        listed = self.listed.get(one.part)
+        if listed is None or listed.message_id is None or one.since is not None or one.part in self.unsure:
+            self._read_by_path(one)
+        elif listed.seen is not Seen.QUARANTINED or one.may_free:
+            log = read_log(self._get, self._path(one))
+            if log.why is NotRead.ABSENT:  # a message without actions, or one that is not found by this id
+                self._read_by_path(one, log)
+            else:
+                self._believe(one, clarify(listed, log, None))
+
+    def _read_by_path(self, one: Wanted, log: ActionLog | None = None) -> None:
+        """Read one message by its fullest id, and its action log unless the message itself proves its release."""
+        path = self._path(one)
+        got = self._get(path)
+        if got.evidence.status == 404:
+            self._read_missing(one, got.evidence)
             return
-        reading = match(dicts(content.get("result")), [one], evidence).get(one.part)
+        reading = match(dicts(got.content.get("result")), [one], got.evidence).get(one.part)
         if reading is None:
             return
-        if one.since is not None or reading.seen is not Seen.RELEASED:
-            log, evidence = self._get(f"{path}/action_log")
-            if not log and evidence.status != 404:
-                return
-            reading = clarify(reading, dicts(log.get("result")), one.since, evidence)
+        if reading.message_id is not None and (one.since is not None or reading.seen is not Seen.RELEASED):
+            reading = clarify(reading, log or read_log(self._get, path), one.since)
         self._believe(one, reading)
+
+    def _believe(self, one: Wanted, reading: Reading | None) -> None:
+        """Take a reading over; but "still quarantined" of a partial id only if no other message may go by it."""
+        if reading is None:
+            return
+        if reading.seen is not Seen.QUARANTINED or not (is_partial(one.message_id) and one.part in self.unsure):
+            self.readings[one.part] = reading
 
     def _read_missing(self, one: Wanted, evidence: Evidence) -> None:
         """Look in the lists for what cannot be read by its partial id; absent is what they do not show either."""
         if is_partial(one.message_id) and one.part not in self.sought:
             self.list_around([one])
-            if one.part in self.listed:
+            self.believe_lists([one])
+            if one.part in self.listed and one.part not in self.readings:
                 self.read_one(one)
+            if one.part in self.listed:
                 return
         if one.part in self.listed:
             self.readings[one.part] = Reading(Seen.UNCLEAR, evidence)
-        elif not (is_partial(one.message_id) and self.is_incomplete):
+        elif not (is_partial(one.message_id) and one.part in self.unsure):
             self.readings[one.part] = Reading(Seen.ABSENT, evidence)
 
-    def _fullest_id(self, one: Wanted) -> MessageId:
-        """Return the id to read a message by, which a list may have told."""
+    def _path(self, one: Wanted) -> str:
+        """Return the path of a message by the fullest id that is known; a list may have told a fuller one."""
         told = self.listed.get(one.part)
-        return one.message_id if told is None or told.message_id is None else fullest((one.message_id, told.message_id))
+        known = (
+            one.message_id if told is None or told.message_id is None else fullest((one.message_id, told.message_id))
+        )
+        return f"/{quote(known, safe='')}"
 
-    def _get(self, path: str) -> tuple[dict[str, Any], Evidence]:
-        got = self.calls.get(path)
-        return got.content, got.evidence
+    def _get(self, path: str) -> Got:
+        if self.singles >= _SINGLES_AT_ONCE:
+            return _NOT_CALLED
+        self.singles += 1
+        return self.calls.get(path)
 
 
 def _rfc3339(at: datetime) -> str:

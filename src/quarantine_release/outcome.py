@@ -190,9 +190,10 @@ class Evidence:
 
 
 class Seen(StrEnum):
-    """What a read of Cloudflare shows of a message."""
+    """What a read of Cloudflare shows of a message. PARTIAL: its action log shows a release that missed a recipient."""
 
     RELEASED = "released"
+    PARTIAL = "partially_released"
     QUARANTINED = "quarantined"
     UNCLEAR = "unclear"
     ABSENT = "absent"
@@ -201,20 +202,28 @@ class Seen(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A message to be read. With `since`, only a release that began after it counts: the message was forced."""
+    """A message to be read. With `since`, only a release that began after it counts: the message was forced.
+
+    Without `may_free`, "still quarantined" would not count yet, so no call is spent on making sure of it.
+    """
 
     part: PostfixPart
     message_id: MessageId
     since: datetime | None = None
+    may_free: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What one message looked like; UNREAD proves nothing, ABSENT only that it cannot be read under this id."""
+    """What one message looked like; UNREAD proves nothing, ABSENT only that it cannot be read under this id.
+
+    `recipients` are those that an action log names.
+    """
 
     seen: Seen
     evidence: Evidence
     message_id: MessageId | None = None
+    recipients: Recipients = NO_RECIPIENTS
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,11 @@
 """What Cloudflare's search tells of messages: which windows of time to list, and what an entry shows. Pure.
 
-Sources: Cloudflare's API reference, "Search email messages", "Get message details" and "Get email action log"; the
-meaning of the fields in `judge` is documented, that `is_quarantined` turns false upon release is likely, not certain.
+Sources: Cloudflare's API reference, "Search email messages" and "Get message details". The meaning of the fields in
+`judge` is documented; that `is_quarantined` turns false after a release is likely, not certain.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -24,10 +24,9 @@ from quarantine_release.outcome import (
     is_bare,
     postfix_part,
 )
+from quarantine_release.release_traces import hints_at_release
 
 RELEASE: Final = "QUARANTINE_RELEASE"
-# The deprecated spelling proves nothing, but is no reason to release again either.
-_RELEASES: Final = (RELEASE, "RELEASE")
 _TIMED_ID: Final = re.compile(r"\A[A-Za-z0-9]{10,24}-(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:-|\Z)", re.ASCII)
 # Long queue ids begin with the seconds since 1970 in base 52 (Postfix configuration parameters, enable_long_queue_ids).
 _BASE_52: Final = "0123456789BCDFGHJKLMNPQRSTVWXYZbcdfghjklmnpqrstvwxyz"
@@ -109,15 +108,13 @@ def match(
 
 
 def agree(one: Reading, other: Reading) -> Reading:
-    """Return what two entries show together: a release that either shows; else, unless they are alike, nothing clear.
+    """Return what two entries show together: nothing clear, unless they are alike.
 
-    Of two that tell different ids, it cannot be said which is the message: such a reading has no id.
+    Two entries with different ids do not show which message is meant. Such a reading has no id.
     """
     if one.message_id != other.message_id:
         return Reading(Seen.UNCLEAR, other.evidence)
-    if one.seen is other.seen or one.seen is Seen.RELEASED:
-        return one
-    return other if other.seen is Seen.RELEASED else replace(other, seen=Seen.UNCLEAR)
+    return one if one.seen is other.seen else replace(other, seen=Seen.UNCLEAR)
 
 
 def id_of(entry: Mapping[str, Any]) -> MessageId | None:
@@ -129,55 +126,15 @@ def id_of(entry: Mapping[str, Any]) -> MessageId | None:
 
 
 def judge(entry: Mapping[str, Any]) -> Seen:
-    """Say what an entry of the search, or a message's details, show: quarantined only if nothing speaks against it."""
-    operations = entry.get("post_delivery_operations")
-    if isinstance(operations, list) and RELEASE in operations:
+    """Return what an entry of the search, or a message's details, show.
+
+    A listed operation proves a release only of a message that is no longer held, because the operation may have failed.
+    A held message is QUARANTINED only if no field speaks against it. A contradiction is UNCLEAR.
+    """
+    held, operations = entry.get("is_quarantined"), entry.get("post_delivery_operations")
+    if held is False and isinstance(operations, list) and RELEASE in operations:
         return Seen.RELEASED
-    is_held = entry.get("is_quarantined") is True and not _hints_at_release(entry)
-    return Seen.QUARANTINED if is_held else Seen.UNCLEAR
-
-
-def _hints_at_release(entry: Mapping[str, Any]) -> bool:
-    """Say whether an entry bears traces of a release: they prove none, but forbid to release again for its sake."""
-    statuses, properties = _list(entry.get("delivery_status")), entry.get("properties")
-    return (
-        "delivered" in statuses
-        or (bool(statuses) and "quarantined" not in statuses)
-        or (isinstance(properties, dict) and properties.get("allowlisted_pattern_type") == "quarantine_release")
-        or any(action.get("operation") in _RELEASES for action in dicts(entry.get("action_log")))
-    )
-
-
-def clarify(reading: Reading, log: Sequence[Mapping[str, Any]], since: datetime | None, evidence: Evidence) -> Reading:
-    """Return what a message's action log makes of its reading.
-
-    With `since`, a release counts only from then on. What may be a release under way leaves nothing clear.
-    """
-    if was_released_since(log, since):
-        return Reading(Seen.RELEASED, evidence, reading.message_id)
-    is_doubtful = any(action.get("operation") in _RELEASES and action.get("success") is not False for action in log)
-    if is_doubtful or reading.seen is Seen.RELEASED:
-        return Reading(Seen.UNCLEAR, evidence, reading.message_id)
-    return reading
-
-
-def was_released_since(log: Iterable[Mapping[str, Any]], since: datetime | None) -> bool:
-    """Say whether an action log holds a release that worked and, with `since`, began after it.
-
-    A time without its offset says nothing: nobody knows when that is.
-    """
-    for action in log:
-        if action.get("operation") != RELEASE or action.get("success") is not True:
-            continue
-        if since is None:
-            return True
-        try:
-            began = datetime.fromisoformat(str(action.get("started_at")))
-        except ValueError:
-            continue
-        if began.tzinfo is not None and began >= since:
-            return True
-    return False
+    return Seen.QUARANTINED if held is True and not hints_at_release(entry) else Seen.UNCLEAR
 
 
 def dicts(value: Any) -> list[dict[str, Any]]:

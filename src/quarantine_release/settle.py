@@ -24,7 +24,7 @@ from quarantine_release.outcome import (
 from quarantine_release.ports import Hint, LedgerUnavailable, Move, Ports
 from quarantine_release.sweep import Swept, sweep
 from quarantine_release.trace import AttemptRow, AttemptState, MessageRow
-from quarantine_release.transitions import found_out, given_back, recorded, settled
+from quarantine_release.transitions import counts_from, found_out, given_back, recorded, settled
 
 # Of each shard of the open index, so that one run stays within its time; what is left is next in a minute.
 ATTEMPTS_AT_ONCE: Final = 50
@@ -86,9 +86,13 @@ def _settle_account(account_id: AccountId, attempts: Sequence[AttemptRow], ports
             return
         with _counting(summary):
             rows |= _project(attempt, rows, ports, summary)
-    wanted = [_wanted(rows[part], attempt) for attempt in attempts for part in _unsettled(attempt, rows)]
 
     read_at = ports.clock()
+    wanted = [
+        _wanted(rows[part], attempt, may_free=counts_from(attempt, ports.terms) <= read_at)
+        for attempt in attempts
+        for part in _unsettled(attempt, rows)
+    ]
     seconds = min(_READ_SECONDS, ports.time_left() - _RECORD_SECONDS)
     readings = ports.reader.read(account_id, wanted, seconds, ports.budget) if wanted and seconds > 0 else {}
     for attempt in attempts:
@@ -137,10 +141,9 @@ def _unsettled(attempt: AttemptRow, rows: Mapping[PostfixPart, MessageRow]) -> l
     return [row.part for row in own if row.state in UNSETTLED]
 
 
-def _wanted(row: MessageRow, attempt: AttemptRow) -> Wanted:
-    if row.forced_after is None:
-        return Wanted(row.part, row.message_id)
-    return Wanted(row.part, row.message_id, max(attempt.sent_at - _CLOCK_SKEW, row.forced_after))
+def _wanted(row: MessageRow, attempt: AttemptRow, *, may_free: bool) -> Wanted:
+    since = None if row.forced_after is None else max(attempt.sent_at - _CLOCK_SKEW, row.forced_after)
+    return Wanted(row.part, row.message_id, since, may_free)
 
 
 def _settle_attempt(
@@ -164,7 +167,7 @@ def _settle_attempt(
     if left:
         others = ports.ledger.project(moves) if moves else {}
         again = now + min(max((now - attempt.sent_at) / 4, _SOONEST), _LATEST)
-        counts_at = attempt.deadline + terms.settle
+        counts_at = counts_from(attempt, terms)
         ports.ledger.look_again([attempt], min(again, counts_at) if now < counts_at else again)
     else:
         known = found_out(attempt, after_rows, now, terms)

@@ -177,18 +177,21 @@ def settled(
 ) -> MessageRow | None:
     """Return an unsettled message of this attempt as a read shows it; None while the read does not allow to say.
 
-    "Released" counts at once. Everything else may be a call's effect that is yet to come, and counts only if it was
-    read after lease and settle; "still quarantined" then frees the message, the rest is for a person.
+    A release that reached anybody counts at once, unless the log has no result yet for another recipient. Everything
+    else may be a call's effect that is yet to come, and counts only if it was read after lease and settle. Then "still
+    quarantined" frees the message, and the rest is for a person.
     """
     if row.state is State.RELEASING and now < attempt.deadline:
         return None
     evidence = replace(reading.evidence, seen=reading.seen)
-    if reading.seen is Seen.RELEASED:
-        return recorded(row, Verdict(State.RELEASED, message_id=reading.message_id), evidence, now, terms)
+    is_early = read_at < counts_from(attempt, terms)
+    verdict = _shown(reading)
+    if verdict is not None and not (is_early and reading.recipients.counts[1]):
+        return recorded(row, verdict, evidence, now, terms)
     is_reviewed = row.state is State.NEEDS_REVIEW
     if reading.seen is Seen.UNREAD and (is_reviewed or now < attempt.sent_at + GIVE_UP_READING):
         return None
-    if read_at < attempt.deadline + terms.settle:
+    if is_early:
         return None
     is_free = reading.seen is Seen.QUARANTINED and len(row.attempts) < CALLS_LIMIT and row.forced_over is None
     if not is_free:
@@ -196,6 +199,20 @@ def settled(
         reviewed = recorded(row, verdict, evidence, now, terms)
         return None if is_reviewed and row.evidence == evidence else reviewed
     return _freed(replace(row, message_id=_fuller(row.message_id, reading.message_id)), evidence, now)
+
+
+def counts_from(attempt: AttemptRow, terms: Terms) -> datetime:
+    """Return when a call can have no effect any more: from then on "still quarantined" counts."""
+    return attempt.deadline + terms.settle
+
+
+def _shown(reading: Reading) -> Verdict | None:
+    """Return the release that a read proves."""
+    if reading.seen is Seen.RELEASED:
+        return Verdict(State.RELEASED, None, reading.recipients, reading.message_id)
+    if reading.seen is Seen.PARTIAL:
+        return Verdict(State.PARTIAL, Code.PARTLY_DELIVERED, reading.recipients, reading.message_id)
+    return None
 
 
 def settled_by_hand(

@@ -105,7 +105,10 @@ def cloudflare() -> CloudflareClient:
 @cache
 def reader() -> CloudflareReader:
     """Build what reads messages back."""
-    return CloudflareReader(settings().cloudflare_api_base_url, accounts(), _session(), clock)
+    known = settings()
+    return CloudflareReader(
+        known.cloudflare_api_base_url, accounts(), _session(), clock, keeps_recipients=known.keeps_recipients
+    )
 
 
 @cache

@@ -1,0 +1,57 @@
+"""Traces of a release in what Cloudflare shows of a message, in any field and any spelling. Pure.
+
+A trace proves no release, but it contradicts "still quarantined". Cloudflare's own pages spell one operation in three
+ways: QUARANTINE_RELEASE (post_delivery_operations, action log), QUARANTINE_RELEASED (search parameter message_action)
+and quarantineRelease (Logpush); RELEASE is the deprecated one, and `properties.allowlisted_pattern_type`, formerly
+`whitelisted_pattern_type`, is quarantine_release for released mail that was processed again.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+_NOT_LETTERS: Final = re.compile(r"[^a-z]")
+# Fields whose values Cloudflare chooses. In others a sender or an analyst may write "release".
+_TELLING: Final = ("operation", "action", "type", "status", "propert")
+# Cloudflare nests these values two levels deep. Anything far deeper is treated as a trace instead of being followed.
+_DEPTH: Final = 16
+
+
+def letters(value: Any) -> str:
+    """Return the letters of a text in lower case; nothing for any other value."""
+    return _NOT_LETTERS.sub("", value.casefold()) if isinstance(value, str) else ""
+
+
+def resembles_release(value: Any) -> bool:
+    """Return whether a text names a release, or an object or list does in an operation, type or status."""
+    return _hints(value, 0)
+
+
+def hints_at_release(entry: Mapping[str, Any]) -> bool:
+    statuses = [letters(status) for status in _list(entry.get("delivery_status"))]
+    was_delivered = any(status.startswith("deliver") for status in statuses)
+    is_elsewhere = bool(statuses) and "quarantined" not in statuses
+    return was_delivered or is_elsewhere or any(_tells(name, value, 0) for name, value in entry.items())
+
+
+def _tells(name: str, value: Any, depth: int) -> bool:
+    word = letters(name)
+    if "releas" in word:
+        return letters(value) not in ("", "false", "no", "none") if isinstance(value, str) else bool(value)
+    return any(each in word for each in _TELLING) and _hints(value, depth)
+
+
+def _hints(value: Any, depth: int) -> bool:
+    if depth > _DEPTH:
+        return True
+    if isinstance(value, dict):
+        return any(_tells(name, each, depth + 1) for name, each in value.items())
+    if isinstance(value, list):
+        return any(_hints(each, depth + 1) for each in value)
+    return "releas" in letters(value)
+
+
+def _list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]
