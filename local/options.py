@@ -29,6 +29,7 @@ OVERRIDES = {
         re.compile(r"[1-9][0-9]{0,2}h|[1-9][0-9]{0,4}s"),
         "a number of hours or seconds, such as 24h or 90s",
     ),
+    "SECRET_SECONDS": SECONDS,
     "BUDGET_INLINE_CALLS": SECONDS,
     "BUDGET_CALLS": SECONDS,
     "GUARD_MODE": (re.compile(r"standard|strict|off"), "standard, strict or off"),

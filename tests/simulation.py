@@ -89,7 +89,6 @@ class Job:
     cancel_after: float | None = None
     client: str = "soar"
     policy: Policy | None = None
-    dry_run: bool = False
 
 
 @dataclass
@@ -502,10 +501,8 @@ class Simulation:
             return {}
         self._call()
         strike = self._boundary("look")
-        took = self.random.uniform(0.1, 2.0)
-        self.sleep(took / 2)
         seen = {each: self._details(each) for each in ids}
-        self.sleep(took / 2)
+        self.sleep(self.random.uniform(0.1, 2.0))
         if strike is Strike.CRASH_AFTER:
             raise Crashed
         if strike in (Strike.UNREAD, Strike.DENIED):
@@ -699,7 +696,6 @@ class Simulation:
             state=RequestState.OPEN,
             force=job.force,
             policy=job.policy,
-            dry_run=job.dry_run,
         )
 
 

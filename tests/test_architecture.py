@@ -20,16 +20,16 @@ OURS = {
     "results": "guard outcome trace",
     "transitions": "guard outcome results trace",
     "lookup": "guard outcome reading trace",
-    "ports": "guard lookup outcome trace transitions",
+    "permit": "clients guard trace",
+    "ports": "guard lookup outcome permit trace transitions",
     "calls": "guard outcome trace",
     "run": "calls guard outcome ports results trace transitions",
     "attempt": "calls outcome ports results run trace transitions",
-    "findings": "attempt calls guard outcome ports run trace",
-    "vetting": "calls findings guard lookup outcome ports run trace",
+    "vetting": "attempt calls guard lookup outcome ports run trace",
     "proof": "outcome ports run trace",
     "release": "attempt calls guard outcome ports proof results run trace vetting",
-    "batch": "attempt calls outcome ports proof release results run trace transitions vetting",
-    "sweep": "attempt outcome ports release run trace transitions",
+    "batch": "attempt calls outcome permit ports proof release results run trace transitions vetting",
+    "sweep": "attempt outcome permit ports release run trace transitions",
     "settle": "outcome ports sweep trace transitions",
     "visibility": "outcome trace",
     "answer": "guard outcome results run trace visibility",
@@ -51,6 +51,7 @@ OURS = {
     "init_phase": "",
     "aws_clients": "",
     "secret_store": "",
+    "current_clients": "clients credentials permit secret_store telemetry trace",
     "ledger_codecs": "guard outcome trace",
     "ledger_keys": "ledger_codecs outcome",
     "ledger_account": "allowance ledger_codecs outcome",
@@ -81,8 +82,8 @@ OURS = {
     "telemetry": "ledger_keys outcome results settings trace",
     # What puts it together, and the entry points.
     "wiring": (
-        "aws_clients budget clients cloudflare cloudflare_lookup cloudflare_reading credentials deadline ledger outcome"
-        " ports release_queue secret_store settings table telemetry"
+        "aws_clients budget clients cloudflare cloudflare_lookup cloudflare_reading credentials current_clients"
+        " deadline ledger outcome permit ports release_queue secret_store settings table telemetry trace"
     ),
     "routes": (
         "answer authentication clients credentials guard http_event outcome ports problem release"
@@ -228,7 +229,7 @@ def test_the_entry_points_load_first_what_spares_the_rest_the_search_for_garbage
 CALLS_AT_IMPORT = {
     "init_phase": ["begin()"],
     "webhook": ["wiring.prime(wiring.clients, wiring.accounts)", "init_phase.end()"],
-    "worker": ["wiring.prime(wiring.accounts)", "init_phase.end()"],
+    "worker": ["wiring.prime(wiring.clients, wiring.accounts)", "init_phase.end()"],
     "reconciler": ["wiring.prime()", "init_phase.end()"],
 }
 IMPORT_ALL = """

@@ -179,6 +179,7 @@ def test_the_log_is_told_why_and_whose_token_it_was() -> None:
     assert reason({"x-api-key": (TOKEN, FOREIGN)}) == (Reason.TWO_TOKENS, None)
     assert reason(bearer("wrong")) == (Reason.UNKNOWN_TOKEN, None)
     assert reason(bearer(TOKEN), clients=expired) == (Reason.EXPIRED_TOKEN, "soar")
+    assert reason(bearer(TOKEN), clients=(replace(SOAR, is_disabled=True),)) == (Reason.CLIENT_DISABLED, "soar")
     assert reason(bearer(TOKEN), {"q": (TOKEN,)}) == (Reason.TOKEN_IN_QUERY, "soar")
     assert reason({}, {"token": (TOKEN,)}) == (Reason.TOKEN_IN_QUERY, None)
 

@@ -54,6 +54,19 @@ def test_what_is_not_given_is_not_limited_and_what_is_not_known_is_ignored() -> 
     assert found.problems == {}
 
 
+@pytest.mark.parametrize(
+    ("members", "is_disabled"), [({}, False), ({"disabled": False}, False), ({"disabled": True}, True)]
+)
+def test_a_client_can_be_disabled(members: dict[str, Any], is_disabled: bool) -> None:
+    assert [one.is_disabled for one in parse(entry(**members)).clients] == [is_disabled]
+
+
+@pytest.mark.parametrize("value", [None, "true", "false", 0, 1, [], {}])
+def test_a_client_is_disabled_by_true_alone_and_whatever_else_makes_its_entry_invalid(value: Any) -> None:
+    found = parse(entry(disabled=value))
+    assert (found.clients, found.problems) == ((), {"soar": "disabled: must be true or false"})
+
+
 def test_a_client_may_sign_with_either_of_two_secrets_and_may_have_to() -> None:
     longest = f"whsec_{b64encode(b'l' * 64).decode()}"
     client = parse(entry(signing_secrets=[SECRET, longest], require_signature=True)).clients[0]

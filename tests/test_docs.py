@@ -214,6 +214,7 @@ def test_each_named_variable_of_make_run_has_an_effect() -> None:
         "LEASE_SECONDS": "2",
         "SETTLE_SECONDS": "3",
         "EXPIRE_AFTER": "90s",
+        "SECRET_SECONDS": "7",
         "BUDGET_INLINE_CALLS": "5",
         "BUDGET_CALLS": "6",
         "GUARD_MODE": "strict",

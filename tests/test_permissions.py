@@ -292,7 +292,7 @@ def test_what_no_function_needs_none_may_do(function: str, need: Need) -> None:
 @pytest.mark.parametrize(
     ("need", "functions"),
     [
-        (Need("secretsmanager:GetSecretValue", "${ClientsSecret}"), {WEBHOOK}),
+        (Need("secretsmanager:GetSecretValue", "${ClientsSecret}"), {WEBHOOK, WORKER, RECONCILER}),
         (Need("dynamodb:BatchGetItem", LEDGER, frozenset({"O#1"})), {WEBHOOK}),
         (Need("dynamodb:Query", INDEX), {RECONCILER}),
         (Need("sqs:SendMessage", QUEUE), {WEBHOOK, WORKER, RECONCILER}),

@@ -9,7 +9,7 @@ from quarantine_release import wiring
 from quarantine_release.ports import LedgerUnavailable
 from quarantine_release.reconciler import lambda_handler
 from quarantine_release.telemetry import Unhandled
-from tests.deployment import INVESTIGATE_ID, MESSAGE, Context, Deployment, path_of
+from tests.deployment import INVESTIGATE_ID, MESSAGE, Context, Deployment, client_entry, path_of
 from tests.small_cloudflare import NO_REPLY, Reply
 
 
@@ -238,3 +238,20 @@ def test_a_run_that_had_to_leave_something_out_fails_at_its_end(
     with pytest.raises(Unhandled, match=r"\ALedgerUnavailable\Z"):
         run()
     assert deployment.events("ledger_unavailable")[0]["code"] == "1 left out"
+
+
+def test_work_of_a_client_that_is_disabled_gets_no_hints_until_it_is_enabled(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = deployment.post(headers=[("Prefer", "respond-async")])
+    entry = client_entry("soar")
+    deployment.put_secret("clients", {"clients": [{**entry, "disabled": True}]})
+    later(deployment, monkeypatch, seconds=125)
+    assert run() == came_to(requests=1)
+    (event,) = deployment.events("work_withheld")
+    assert (event["client"], event["reason"], event["number"]) == ("soar", "client_disabled", 1)
+    deployment.put_secret("clients", {"clients": [entry]})
+    later(deployment, monkeypatch, seconds=125)
+    assert run() == came_to(requests=1, hints=1)
+    deployment.work()
+    assert deployment.get(path_of(asked)).result["outcome"] == "released"

@@ -29,6 +29,16 @@ AWS: dict[str, Any] = {
 }
 
 
+def test_a_copy_can_be_given_a_shorter_time(vault: "Vault") -> None:
+    secret = CachedSecret(vault, vault.name, parse, lambda: vault.now, timedelta(seconds=2))  # type: ignore[arg-type]
+    assert secret.get() == 1
+    vault.rotate(2)
+    vault.now += timedelta(seconds=1)
+    assert secret.get() == 1
+    vault.now += timedelta(seconds=1)
+    assert secret.get() == 2
+
+
 def parse(document: str) -> int:
     """Read a secret that is a number."""
     if not document.isdigit():

@@ -20,6 +20,7 @@ ENVIRONMENT = {
     "SETTLE_SECONDS": "120",
     "RETENTION_DAYS": "400",
     "EXPIRE_AFTER": "48h",
+    "SECRET_SECONDS": "60",
     "QUEUE_URL": "https://sqs.eu-central-1.amazonaws.com/123456789012/hints",
     "BUDGET_INLINE_CALLS": "300",
     "BUDGET_CALLS": "900",
@@ -58,6 +59,7 @@ def test_every_variable_is_read() -> None:
             window=timedelta(days=14),
             confirms=True,
         ),
+        secrets_fresh=timedelta(seconds=60),
     )
 
 
@@ -95,7 +97,9 @@ def test_everything_that_is_missing_is_told_at_once() -> None:
 @pytest.mark.parametrize(
     "value", ["0", "-1", "1.5", "ninety", "100000", "1" * 20, "000012345678", "\u0661", "90 ", "90\n"]
 )
-@pytest.mark.parametrize("name", ["LEASE_SECONDS", "SETTLE_SECONDS", "RETENTION_DAYS", "BUDGET_CALLS"])
+@pytest.mark.parametrize(
+    "name", ["LEASE_SECONDS", "SETTLE_SECONDS", "RETENTION_DAYS", "SECRET_SECONDS", "BUDGET_CALLS"]
+)
 def test_a_number_must_be_a_whole_one_of_a_sensible_size(name: str, value: str) -> None:
     assert problems(**{name: value}) == f"{name} must be a whole number between 1 and 99999"
 

@@ -58,8 +58,8 @@ ALLOWED_ACTIONS = {
 }
 SECRETS = {
     "WebhookFunction": ["${CloudflareSecret}", "${ClientsSecret}"],
-    "WorkerFunction": ["${CloudflareSecret}"],
-    "ReconcilerFunction": ["${CloudflareSecret}"],
+    "WorkerFunction": ["${CloudflareSecret}", "${ClientsSecret}"],
+    "ReconcilerFunction": ["${CloudflareSecret}", "${ClientsSecret}"],
 }
 XRAY = {"xray:PutTelemetryRecords", "xray:PutTraceSegments"}
 LONGEST_LATE_EFFECT_SECONDS = 60
@@ -267,6 +267,7 @@ def test_every_function_is_told_what_the_settings_ask_for(stack: Stack) -> None:
             "SETTLE_SECONDS": "120",
             "RETENTION_DAYS": "400",
             "EXPIRE_AFTER": "24h",
+            "SECRET_SECONDS": "300",
             "QUEUE_URL": "${ReleaseQueue}",
             "BUDGET_INLINE_CALLS": "300",
             "BUDGET_CALLS": "900",
@@ -872,7 +873,7 @@ ALARMS = {
     ("QuarantineRelease", "CredentialsRefused", SERVICE): (1, 1, 300, "Sum >= 1"),
     ("QuarantineRelease", "NeedsReview", SERVICE): (1, 1, 300, "Sum >= 1"),
     ("QuarantineRelease", "OldestOpenAttemptAge", SERVICE): (1, 1, 900, "Maximum > 600"),
-    ("QuarantineRelease", "OldestOpenRequestAge", SERVICE): (1, 1, 900, "Maximum > 3600"),
+    ("QuarantineRelease", "OldestOpenRequestAge", SERVICE): (1, 1, 900, "Maximum > 1800"),
 }
 QUEUE_AND_WORKER = (WORKER, HINTS, DEAD_LETTERS)
 COMPARISONS = {

@@ -20,6 +20,7 @@ from tests.deployment import (
     OTHER_ACCOUNT,
     Context,
     Deployment,
+    client_entry,
     sqs_record,
 )
 from tests.small_cloudflare import NO_REPLY, Reply, delivered
@@ -276,3 +277,18 @@ def test_the_trace_shows_that_one_call_was_made_for_two_requests(deployment: Dep
         (second, "already_released"),
     ]
     assert [attempt["request_id"] for attempt in trace["attempts"]] == [first]
+
+
+def test_work_of_a_client_that_is_gone_is_acknowledged_logged_and_not_done(
+    deployment: Deployment, capsys: pytest.CaptureFixture[str]
+) -> None:
+    accepted(deployment, MESSAGE)
+    deployment.put_secret("clients", {"clients": [client_entry("other")]})
+    deployment.start_afresh()
+    counted(capsys)
+    assert deployment.work() == NOTHING_FAILED
+    assert (deployment.upstream.releases, deployment.rows("M#")) == ([], [])
+    (event,) = deployment.events("work_withheld")
+    assert (event["client"], event["reason"], event["number"]) == ("soar", "client_gone", 1)
+    assert counted(capsys) == {"Hints": 1, "WorkWithheld": 1}
+    assert deployment.work() == NOTHING_FAILED

@@ -132,7 +132,7 @@ def _owner(run: Run, want: Want, row: MessageRow | None) -> RequestRow | None:
         if request is None or not request.may_claim or want.target.part in request.ended_parts:
             continue
         # Whose caller still waits is told no before the call, and whether it was refused is then in its row.
-        if run.was_accepted_before and run.stop_of(request):
+        if run.was_accepted_before and run.waits(request):
             continue
         if claimable(row, want.target, force=request.force, now=now):
             return request
@@ -167,9 +167,10 @@ def make_call(run: Run, claims: Claims, *, is_last: bool = False) -> Refused | N
     closed along with the record, if it has ended.
     """
     ports, attempt = run.ports, claims.attempt
-    seconds = min(CALL_SECONDS, ports.time_left() - RECORD_SECONDS)
     ids = [target.message_id for target in attempt.targets]
-    called: Answered | Refused | None = _too_late(run, attempt, seconds)
+    called: Answered | Refused | None = _withheld(run, attempt)
+    seconds = min(CALL_SECONDS, ports.time_left() - RECORD_SECONDS)  # what was just asked may have taken some
+    called = called or _too_late(run, attempt, seconds)
     if called is None:
         called = ports.cloudflare.release(run.account_id, attempt.wire_form, ids, seconds)
         ports.budget.heard(run.account_id, called)
@@ -180,6 +181,13 @@ def make_call(run: Run, claims: Claims, *, is_last: bool = False) -> Refused | N
         return called
     _record(run, claims, called, is_last=is_last)
     return None
+
+
+def _withheld(run: Run, attempt: AttemptRow) -> Refused | None:
+    """Return why a claimed call is not made after all: a client may no longer do what it asked for."""
+    permits = [run.ports.permit(run.requests[name]) for name in sorted(set(attempt.owners.values()))]
+    withheld = next((permit.withheld for permit in permits if permit.withheld), None)
+    return Refused(RefusalReason.PAUSED, Evidence(failure=withheld)) if withheld else None
 
 
 def _too_late(run: Run, attempt: AttemptRow, seconds: float) -> Refused | None:

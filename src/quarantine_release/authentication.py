@@ -28,6 +28,7 @@ class Reason(StrEnum):
     TOKEN_IN_QUERY = auto()
     UNKNOWN_TOKEN = auto()
     EXPIRED_TOKEN = auto()
+    CLIENT_DISABLED = auto()
     NOT_SIGNED = auto()
     SIGNED_LONG_AGO = auto()
     WRONG_SIGNATURE = auto()
@@ -93,6 +94,8 @@ def authenticate(
         reason = Reason.UNKNOWN_TOKEN
     elif not is_valid:
         reason = Reason.EXPIRED_TOKEN
+    elif found.is_disabled:
+        reason = Reason.CLIENT_DISABLED
     elif not found.signing_keys:
         return AuthenticatedPayload(found, headers, body)
     elif signed is Signed.YES:

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from quarantine_release.attempt import CALL_SECONDS, RECORD_SECONDS, Claims, ask_for, claim, make_call
-from quarantine_release.calls import Call, Want, calls_of
+from quarantine_release.calls import Call, Want, also_asked_for, calls_of
 from quarantine_release.outcome import (
     AccountId,
     MessageId,
@@ -23,6 +23,7 @@ from quarantine_release.outcome import (
     fullest,
     is_header,
 )
+from quarantine_release.permit import Withheld
 from quarantine_release.ports import Hint, LedgerUnavailable, Mark, Ports
 from quarantine_release.proof import confirm
 from quarantine_release.release import free_of, hinted, hinted_ids
@@ -49,7 +50,10 @@ _NOT_NOW_SECONDS: Final = 5.0
 
 @dataclass(slots=True)
 class Batch:
-    """What became of a batch of hints. `failed` are those to be delivered again: the ledger did not do its part."""
+    """What became of a batch of hints. `failed` are those to be delivered again: the ledger did not do its part.
+
+    `withheld` counts hints whose client may no longer do what they lead to.
+    """
 
     settled: list[MessageRow] = field(default_factory=list)
     ended: list[tuple[Result, RequestRow]] = field(default_factory=list)
@@ -58,6 +62,7 @@ class Batch:
     hints: int = 0
     stale: int = 0
     calls: int = 0
+    withheld: Counter[tuple[str, Withheld]] = field(default_factory=Counter)
 
 
 def release_hinted(hints: Sequence[Hint], ports: Ports) -> Batch:
@@ -112,24 +117,27 @@ class _Line:
         run, ports, batch = self._run, self._ports, self._batch
         spared = CALL_SECONDS + 2 * RECORD_SECONDS + 1  # a little more than the next call asks for
         vetting = Vetting(run, ports, Mark.ALL, seconds=_VETTING_SECONDS, spared=spared)
-        self._resolve(self.hints, vetting)
+        # Nothing is read at Cloudflare for a client that may no longer do this.
+        withheld = {name for name, request in run.requests.items() if ports.permit(request).withheld}
+        permitted = [hint for hint in self.hints if hint.request_id not in withheld]
+        self._resolve(permitted, vetting)
         wants = _merged(self.hints, run.requests)
         run.rows = ports.ledger.messages(run.account_id, [want.target.part for want in wants])
         ask_for(run, wants)
         free = {name: free_of(request, run) for name, request in run.requests.items()}
-        still_wanted = _merged(self.hints, run.requests, free)
-        findings = vetting.findings
-        vetted = findings.save(vetting.vet(still_wanted) if still_wanted and self._may_look() else [])
-        ask_for(run, [want for want in still_wanted if want.target.part in findings.moved])
+        still_wanted = _merged(permitted, run.requests, free)
+        vetted = vetting.save(vetting.vet(still_wanted) if still_wanted and self._may_look() else [])
         self._vetted_at = ports.clock() if vetting.has_looked else None
         for request in run.requests.values():
             before = batch.requests[request.request_id].ended
             new = (one for one in run.results(request) if one.ended is not None and one.id not in before)
             batch.ended += [(result, request) for result in new]
-        self._calls += calls_of(vetted, run.rows, ports.wire_form)
-        if findings.is_refused:
+        # The trace of what is claimed for others names them all the same.
+        asking = {want.target.part: [name for name in want.requests if name in withheld] for want in wants}
+        self._calls += calls_of(also_asked_for(vetted, asking), run.rows, ports.wire_form)
+        if vetting.is_refused:
             self._wait = _until_full_minute(ports.clock())
-        elif findings.is_waiting:
+        elif vetting.is_waiting:
             self._wait = max(ports.budget.pause_left(run.account_id), _NOT_NOW_SECONDS)
 
     def _resolve(self, hints: Sequence[Hint], vetting: Vetting) -> None:
@@ -198,17 +206,34 @@ class _Line:
         confirm(run, self._ports, seconds=_PROOF_SECONDS, spared=2 * RECORD_SECONDS)
         run.finish()
         self._batch.requests |= run.requests
-        free = {name: free_of(request, run) for name, request in run.requests.items()}
-        left = []
-        for hint in self.hints:
-            request = run.requests.get(hint.request_id)
-            targets = hinted(request, hint.chunk) if request is not None else ()
-            left += [hint] if any(target.part in free[hint.request_id] for target in targets) else []
+        left = self._permitted(self._left())
         paused = {hint for hint in left if run.stop_of(run.requests[hint.request_id])}
         self._put_off([hint for hint in left if hint not in paused], delay)
         longer = max(delay, _until_full_minute(self._ports.clock()))
         self._put_off([hint for hint in left if hint in paused], longer)
         return False
+
+    def _left(self) -> list[Hint]:
+        """Return the hints that still have something to be released."""
+        run, left = self._run, []
+        free = {name: free_of(request, run) for name, request in run.requests.items()}
+        for hint in self.hints:
+            request = run.requests.get(hint.request_id)
+            targets = hinted(request, hint.chunk) if request is not None else ()
+            left += [hint] if any(target.part in free[hint.request_id] for target in targets) else []
+        return left
+
+    def _permitted(self, hints: Sequence[Hint]) -> list[Hint]:
+        """Leave out what a client may no longer do: that may last for hours, and the sweep asks again meanwhile."""
+        permitted = []
+        for hint in hints:
+            request = self._run.requests[hint.request_id]
+            withheld = self._ports.permit(request).withheld
+            if withheld is None:
+                permitted.append(hint)
+            else:
+                self._batch.withheld[request.client, withheld] += 1
+        return permitted
 
     def _put_off(self, hints: Sequence[Hint], delay: float) -> None:
         """Have the hints come back after so many seconds, and the sweep wait for as long."""

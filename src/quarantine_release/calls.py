@@ -1,7 +1,7 @@
 """What is wanted, and how it is packed into calls of one wire form each. Pure."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from quarantine_release.guard import Guarded
@@ -31,6 +31,11 @@ class Call:
 
     wire_form: WireForm
     wants: tuple[Want, ...]
+
+
+def also_asked_for(wants: Iterable[Want], others: Mapping[PostfixPart, Iterable[RequestId]]) -> list[Want]:
+    """Add to each message the requests that ask for it too, though it may not be claimed for them now."""
+    return [replace(want, requests=(*want.requests, *others.get(want.target.part, ()))) for want in wants]
 
 
 def calls_of(wants: Iterable[Want], rows: Mapping[PostfixPart, MessageRow], forced: WireForm | None) -> list[Call]:

@@ -31,6 +31,7 @@ _MEMBERS: Final = (
     "signing_secrets",
     "require_signature",
     "policy",
+    "disabled",
 )
 _TOKEN_MEMBERS: Final = ("sha256", "expires_at")
 # Other names for a limit, and limits at the wrong place: without a limit the entry would still work.
@@ -67,7 +68,7 @@ class Client:
     """A caller. `accounts` None: every configured one; `max_ids` None: as many as anybody.
 
     `policy` adds to the deployment's. `signing_keys`: with each of them its requests may be signed;
-    `requires_signature`: they must be.
+    `requires_signature`: they must be. `is_disabled`: it may do nothing, and its queued work waits.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Client:
     signing_keys: tuple[bytes, ...] = field(default=(), repr=False)
     requires_signature: bool = False
     policy: Policy | None = None
+    is_disabled: bool = False
 
     def may_act_for(self, account_id: AccountId) -> bool:
         return self.accounts is None or account_id in self.accounts
@@ -135,9 +137,7 @@ def _client(name: str, entry: dict[str, Any]) -> Client:
     )
     if len(keys) > KEYS_LIMIT:
         raise ValueError(f"signing_secrets: must be at most {KEYS_LIMIT}")
-    required = entry.get("require_signature", False)
-    if not isinstance(required, bool):
-        raise ValueError("require_signature: must be true or false")
+    required = _flag(entry, "require_signature")
     if required and not keys:
         raise ValueError("require_signature: needs signing_secrets")
     return Client(
@@ -149,7 +149,15 @@ def _client(name: str, entry: dict[str, Any]) -> Client:
         keys,
         required,
         _policy(entry.get("policy")),
+        _flag(entry, "disabled"),
     )
+
+
+def _flag(entry: dict[str, Any], member: str) -> bool:
+    value = entry.get(member, False)
+    if not isinstance(value, bool):
+        raise ValueError(f"{member}: must be true or false")
+    return value
 
 
 def _policy(value: Any) -> Policy | None:

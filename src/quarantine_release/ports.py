@@ -20,6 +20,7 @@ from quarantine_release.outcome import (
     Stop,
     Wanted,
 )
+from quarantine_release.permit import Permit, as_accepted
 from quarantine_release.trace import AttemptRow, AttemptState, MessageRow, RequestRow, WireForm
 from quarantine_release.transitions import Terms
 
@@ -202,7 +203,10 @@ class Queue(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """The collaborators of one run. `time_left` in seconds, of this invocation; `pause` waits for so many."""
+    """The collaborators of one run. `time_left` in seconds, of this invocation; `pause` waits for so many.
+
+    `permit` says what a client may still do of what it asked for; it raises nothing.
+    """
 
     ledger: Ledger
     cloudflare: Cloudflare
@@ -217,3 +221,4 @@ class Ports:
     guard: Guard
     pause: Callable[[float], None]
     wire_form: WireForm | None = None
+    permit: Callable[[RequestRow], Permit] = as_accepted

@@ -20,7 +20,8 @@ def lambda_handler(event: dict[str, Any], context: "LambdaContext") -> dict[str,
     summary = Summary()
     try:
         try:
-            reconcile(wiring.ports(lambda: context.get_remaining_time_in_millis() / 1000), summary)
+            ports = wiring.ports(lambda: context.get_remaining_time_in_millis() / 1000, permit=wiring.permit)
+            reconcile(ports, summary)
         finally:  # what was settled is told, whatever stopped the run
             _report(summary)
         failures = summary.failures + summary.swept.failures
@@ -44,6 +45,8 @@ def _report(summary: Summary) -> None:
         owners = wiring.ledger().requests(sorted({row.owner for row in summary.settled if row.owner}))
     for row in summary.settled:
         telemetry.release_outcome(row, owners.get(row.owner) if row.owner else None)
+    for (client, reason), number in summary.swept.withheld.items():
+        telemetry.work_withheld(client, reason, number)
     now = wiring.clock()
     for name, oldest in (("Attempt", summary.oldest_attempt), ("Request", summary.swept.oldest)):
         telemetry.oldest_open(name, (now - oldest).total_seconds() if oldest else 0.0)

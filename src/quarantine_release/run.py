@@ -76,6 +76,13 @@ class Run:
         """Return why a person has paused the releases of a request's client, if one has. Raises LedgerUnavailable."""
         return self.ports.budget.stop_of(self.account_id, request.client)
 
+    def waits(self, request: RequestRow) -> bool:
+        """Nothing is claimed for it now: its client may no longer do this, or a person has paused it.
+
+        Raises LedgerUnavailable.
+        """
+        return self.ports.permit(request).withheld is not None or self.stop_of(request) is not None
+
     def closed_by(self, request: RequestRow, rows: Mapping[PostfixPart, MessageRow]) -> RequestRow | None:
         """Return the request closed, if by these rows all of it has ended."""
         return closed(request, self._results(request, rows), self.ports.clock(), self.ports.terms)

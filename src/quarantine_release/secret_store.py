@@ -23,7 +23,7 @@ class SecretUnavailable(Exception):
 
 
 class CachedSecret(Generic[Content]):
-    """One secret, read at most every 300 s, and at most one time more in 30 s when its content was refused."""
+    """One secret, read again once its copy is no longer `fresh`, and at most once more in 30 s if it was refused."""
 
     def __init__(
         self,
@@ -31,11 +31,13 @@ class CachedSecret(Generic[Content]):
         secret_id: str,
         parse: Callable[[str], Content],
         clock: Callable[[], datetime],
+        fresh: timedelta = FRESH,
     ) -> None:
         self._client = client
         self._secret_id = secret_id
         self._parse = parse
         self._clock = clock
+        self._fresh = fresh
         self._content: Content | None = None
         self._fetched_at = self._good_until = self._refetched_at = _NEVER
 
@@ -64,7 +66,7 @@ class CachedSecret(Generic[Content]):
             self._good_until = min(now + REFETCH_EVERY, self._fetched_at + STALE)
             return self._content
         self._content = self._parse(document or "")
-        self._fetched_at, self._good_until = now, now + FRESH
+        self._fetched_at, self._good_until = now, now + self._fresh
         return self._content
 
 

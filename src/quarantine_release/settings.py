@@ -23,6 +23,7 @@ _NAMES: Final = (
     "SETTLE_SECONDS",
     "RETENTION_DAYS",
     "EXPIRE_AFTER",
+    "SECRET_SECONDS",
     "QUEUE_URL",
     "BUDGET_INLINE_CALLS",
     "BUDGET_CALLS",
@@ -38,6 +39,7 @@ _NUMBERS: Final = (
     "LEASE_SECONDS",
     "SETTLE_SECONDS",
     "RETENTION_DAYS",
+    "SECRET_SECONDS",
     "BUDGET_INLINE_CALLS",
     "BUDGET_CALLS",
     "GUARD_MAX_AGE_DAYS",
@@ -57,7 +59,10 @@ class SettingsInvalid(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What differs between deployments. `wire_form` None: each id in the form that belongs to its shape."""
+    """What differs between deployments. `wire_form` None: each id in the form that belongs to its shape.
+
+    `secrets_fresh`: how old a copy of a secret may be before it is fetched again.
+    """
 
     table: str
     cloudflare_secret_id: str
@@ -70,6 +75,7 @@ class Settings:
     bulk_4xx_is_atomic: bool
     keeps_recipients: bool
     guard: Guard
+    secrets_fresh: timedelta
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> "Settings":
@@ -127,6 +133,7 @@ class Settings:
                 window=timedelta(days=numbers["LOOKUP_DAYS"]),
                 confirms=env["CONFIRM"] == "true",
             ),
+            secrets_fresh=timedelta(seconds=numbers["SECRET_SECONDS"]),
         )
 
 

@@ -3,14 +3,15 @@
 It also ends what nothing will be sent for any more, and closes what has ended while nobody looked. It calls nobody.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
 from quarantine_release.attempt import RECORD_SECONDS
 from quarantine_release.outcome import AccountId, State, has_one_key
+from quarantine_release.permit import Withheld
 from quarantine_release.ports import Hint, LedgerUnavailable, Ports
 from quarantine_release.release import free_of, hints_of
 from quarantine_release.run import Run
@@ -27,12 +28,13 @@ QUIET: Final = timedelta(seconds=120)
 
 @dataclass(slots=True)
 class Swept:
-    """What one sweep came to. `failures` is what the ledger did not take."""
+    """What one sweep came to. `failures` is what the ledger did not take; `withheld` counts requests, by client."""
 
     oldest: datetime | None = None
     requests: int = 0
     hints: int = 0
     failures: int = 0
+    withheld: Counter[tuple[str, Withheld]] = field(default_factory=Counter)
 
 
 def sweep(ports: Ports, swept: Swept) -> None:
@@ -95,7 +97,11 @@ def _look_at(requests: Sequence[RequestRow], ports: Ports, swept: Swept) -> None
         if answer.request.state is RequestState.OPEN:
             still_open.append(answer.request)
             wanted = hints_of(answer.request, free_of(answer.request, run))
-            hints += wanted if wanted and not run.stop_of(answer.request) else []
+            withheld = ports.permit(answer.request).withheld if wanted else None
+            if withheld is not None:
+                swept.withheld[answer.request.client, withheld] += 1
+            elif wanted and not run.stop_of(answer.request):
+                hints += wanted
     if hints and not ports.budget.pause_left(run.account_id):
         ports.queue.send(hints)
         swept.hints += len(hints)

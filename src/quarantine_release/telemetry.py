@@ -108,6 +108,12 @@ def client_disabled(client: str, problem: str) -> None:
     count("ClientDisabled")
 
 
+def work_withheld(client: str, reason: str, number: int) -> None:
+    """Log and count accepted work that waits because its client may no longer do it."""
+    logger.warning("work_withheld", client=client, reason=reason, number=number)
+    count("WorkWithheld", number)
+
+
 def hints_lost(number: int) -> None:
     """Log and count hints that the queue did not take; the sweep sends them again."""
     logger.error("hints_lost", hints=number)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import certifi
 from botocore.session import Session
@@ -16,21 +16,22 @@ from botocore.session import Session
 from quarantine_release import telemetry
 from quarantine_release.aws_clients import AwsClients
 from quarantine_release.budget import AccountBudget
+from quarantine_release.clients import Clients, parse_clients
 from quarantine_release.cloudflare import CloudflareClient
 from quarantine_release.cloudflare_lookup import CloudflareLookup
 from quarantine_release.cloudflare_reading import CloudflareReader
 from quarantine_release.credentials import Accounts, SecretMalformed, parse_accounts
+from quarantine_release.current_clients import CurrentClients
 from quarantine_release.deadline import DeadlineSession
 from quarantine_release.ledger import DynamoLedger
 from quarantine_release.outcome import AttemptId, RequestId
+from quarantine_release.permit import Permit, as_accepted
 from quarantine_release.ports import Ports
 from quarantine_release.release_queue import ReleaseQueue
 from quarantine_release.secret_store import CachedSecret
 from quarantine_release.settings import Settings, is_in_lambda
 from quarantine_release.table import Table
-
-if TYPE_CHECKING:
-    from quarantine_release.clients import Clients
+from quarantine_release.trace import RequestRow
 
 _CROCKFORD: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
@@ -77,15 +78,23 @@ def queue() -> ReleaseQueue:
 
 
 @cache
-def clients() -> "CachedSecret[Clients]":
+def clients() -> CachedSecret[Clients]:
     """Build the clients secret; what is wrong in it is logged whenever it is fetched."""
-    return CachedSecret(_aws().client("secretsmanager"), settings().clients_secret_id, _parse_clients, clock)
+    return CachedSecret(
+        _aws().client("secretsmanager"), settings().clients_secret_id, _parse_clients, clock, settings().secrets_fresh
+    )
 
 
 @cache
 def accounts() -> CachedSecret[Accounts]:
     """Build the cloudflare secret."""
-    return CachedSecret(_aws().client("secretsmanager"), settings().cloudflare_secret_id, parse_accounts, clock)
+    return CachedSecret(
+        _aws().client("secretsmanager"),
+        settings().cloudflare_secret_id,
+        parse_accounts,
+        clock,
+        settings().secrets_fresh,
+    )
 
 
 @cache
@@ -117,8 +126,16 @@ def lookup(lists_hold: timedelta) -> CloudflareLookup:
     return CloudflareLookup(settings().cloudflare_api_base_url, accounts(), _session(), clock, holds=lists_hold)
 
 
-def ports(time_left: Callable[[], float], *, lists_hold: timedelta = timedelta(0)) -> Ports:
-    """Gather what one run of the use case needs. `time_left` in seconds, of this invocation."""
+def ports(
+    time_left: Callable[[], float],
+    *,
+    lists_hold: timedelta = timedelta(0),
+    permit: Callable[[RequestRow], Permit] = as_accepted,
+) -> Ports:
+    """Gather what one run of the use case needs. `time_left` in seconds, of this invocation.
+
+    `permit` for work that was accepted earlier; the webhook has just read what its caller may do.
+    """
     return Ports(
         ledger=ledger(),
         cloudflare=cloudflare(),
@@ -133,7 +150,13 @@ def ports(time_left: Callable[[], float], *, lists_hold: timedelta = timedelta(0
         guard=settings().guard,
         pause=time.sleep,
         wire_form=settings().wire_form,
+        permit=permit,
     )
+
+
+def permit(request: RequestRow) -> Permit:
+    """Return what its client may still do of an accepted request."""
+    return _current_clients().permit(request)
 
 
 def prime(*secrets: Callable[[], CachedSecret[Any]]) -> None:
@@ -155,6 +178,12 @@ def prime(*secrets: Callable[[], CachedSecret[Any]]) -> None:
             ledger().requests([RequestId("rq_primed")])
     except Exception as error:  # noqa: BLE001  whatever it is, the first request meets it where it can be answered
         telemetry.logger.warning("priming_failed", error_type=type(error).__name__)
+
+
+@cache
+def _current_clients() -> CurrentClients:
+    """Build what tells which clients may still do what they asked for."""
+    return CurrentClients(clients(), clock)
 
 
 @cache
@@ -181,9 +210,7 @@ def _tls() -> ssl.SSLContext:
     return ssl.create_default_context(cafile=certifi.where())
 
 
-def _parse_clients(document: str) -> "Clients":
-    from quarantine_release.clients import parse_clients  # the webhook alone needs it
-
+def _parse_clients(document: str) -> Clients:
     found = parse_clients(document)
     for client, problem in found.problems.items():
         telemetry.client_disabled(client, problem)

@@ -16,7 +16,9 @@ def lambda_handler(event: dict[str, Any], context: "LambdaContext") -> dict[str,
     """Take a batch of hints; those that the ledger did not let be done are delivered again."""
     try:
         hints = {record["messageId"]: decode(record) for record in event["Records"]}
-        ports = wiring.ports(lambda: context.get_remaining_time_in_millis() / 1000, lists_hold=LISTS_HOLD)
+        ports = wiring.ports(
+            lambda: context.get_remaining_time_in_millis() / 1000, lists_hold=LISTS_HOLD, permit=wiring.permit
+        )
         batch = release_hinted([hint for hint in hints.values() if hint is not None], ports)
         _report(batch, malformed=sum(hint is None for hint in hints.values()))
     except Exception as error:  # noqa: BLE001  the edge of the process: logged, raised again without its text
@@ -30,6 +32,8 @@ def _report(batch: Batch, malformed: int) -> None:
         telemetry.release_outcome(row, batch.requests.get(row.owner) if row.owner else None)
     for result, request in batch.ended:
         telemetry.not_released(result, request)
+    for (client, reason), number in batch.withheld.items():
+        telemetry.work_withheld(client, reason, number)
     telemetry.count("Hints", batch.hints)
     counts = {"HintsStale": batch.stale, "HintsMalformed": malformed, "HintsFailed": len(batch.failed)}
     for name, number in counts.items():
@@ -39,5 +43,5 @@ def _report(batch: Batch, malformed: int) -> None:
         telemetry.ledger_unavailable("the hints are delivered again")
 
 
-wiring.prime(wiring.accounts)
+wiring.prime(wiring.clients, wiring.accounts)
 init_phase.end()
