@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock, Thread
@@ -63,7 +63,8 @@ class ScriptedCloudflare:
     `rows` feed lists, searches and single reads; `paths` replaces what a single read of an id answers, by a list of
     rows or an HTTP status. `page_size` cuts lists and action logs into pages. `on_release` answers a release call with
     the entries of `result`, or with a status; by default every id is delivered to one recipient. `retry_after` is what
-    a 429 says, in seconds.
+    a 429 says, in seconds. `on_read` is called with the path and query of every read before it is answered, and may
+    block.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -73,6 +74,7 @@ class ScriptedCloudflare:
     on_release: Callable[[list[str]], list[Row] | int] | None = None
     retry_after: int = 2
     on_list: Callable[[Mapping[str, str]], int | None] | None = None
+    on_read: Callable[[str], None] | None = None
     releases: list[list[str]] = field(default_factory=list)
     reads: list[str] = field(default_factory=list)
     lock: Lock = field(default_factory=Lock)
@@ -80,7 +82,7 @@ class ScriptedCloudflare:
     def reset(self) -> None:
         """Forget everything, also what is set to be answered."""
         fresh = ScriptedCloudflare()
-        for name in ("rows", "paths", "logs", "page_size", "on_release", "on_list", "releases", "reads", "retry_after"):
+        for name in (each.name for each in fields(self) if each.name != "lock"):
             setattr(self, name, getattr(fresh, name))
 
     def released(self, part: str) -> int:
@@ -96,6 +98,8 @@ class ScriptedCloudflare:
             return self._release(json.loads(body))
         with self.lock:
             self.reads.append(target)
+        if self.on_read is not None:
+            self.on_read(target)
         if "/investigate" not in path:
             return 200, envelope({"status": "active"})
         if rest == "":

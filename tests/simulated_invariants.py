@@ -202,6 +202,8 @@ def _untruthful(simulation: Simulation) -> list[str]:
             is_own = is_released and owners == {row.request_id}
             if outcome is Outcome.CANCELLED and (row.cancelled_at is None or is_own):
                 found.append(f"{key}: {part} is told as cancelled and was not")
+            if outcome is Outcome.NOT_QUARANTINED and is_released:
+                found.append(f"{key}: {part} is told as {outcome}, and this very ledger released it")
             if outcome is Outcome.EXPIRED:
                 found.append(f"{key}: {part} is told as {outcome} though there was time")
     for told in simulation.told:

@@ -38,6 +38,7 @@ SCENARIOS: dict[str, tuple[Job, ...]] = {
         Job("inline", IDS[1:2]),
         Job("queued too", IDS[1:3], inline=False, has_key=False),
     ),
+    "a dry run beside a release": (Job("one", IDS[:1], tries=1), Job("dry", IDS[:1], at=0.2, dry_run=True)),
     "queued, then cancelled": (Job("queued", IDS[:2], inline=False, cancel_after=0.99),),
 }
 # The same under the guard: by its id and by its Message-ID, and one that turns out to be harmful meanwhile.
@@ -164,10 +165,19 @@ def seeded(seed: int, *, keeps_history: bool = False) -> Simulation:
         simulation.inline_mark, simulation.limit, grace = chance.choice((0, 1, 2)), chance.choice((4, 6)), 4 * grace
         if simulation.search is not None:  # whose lists and logs take several calls each
             simulation.limit *= 5
+    rehearse(seed, simulation.jobs)
     simulation.orders = orders(seed, jobs)
     lifted = max((order.at + order.seconds for order in simulation.orders), default=0.0)
     simulation.run(until=max(trouble_until, storm[1] + 90, 420.0, lifted) + grace)
     return simulation
+
+
+def rehearse(seed: int, jobs: Sequence[Job]) -> None:
+    """Make one request a dry run in one run of five, by dice of its own, so that other runs stay alike."""
+    chance = random.Random(f"dry runs of {seed}")  # noqa: S311  reproducible on purpose
+    job = chance.choice(jobs)
+    if chance.random() < 0.2 and not job.force:
+        job.dry_run, job.inline, job.cancel_after = True, True, None
 
 
 def orders(seed: int, jobs: Sequence[Job]) -> list[Order]:

@@ -89,6 +89,7 @@ class Job:
     cancel_after: float | None = None
     client: str = "soar"
     policy: Policy | None = None
+    dry_run: bool = False
 
 
 @dataclass
@@ -501,8 +502,10 @@ class Simulation:
             return {}
         self._call()
         strike = self._boundary("look")
+        took = self.random.uniform(0.1, 2.0)
+        self.sleep(took / 2)
         seen = {each: self._details(each) for each in ids}
-        self.sleep(self.random.uniform(0.1, 2.0))
+        self.sleep(took / 2)
         if strike is Strike.CRASH_AFTER:
             raise Crashed
         if strike in (Strike.UNREAD, Strike.DENIED):
@@ -696,6 +699,7 @@ class Simulation:
             state=RequestState.OPEN,
             force=job.force,
             policy=job.policy,
+            dry_run=job.dry_run,
         )
 
 

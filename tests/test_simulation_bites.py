@@ -17,6 +17,7 @@ from quarantine_release.allowance import AccountRow
 from quarantine_release.attempt import Claims
 from quarantine_release.budget import AccountBudget, _Known
 from quarantine_release.calls import Want
+from quarantine_release.findings import Findings
 from quarantine_release.guard import Guarded, NotRead, judge
 from quarantine_release.ledger import DynamoLedger
 from quarantine_release.ledger_writes import Write, check_open, move_message
@@ -269,6 +270,14 @@ def the_switch_is_not_looked_at_again_after_the_claim(patch: Patch) -> None:
     patch.setattr(attempt_module, "_too_late", mutant)
 
 
+def an_end_stands_though_the_row_moved(patch: Patch) -> None:
+    patch.setattr(Findings, "_moved", lambda self, parts: set())  # noqa: ARG005
+
+
+def dry_runs_stay_open(patch: Patch) -> None:
+    patch.setattr(results_module, "_is_over", lambda *_, is_claimed: False)  # noqa: ARG005
+
+
 def stories() -> Iterator[list[str]]:
     return (found for jobs in SCENARIOS.values() for _, found in schedules(1, jobs))
 
@@ -305,6 +314,8 @@ MUTANTS: tuple[tuple[Callable[[Patch], None], Callable[[], Iterator[list[str]]]]
     (a_read_that_failed_lets_pass, guarded_stories),
     (what_nobody_looked_at_is_claimed, guarded_stories),
     (an_end_before_a_claim_is_not_written, guarded_stories),
+    (an_end_stands_though_the_row_moved, seeds(102)),
+    (dry_runs_stay_open, stories),
     (the_switch_is_ignored, seeds(0)),
     (the_switch_is_not_looked_at_again_after_the_claim, seeds(0)),
 )

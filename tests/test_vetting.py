@@ -25,7 +25,7 @@ from quarantine_release.outcome import (
     Verdict,
     postfix_part,
 )
-from quarantine_release.ports import LedgerUnavailable
+from quarantine_release.ports import LedgerUnavailable, Move
 from quarantine_release.release import KeyReused, Refusal, look_up, release
 from quarantine_release.run import Answer
 from quarantine_release.trace import MessageRow, Narrowing, RequestRow, RequestState, WireForm
@@ -739,7 +739,7 @@ def test_a_dry_run_of_what_is_under_way_ends_with_it_and_claims_nothing(guarded:
 def test_a_dry_run_may_be_asked_again(
     guarded: World, faults: list[Fault | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    faults += [None, None, Fault.TIMEOUT_BEFORE]
+    faults += [None, None, None, Fault.TIMEOUT_BEFORE]
     ask(guarded, FULL, dry_run=True)
     assert ask(guarded, FULL, dry_run=True, nonce="again").replayed
     known = World(guarded.dynamodb).ledger.known(ACCOUNT, RequestId("rq_one"), [], [])
@@ -813,3 +813,115 @@ def test_a_later_release_is_not_confirmed_by_an_earlier_one(guarded: World) -> N
     ask(guarded, FULL, name="again", force=True, confirm=True)
     (wanted,) = guarded.reader.wanted
     assert wanted.since == released_at
+
+
+# --- What moved while it was read
+
+
+def released_meanwhile(guarded: World, monkeypatch: pytest.MonkeyPatch, seen: Details | NotRead) -> list[int]:
+    """Have another request release the message while Cloudflare is read; count the reads of the ledger after it."""
+    look, messages = guarded.lookup.look, guarded.ledger.messages
+    reads: list[int] = []
+
+    def overtaken(*arguments: Any) -> Any:
+        monkeypatch.setattr(guarded.lookup, "look", look)
+        assert told(ask(guarded, FULL, name="first")) == [RELEASED]
+        monkeypatch.setattr(guarded.ledger, "messages", counted)
+        guarded.lookup.messages |= {FULL: seen, ALERT: seen, BARE: seen}
+        return look(*arguments)
+
+    def counted(account_id: AccountId, parts: Any) -> Any:
+        reads.append(len(parts))
+        return messages(account_id, parts)
+
+    monkeypatch.setattr(guarded.lookup, "look", overtaken)
+    return reads
+
+
+GONE = replace(SPAM, is_quarantined=False)
+ALREADY = (Outcome.ALREADY_RELEASED, None)
+
+
+@pytest.mark.parametrize("seen", [GONE, NotRead.FAILED, NotRead.ABSENT, NotRead.TOO_MANY], ids=str)
+@pytest.mark.parametrize("given", [FULL, ALERT, BARE])
+def test_an_end_that_a_release_meanwhile_explains_is_left_to_the_row(
+    guarded: World, monkeypatch: pytest.MonkeyPatch, given: MessageId, seen: Details | NotRead
+) -> None:
+    guarded.guard = replace(STANDARD, mode=Mode.STRICT)
+    released_meanwhile(guarded, monkeypatch, seen)
+    assert told(ask(guarded, given)) == [ALREADY]
+    assert len(guarded.cloudflare.calls) == 1
+    assert message(guarded).asks == {"rq_first", "rq_one"}
+
+
+def test_a_rule_holds_whatever_others_do_and_costs_no_read(guarded: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = released_meanwhile(guarded, monkeypatch, EVIL)
+    assert told(ask(guarded, FULL)) == [DENIED]
+    assert reads == []
+
+
+def test_the_rows_of_all_ids_in_doubt_are_read_at_once(guarded: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = released_meanwhile(guarded, monkeypatch, GONE)
+    guarded.lookup.messages[BULK] = NotRead.FAILED
+    assert told(ask(guarded, FULL, BULK, FULL_OTHER)) == [ALREADY, (Outcome.DENIED, Code.GUARD_UNAVAILABLE), DENIED]
+    assert reads == [2]
+
+
+def test_a_row_that_was_given_back_explains_nothing(guarded: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    look = guarded.lookup.look
+
+    def overtaken(*arguments: Any) -> Any:
+        monkeypatch.setattr(guarded.lookup, "look", look)
+        guarded.cloudflare.answers.append(Refused(RefusalReason.CREDENTIALS, Evidence(403)))
+        assert isinstance(release(request_row(FULL, name="first"), guarded.ports()), Refusal)
+        guarded.lookup.messages[FULL] = GONE
+        return look(*arguments)
+
+    monkeypatch.setattr(guarded.lookup, "look", overtaken)
+    assert told(ask(guarded, FULL)) == [(Outcome.NOT_QUARANTINED, Code.ALREADY_DELIVERED)]
+
+
+def test_in_the_worker_too_a_row_that_moved_decides(guarded: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    ask(guarded, FULL, inline=False)
+    released_meanwhile(guarded, monkeypatch, GONE)
+    guarded.work()
+    assert told(later(guarded)) == [ALREADY]
+    assert message(guarded).asks == {"rq_first", "rq_one"}
+
+
+@pytest.mark.parametrize("seen", [GONE, SPAM, NotRead.NOT_NOW], ids=str)
+def test_a_dry_run_tells_what_the_row_says_by_then(
+    guarded: World, monkeypatch: pytest.MonkeyPatch, seen: Details | NotRead
+) -> None:
+    released_meanwhile(guarded, monkeypatch, seen)
+    guarded.lookup.messages[FULL_OTHER] = OTHER_SPAM
+    answer = ask(guarded, FULL, FULL_OTHER, dry_run=True)
+    assert told(answer) == [ALREADY, (Outcome.WOULD_RELEASE, None)]
+    assert [[want.target.message_id for want in call.wants] for call in answer.plan] == [[FULL_OTHER]]
+
+
+def test_a_ledger_that_cannot_be_read_again_ends_nothing(guarded: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> Any:
+        raise LedgerUnavailable
+
+    guarded.lookup.messages[FULL] = GONE
+    monkeypatch.setattr(guarded.ledger, "messages", fail)
+    with pytest.raises(LedgerUnavailable):
+        ask(guarded, FULL)
+    assert guarded.ledger.requests([RequestId("rq_one")]) == {}
+
+
+@pytest.mark.parametrize("state", [State.RETRYABLE, State.RELEASING, State.UNKNOWN])
+def test_a_dry_run_waits_only_for_a_call_under_way(guarded: World, state: State) -> None:
+    guarded.cloudflare.answers.append(Answered({}, Evidence(failure="no_answer_in_time")))
+    ask(guarded, FULL)
+    ask(guarded, FULL, name="dry", dry_run=True)
+    row = message(guarded)
+    guarded.ledger.project([Move(row, replace(row, state=state, code=None))])
+    (result,) = later(guarded, "dry").results
+    assert (result.outcome, result.code) == {
+        State.RETRYABLE: (Outcome.FAILED, Code.NOT_ATTEMPTED),
+        State.RELEASING: (Outcome.IN_PROGRESS, None),
+        State.UNKNOWN: (Outcome.UNCONFIRMED, None),
+    }[state]
+    assert (kept(guarded, "dry").state is RequestState.CLOSED) == (state is State.RETRYABLE)

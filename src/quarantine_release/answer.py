@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from quarantine_release.guard import Guarded
-from quarantine_release.outcome import Outcome, State
+from quarantine_release.outcome import Code, Outcome, State
 from quarantine_release.results import Result
 from quarantine_release.run import Answer
 from quarantine_release.trace import FailOn, MessageRow, RequestRow
@@ -15,6 +15,7 @@ from quarantine_release.visibility import Viewer
 _DONE: Final = (Outcome.RELEASED, Outcome.ALREADY_RELEASED)
 # A dry run asks for no more than to learn that a message would be released.
 _ASKED_FOR: Final = (*_DONE, Outcome.WOULD_RELEASE)
+_NOT_ATTEMPTED: Final = "Nothing was sent for this id. Send it again as a new request."
 _UNREAD: Final = {
     "Released": (Outcome.RELEASED, Outcome.PARTIALLY_RELEASED),
     "Sent": (Outcome.UNCONFIRMED,),
@@ -115,6 +116,8 @@ def _found_out(result: Result, *, is_to_be_confirmed: bool) -> dict[str, Any]:
     row, ended = result.row, result.ended
     if ended is not None:
         body["detail"] = ended.detail
+    elif result.code is Code.NOT_ATTEMPTED:
+        body["detail"] = _NOT_ATTEMPTED
     if ended is not None and ended.candidates:
         body["candidates"] = [
             {

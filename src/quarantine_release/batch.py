@@ -126,7 +126,9 @@ class _Line:
         ask_for(run, wants)
         free = {name: free_of(request, run) for name, request in run.requests.items()}
         still_wanted = _merged(permitted, run.requests, free)
-        vetted = vetting.save(vetting.vet(still_wanted) if still_wanted and self._may_look() else [])
+        findings = vetting.findings
+        vetted = findings.save(vetting.vet(still_wanted) if still_wanted and self._may_look() else [])
+        ask_for(run, [want for want in still_wanted if want.target.part in findings.moved])
         self._vetted_at = ports.clock() if vetting.has_looked else None
         for request in run.requests.values():
             before = batch.requests[request.request_id].ended
@@ -135,9 +137,9 @@ class _Line:
         # The trace of what is claimed for others names them all the same.
         asking = {want.target.part: [name for name in want.requests if name in withheld] for want in wants}
         self._calls += calls_of(also_asked_for(vetted, asking), run.rows, ports.wire_form)
-        if vetting.is_refused:
+        if findings.is_refused:
             self._wait = _until_full_minute(ports.clock())
-        elif vetting.is_waiting:
+        elif findings.is_waiting:
             self._wait = max(ports.budget.pause_left(run.account_id), _NOT_NOW_SECONDS)
 
     def _resolve(self, hints: Sequence[Hint], vetting: Vetting) -> None:

@@ -80,13 +80,13 @@ def release(request: RequestRow, ports: Ports, *, inline: bool = True) -> Answer
             if stop is not None:  # before anything is read: who asks again and again would use up others' calls
                 return _refuse(request, ports, RefusalReason.PAUSED, stop=stop)
         wants = _vetted(run, vetting)
-    if vetting.is_refused:
+    if vetting.findings.is_refused:
         return _refuse(request, ports, RefusalReason.CREDENTIALS)
-    if vetting.is_waiting and (request.force or request.dry_run):  # nobody would go on with them
+    if vetting.findings.is_waiting and (request.force or request.dry_run):  # nobody would go on with them
         if not wants and not run.request.ended:
             pause = ports.budget.pause_left(request.account_id)
             return _refuse(request, ports, RefusalReason.RATE_LIMITED if pause else RefusalReason.NO_TIME, pause)
-        vetting.end_waiting()
+        vetting.findings.end_waiting()
     if request.dry_run:
         return _rehearse(run, vetting, wants)
     # No target is still one (empty) claim, which accepts the request.
@@ -131,7 +131,7 @@ def release(request: RequestRow, ports: Ports, *, inline: bool = True) -> Answer
             break
     if run.request.ended:
         with suppress(LedgerUnavailable):  # the request itself tells of it
-            vetting.tell_trace(run.request)
+            vetting.findings.tell_trace(run.request)
     if request.force:
         run.end_without_call(request, [want.target for call in waiting for want in call.wants])
     confirm(run, ports, seconds=_PROOF_SECONDS, spared=RECORD_SECONDS)
@@ -181,7 +181,8 @@ def _vetted(run: Run, vetting: Vetting) -> list[Want]:
     ended = {result.part for result in run.results(request) if result.ended}
     wants = [Want(t, (request.request_id,)) for t in targets_of(request.message_ids) if t.part not in ended]
     free = [w for w in wants if claimable(run.rows.get(w.target.part), w.target, force=request.force, now=now)]
-    return [*vetting.vet(free), *(want for want in wants if want not in free)]
+    passed, moved = vetting.vet(free), vetting.findings.moved
+    return [*passed, *(want for want in wants if want not in free or want.target.part in moved)]
 
 
 def _rehearse(run: Run, vetting: Vetting, wants: Sequence[Want]) -> Answer | KeyReused:
@@ -189,12 +190,15 @@ def _rehearse(run: Run, vetting: Vetting, wants: Sequence[Want]) -> Answer | Key
     would = [want for want in wants if want.guards]
     for want in would:
         guard = want.guards[run.request.request_id]
-        vetting.end(run.request, {want.target.part}, replace(_WOULD_RELEASE, disposition=want.disposition, guard=guard))
+        ended = replace(_WOULD_RELEASE, disposition=want.disposition, guard=guard)
+        vetting.findings.propose(run.request.request_id, want.target.part, ended)
+    vetting.findings.conclude()
+    would = [want for want in would if want.target.part not in vetting.findings.moved]
     claims = claim(run, Call(WireForm.OBJECT, ()))
     if isinstance(claims, Conflict):
         return _replay(run.request, claims, run.ports)
     with suppress(LedgerUnavailable):
-        vetting.tell_trace(run.request)
+        vetting.findings.tell_trace(run.request)
     (answer,) = run.finish()
     plan = calls_of(would, run.rows, run.ports.wire_form)
     return replace(answer, plan=tuple(plan), details=vetting.details)

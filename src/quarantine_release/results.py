@@ -97,6 +97,8 @@ def results_of(request: RequestRow, rows: Mapping[PostfixPart, MessageRow], now:
         is_claimed = row is not None and row.state is State.RELEASING
         if request.cancelled_at is not None and outcome is Outcome.IN_PROGRESS and not is_claimed:
             outcome, code, row = Outcome.CANCELLED, None, None
+        if _is_over(request, outcome, is_claimed=is_claimed):
+            outcome, code = Outcome.FAILED, Code.NOT_ATTEMPTED
         if request.letters is not None:
             stored = LETTERS[request.letters[position]]
             settled = stored == (Outcome.NEEDS_REVIEW, Code.UNSETTLED) and outcome.is_end
@@ -107,6 +109,14 @@ def results_of(request: RequestRow, rows: Mapping[PostfixPart, MessageRow], now:
         shown = None if code is Code.ID_CONFLICT else row
         results.append(Result(given, outcome, code, shown, resolved))
     return tuple(results)
+
+
+def _is_over(request: RequestRow, outcome: Outcome, *, is_claimed: bool) -> bool:
+    """Whether a dry run waits for a release that was under way when it looked, and that came to nothing.
+
+    Nothing is ever claimed for a dry run, so nobody else would end it.
+    """
+    return request.dry_run and outcome is Outcome.IN_PROGRESS and not is_claimed
 
 
 def _of_row(

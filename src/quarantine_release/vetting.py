@@ -8,8 +8,8 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
-from quarantine_release.attempt import ask_for
 from quarantine_release.calls import Want
+from quarantine_release.findings import Findings
 from quarantine_release.guard import Details, Ended, Guarded, Mode, NotRead, judge
 from quarantine_release.lookup import Question, choose
 from quarantine_release.outcome import (
@@ -34,6 +34,8 @@ _ALIAS: Final = timedelta(days=1)
 _NOT_FOUND_OUT: Final = Ended(
     Outcome.DENIED, Code.LOOKUP_UNAVAILABLE, "Which message this means could not be looked up, so nothing is released."
 )
+# Such messages wait, because the next try may be able to read them.
+WAITING: Final = (NotRead.NOT_NOW, NotRead.REFUSED)
 _UNREADABLE: Final = Ended(
     Outcome.DENIED, Code.GUARD_UNAVAILABLE, "The message could not be read, so it is not released."
 )
@@ -48,11 +50,8 @@ class Vetting:
         self._mark = mark
         self._limit = seconds
         self._spared = spared
-        self._before = dict(run.requests)
+        self.findings = Findings(run, ports)
         self.details: dict[PostfixPart, Details] = {}
-        # What could not be read for now, and how it ends where nobody goes on with it.
-        self._waiting: list[tuple[RequestRow, tuple[MessageId, ...], Ended]] = []
-        self.is_refused = False
         self.has_looked = False
 
     def resolve(
@@ -81,9 +80,11 @@ class Vetting:
                 continue
             for name, each in asked[question]:
                 if isinstance(chosen, Ended):
-                    self._end(self._run.requests[name], [each], chosen)
+                    self.findings.end(name, [each], chosen)
+                elif chosen in WAITING:
+                    self.findings.wait_for_meaning(name, [each], chosen, _NOT_FOUND_OUT)
                 else:
-                    self._end_unread(self._run.requests[name], [each], chosen, _NOT_FOUND_OUT)
+                    self.findings.end(name, [each], _NOT_FOUND_OUT)
         for question, message_id in found.items():
             for name, each in asked[question]:
                 request = self._run.requests[name]
@@ -93,7 +94,10 @@ class Vetting:
             self._ports.ledger.keep_aliases(account_id, learned, now + _ALIAS)
 
     def vet(self, wants: Sequence[Want]) -> list[Want]:
-        """Return what may be claimed, each for whom and how it passed; what may not has ended, or waits."""
+        """Return what may be claimed, each for whom and how it passed; what may not has ended, waits, or has moved.
+
+        Raises LedgerUnavailable.
+        """
         read = [want for want in wants if self._is_guarded(want) or ALERT_ID.match(want.target.message_id)]
         missing = [want.target.message_id for want in read if want.target.part not in self.details]
         shown = self._look(missing) if missing else {}
@@ -112,44 +116,13 @@ class Vetting:
             if guards:
                 disposition = told.disposition_name if isinstance(told, Details) else None
                 passed.append(Want(target, tuple(guards), guards, disposition))
+        self.findings.conclude()
         return passed
-
-    def save(self, wants: Sequence[Want]) -> list[Want]:
-        """Write down what was found out of accepted requests; return what may still be claimed."""
-        others = set()
-        for name, before in self._before.items():
-            after = self._run.requests[name]
-            if after is before:
-                continue
-            actual = self._ports.ledger.note(before, after)
-            if actual is not None:  # somebody else was first, and what he found out is what counts
-                self._run.requests[name] = actual
-                others.add(name)
-            else:
-                self._run.requests[name] = replace(after, notes=before.notes + 1)
-                self.tell_trace(after, before)
-        kept = (replace(want, requests=tuple(name for name in want.requests if name not in others)) for want in wants)
-        return [want for want in kept if want.requests]
-
-    def tell_trace(self, request: RequestRow, before: RequestRow | None = None) -> None:
-        """Have the trace of each message know of a request that ended before it was claimed."""
-        ended = request.ended.keys() - (before.ended.keys() if before is not None else ())
-        ids = {request.resolved.get(given, given) for given in ended}
-        parts = sorted({postfix_part(each) for each in ids if not is_header(each)})
-        unknown = [part for part in parts if part not in self._run.rows]
-        until = self._ports.terms.expiry(self._ports.clock())
-        self._ports.ledger.note_unclaimed(self._run.account_id, unknown, request.request_id, until)
-        known = [self._run.rows[part] for part in parts if part in self._run.rows]
-        ask_for(self._run, [Want(Target(row.part, row.message_id), (request.request_id,)) for row in known])
 
     def question(self, request: RequestRow, given: MessageId) -> Question:
         """Return the search for what a Message-ID means to a request."""
         header = given if given.startswith("<") else MessageId(f"<{given}>")
         return Question(header, request.narrowing, request.created_at - self._ports.guard.window)
-
-    def end(self, request: RequestRow, parts: set[PostfixPart], ended: Ended) -> None:
-        """End messages for a request, before anything is claimed."""
-        self._end(request, self._given(request, parts), ended)
 
     def _find(self, questions: Sequence[Question]) -> Mapping[Question, Sequence[Details] | NotRead]:
         ports, seconds = self._ports, self._seconds()
@@ -204,8 +177,8 @@ class Vetting:
         request, guard = self._run.requests[name], self._ports.guard
         if isinstance(told, NotRead) and told is not NotRead.REFUSED and target.message_id not in request.message_ids:
             told = NotRead.NOT_NOW  # a fuller id of another request was looked for, which has ended when its own is
-        if told in (NotRead.NOT_NOW, NotRead.REFUSED):
-            self._end_unread(request, self._given(request, {target.part}), told, _UNREADABLE)
+        if isinstance(told, NotRead) and told in WAITING:
+            self.findings.wait(name, target.part, told, _UNREADABLE)
             return None
         policy = guard.policy.with_stricter(self._ports.permit(request).policy)
         if guard.mode is Mode.STRICT:
@@ -219,34 +192,6 @@ class Vetting:
             force=request.force,
         )
         if isinstance(verdict, Ended):
-            self.end(request, {target.part}, verdict)
+            self.findings.propose(name, target.part, verdict)
             return None
         return verdict
-
-    def _given(self, request: RequestRow, parts: set[PostfixPart]) -> list[MessageId]:
-        return [each for each in request.ids if postfix_part(request.resolved.get(each, each)) in parts]
-
-    def _end_unread(self, request: RequestRow, given: Iterable[MessageId], why: NotRead, ended: Ended) -> None:
-        """End what could not be read; but what may only not be read for now, or for want of a credential, waits."""
-        self.is_refused |= why is NotRead.REFUSED
-        if why in (NotRead.NOT_NOW, NotRead.REFUSED):
-            self._waiting.append((request, tuple(given), ended))
-        else:
-            self._end(request, given, ended)
-
-    @property
-    def is_waiting(self) -> bool:
-        """Say whether anything could not be read for now."""
-        return bool(self._waiting)
-
-    def end_waiting(self) -> None:
-        """End what could not be read for now, since nobody will go on with it."""
-        for request, given, ended in self._waiting:
-            self._end(request, given, ended)
-        self._waiting.clear()
-
-    def _end(self, request: RequestRow, given: Iterable[MessageId], ended: Ended) -> None:
-        request = self._run.requests[request.request_id]
-        self._run.requests[request.request_id] = replace(
-            request, ended={**request.ended, **dict.fromkeys(given, ended)}
-        )

@@ -1,0 +1,142 @@
+"""What lookup and guard found out about the ids of one run, before a claim: which end, which wait, who is to know.
+
+Pure but for its ports. The ledger is read again before an end that a release through it could explain.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from quarantine_release.attempt import ask_for
+from quarantine_release.calls import Want
+from quarantine_release.guard import Ended, NotRead
+from quarantine_release.outcome import Code, MessageId, PostfixPart, RequestId, is_header, may_claim, postfix_part
+from quarantine_release.ports import Ports
+from quarantine_release.run import Run
+from quarantine_release.trace import RequestRow, Target
+
+# A rule forbids the mail, whether or not another request has released it meanwhile.
+_OF_RULES: Final = frozenset({Code.DISPOSITION_NOT_ALLOWED, Code.MESSAGE_TOO_OLD, Code.RECIPIENT_NOT_ALLOWED})
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """How ids of a request end. `part` None: it is not known which message they mean."""
+
+    name: RequestId
+    given: tuple[MessageId, ...]
+    ended: Ended
+    part: PostfixPart | None = None
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether a concurrent release through this ledger could explain the end."""
+        return self.part is not None and self.ended.code not in _OF_RULES
+
+
+class Findings:
+    """The ends of one run's ids. `moved` are the messages that another process took on while they were read."""
+
+    def __init__(self, run: Run, ports: Ports) -> None:
+        self._run = run
+        self._ports = ports
+        self._before = dict(run.requests)
+        self._proposed: list[_End] = []
+        self._waiting: list[_End] = []
+        self.moved: set[PostfixPart] = set()
+        self.is_refused = False
+
+    @property
+    def is_waiting(self) -> bool:
+        """Say whether anything could not be read for now."""
+        return bool(self._waiting)
+
+    def end(self, name: RequestId, given: Iterable[MessageId], ended: Ended) -> None:
+        """End ids of a request at once."""
+        request = self._run.requests[name]
+        self._run.requests[name] = replace(request, ended={**request.ended, **dict.fromkeys(given, ended)})
+
+    def propose(self, name: RequestId, part: PostfixPart, ended: Ended) -> None:
+        """End a message for a request with `conclude`, unless its row has moved by then."""
+        self._proposed.append(_End(name, self._given(name, part), ended, part))
+
+    def wait(self, name: RequestId, part: PostfixPart, why: NotRead, ended: Ended) -> None:
+        """Let a message wait that cannot be read for now; `ended` applies if nobody continues with it."""
+        self._wait(_End(name, self._given(name, part), ended, part), why)
+
+    def wait_for_meaning(self, name: RequestId, given: Iterable[MessageId], why: NotRead, ended: Ended) -> None:
+        """Let Message-IDs wait that cannot be looked up for now."""
+        self._wait(_End(name, tuple(given), ended), why)
+
+    def end_waiting(self) -> None:
+        """End what could not be read for now, because nobody will continue with it. Raises LedgerUnavailable."""
+        self._proposed += self._waiting
+        self._waiting.clear()
+        self.conclude()
+
+    def conclude(self) -> None:
+        """Apply the proposed ends, except for messages whose rows moved since they were read.
+
+        A claim is written before its call goes out. So if Cloudflare showed the effect of a call, a read of the ledger
+        after that shows the claim. One round trip for 100 messages, and only if an end is in doubt. Raises
+        LedgerUnavailable.
+        """
+        proposed, self._proposed = self._proposed, []
+        moved = self._moved({end.part for end in proposed if end.is_doubtful and end.part is not None})
+        for end in proposed:
+            if end.part not in moved or not end.is_doubtful:
+                self.end(end.name, end.given, end.ended)
+        self.moved |= moved
+
+    def save(self, wants: Sequence[Want]) -> list[Want]:
+        """Write down what was found out of accepted requests; return what may still be claimed."""
+        others = set()
+        for name, before in self._before.items():
+            after = self._run.requests[name]
+            if after is before:
+                continue
+            actual = self._ports.ledger.note(before, after)
+            if actual is not None:  # somebody else was first, and what he found out is what counts
+                self._run.requests[name] = actual
+                others.add(name)
+            else:
+                self._run.requests[name] = replace(after, notes=before.notes + 1)
+                self.tell_trace(after, before)
+        kept = (replace(want, requests=tuple(name for name in want.requests if name not in others)) for want in wants)
+        return [want for want in kept if want.requests]
+
+    def tell_trace(self, request: RequestRow, before: RequestRow | None = None) -> None:
+        """Have the trace of each message know of a request that ended before it was claimed."""
+        ended = request.ended.keys() - (before.ended.keys() if before is not None else ())
+        ids = {request.resolved.get(given, given) for given in ended}
+        parts = sorted({postfix_part(each) for each in ids if not is_header(each)})
+        unknown = [part for part in parts if part not in self._run.rows]
+        until = self._ports.terms.expiry(self._ports.clock())
+        self._ports.ledger.note_unclaimed(self._run.account_id, unknown, request.request_id, until)
+        known = [self._run.rows[part] for part in parts if part in self._run.rows]
+        ask_for(self._run, [Want(Target(row.part, row.message_id), (request.request_id,)) for row in known])
+
+    def _given(self, name: RequestId, part: PostfixPart) -> tuple[MessageId, ...]:
+        request = self._run.requests[name]
+        return tuple(each for each in request.ids if postfix_part(request.resolved.get(each, each)) == part)
+
+    def _wait(self, end: _End, why: NotRead) -> None:
+        self.is_refused |= why is NotRead.REFUSED
+        self._waiting.append(end)
+
+    def _moved(self, parts: set[PostfixPart]) -> set[PostfixPart]:
+        """Read rows again; return which another process has taken on since, and not given back.
+
+        A row that may be claimed says nothing of the message: what was read at Cloudflare counts.
+        """
+        if not parts:
+            return set()
+        before = {part: self._run.rows.get(part) for part in parts}
+        rows = self._ports.ledger.messages(self._run.account_id, sorted(parts))
+        self._run.rows |= rows
+        return {
+            part
+            for part, row in rows.items()
+            if not may_claim(row.state, row.code, force=False)
+            and ((known := before[part]) is None or (known.state, known.attempt) != (row.state, row.attempt))
+        }
