@@ -10,7 +10,6 @@ from quarantine_release.release import Refusal
 from quarantine_release.run import Answer
 from tests.simulated_invariants import check_end
 from tests.simulated_runs import GRACE_SECONDS, GUARDED, IDS, SCENARIOS, failing_seeds, main, schedules, seeded
-from tests.simulated_stories import AWAITED, SEARCHED
 from tests.simulated_strikes import RELEASES, Strike
 from tests.simulation import Job, Simulation
 
@@ -36,12 +35,6 @@ def test_no_fault_at_any_boundary_violates_anything(scenario: str) -> None:
 def test_no_fault_lets_anything_past_the_guard(story: str) -> None:
     jobs, harmful_from = GUARDED[story]
     assert [(schedule, found) for schedule, found in schedules(1, jobs, harmful_from) if found] == []
-
-
-@pytest.mark.parametrize("name", sorted(SEARCHED.keys() - AWAITED))
-def test_no_fault_has_what_a_search_shows_overlooked(name: str) -> None:
-    story = SEARCHED[name]
-    assert [(schedule, found) for schedule, found in schedules(1, story.jobs, prepare=story.prepare) if found] == []
 
 
 def test_the_crowds_meet_the_guard() -> None:

@@ -1,0 +1,80 @@
+"""The stories told by a simulated search: what each comes to without a fault, and the mutants that they catch."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from quarantine_release import action_log as action_log_module
+from quarantine_release import cloudflare_log as cloudflare_log_module
+from quarantine_release import cloudflare_reading as cloudflare_reading_module
+from quarantine_release import reading as reading_module
+from quarantine_release.ledger_items import request_row
+from quarantine_release.outcome import LETTERS, Seen
+from quarantine_release.reading import RELEASE
+from tests.simulated_runs import scheduled, schedules
+from tests.simulated_stories import AWAITED, SEARCHED
+
+pytestmark = pytest.mark.simulation
+
+Patch = pytest.MonkeyPatch
+
+
+@pytest.mark.parametrize("name", sorted(SEARCHED.keys() - AWAITED))
+def test_no_fault_has_what_a_search_shows_overlooked(name: str) -> None:
+    story = SEARCHED[name]
+    assert [(schedule, found) for schedule, found in schedules(1, story.jobs, prepare=story.prepare) if found] == []
+
+
+@pytest.mark.parametrize("name", sorted(SEARCHED.keys() - AWAITED))
+def test_without_a_fault_each_story_comes_to_what_it_should(name: str) -> None:
+    story = SEARCHED[name]
+    simulation, _ = scheduled((), story.jobs, prepare=story.prepare)
+    rows = [request_row(item) for key, item in simulation.dynamodb.items.items() if key.startswith("R#")]
+    outcomes = {row.fingerprint: tuple(LETTERS[letter][0] for letter in row.letters or "") for row in rows}
+    assert outcomes == story.comes_to
+
+
+def a_listed_operation_is_proof(patch: Patch) -> None:
+    original = reading_module.judge
+
+    def mutant(entry: Mapping[str, Any]) -> Seen:
+        return Seen.RELEASED if RELEASE in entry["post_delivery_operations"] else original(entry)
+
+    patch.setattr(reading_module, "judge", mutant)
+
+
+def only_one_page_of_an_action_log_is_read(patch: Patch) -> None:
+    original = cloudflare_log_module.read_log
+
+    def mutant(*arguments: Any) -> Any:
+        patch.setattr(cloudflare_log_module, "PAGES", 1)
+        return replace(original(*arguments), why=None)
+
+    patch.setattr(cloudflare_reading_module, "read_log", mutant)
+
+
+def a_list_frees_a_message_whose_log_nobody_read(patch: Patch) -> None:
+    patch.setattr(cloudflare_reading_module, "clarify", lambda reading, *_: reading)
+
+
+def a_logged_failure_is_a_release(patch: Patch) -> None:
+    original = action_log_module._success
+    patch.setattr(action_log_module, "_success", lambda action: original(action) is not None or None)
+
+
+MUTANTS: tuple[tuple[Callable[[Patch], None], str], ...] = (
+    (a_listed_operation_is_proof, "a release that goes on being shown as held"),
+    (only_one_page_of_an_action_log_is_read, "a release of which only the log tells, on its second page"),
+    (a_list_frees_a_message_whose_log_nobody_read, "the same in a pack"),
+    (a_logged_failure_is_a_release, "a release that goes on being shown as held"),
+)
+
+
+@pytest.mark.parametrize(("mutant", "name"), MUTANTS, ids=[mutant.__name__ for mutant, _ in MUTANTS])
+def test_each_mutant_is_caught(mutant: Callable[[Patch], None], name: str, monkeypatch: Patch) -> None:
+    """What the same story finds of the code as it is, a test above asks: nothing."""
+    mutant(monkeypatch)
+    story = SEARCHED[name]
+    assert any(found for _, found in schedules(1, story.jobs, prepare=story.prepare))
