@@ -4,7 +4,7 @@ import hmac
 from base64 import b64encode
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -100,7 +100,7 @@ class RememberingCloudflare:
         self.calls.append((wire_form, list(ids)))
         answer = self.answers.popleft() if self.answers else None
         if answer is None:
-            return Answered(dict.fromkeys(ids, DELIVERED), OK)
+            return Answered({each: replace(DELIVERED, message_id=each) for each in ids}, OK)
         return answer if isinstance(answer, Answered | Refused) else answer(ids)
 
 

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from quarantine_release.attempt import Claims, ask_for, claim, make_call
+from quarantine_release.asking import ask_for
+from quarantine_release.attempt import Claims, claim, make_call
 from quarantine_release.calls import Call, calls_of
 from quarantine_release.outcome import (
     Answered,

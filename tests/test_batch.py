@@ -107,11 +107,41 @@ def test_many_who_ask_for_one_message_have_it_released_once_for_the_first(world:
     assert message(world).asks == {request.request_id for request in requests}
 
 
-def test_what_some_know_by_a_fuller_id_is_sent_under_it(world: World) -> None:
+def test_a_fuller_id_that_nobody_has_read_is_not_used_for_another_request(world: World) -> None:
     first, second = accept(world, BARE), accept(world, FULL, name="two")
     world.work()
-    assert world.cloudflare.calls == [(WireForm.OBJECT, [FULL])]
+    assert world.cloudflare.calls == [(WireForm.ARRAY, [BARE])]
     assert (told(world, first), told(world, second)) == ([R], [A])
+    assert message(world).asks == {first.request_id, second.request_id}
+
+
+def test_each_is_sent_under_its_own_id_until_one_is_not_rejected(world: World) -> None:
+    world.cloudflare.answers.append(rejected)
+    first, second = accept(world, CONTRARY), accept(world, FULL, name="two")
+    third = accept(world, BARE, name="three")
+    world.work()
+    assert world.cloudflare.calls == [(WireForm.OBJECT, [CONTRARY])]
+    assert told(world, first) == [Outcome.FAILED]
+    assert [told(world, each) for each in (second, third)] == [[Outcome.IN_PROGRESS]] * 2
+    world.work()
+    assert world.cloudflare.calls[1:] == [(WireForm.OBJECT, [FULL])]
+    assert [told(world, each) for each in (first, second, third)] == [[Outcome.FAILED], [R], [A]]
+
+
+def test_what_was_rejected_under_both_ids_is_sent_under_neither_again(world: World) -> None:
+    lost = Answered({OTHER: Verdict(State.UNKNOWN, Code.NO_ANSWER)}, Evidence(failure="deadline"))
+    world.cloudflare.answers += [rejected, lost, rejected]
+    requests = [accept(world, CONTRARY, OTHER), accept(world, FULL, OTHER, name="two")]
+    for _ in range(3):
+        world.work()
+        world.queue.send([Hint(request.request_id) for request in requests])
+    assert [told(world, each)[0] for each in requests] == [Outcome.FAILED] * 2
+    assert message(world).rejected == {CONTRARY}
+    assert sorted(ids for _, (ids, *_) in world.cloudflare.calls) == sorted([CONTRARY, FULL, OTHER])
+
+
+def rejected(given: Sequence[MessageId]) -> Answered:
+    return Answered(dict.fromkeys(given, Verdict(State.FAILED, Code.CLOUDFLARE_REJECTED)), Evidence(404))
 
 
 def test_both_wire_forms_go_apart(world: World) -> None:
@@ -211,7 +241,7 @@ def test_a_contradicting_id_of_another_keeps_no_message_from_who_names_it_rightl
     first, second = accept(world, BARE), accept(world, CONTRARY, name="two")
     for _ in range(2):
         world.work()
-    assert (told(world, first), kept(world, second).letters) == ([R], "I")
+    assert (told(world, first), told(world, second)) == ([R], [A])  # Cloudflare has told only the Postfix id
     assert world.cloudflare.calls[1:] == [(WireForm.ARRAY, [BARE])]
 
 

@@ -112,13 +112,13 @@ def test_each_recipient_is_named_under_what_became_of_him() -> None:
         (FULL, {"id": FULL}, FULL),
         (FULL, {"id": FULL, "postfix_id": BARE}, FULL),
         (FULL, {"id": FULL, "postfix_id": OTHER}, FULL),
-        (FULL, {"id": BARE}, FULL),
-        (FULL, {"id": ALERT}, FULL),
-        (FULL, {"postfix_id": BARE}, FULL),
+        (FULL, {"id": BARE}, BARE),
+        (FULL, {"id": ALERT}, ALERT),
+        (FULL, {"postfix_id": BARE}, BARE),
         (FULL, {"postfix_id": FULL}, FULL),
-        (FULL, {"id": None, "postfix_id": BARE}, FULL),
-        (FULL, {"id": 12345678, "postfix_id": BARE}, FULL),
-        (FULL, {"id": "", "postfix_id": BARE}, FULL),
+        (FULL, {"id": None, "postfix_id": BARE}, BARE),
+        (FULL, {"id": 12345678, "postfix_id": BARE}, BARE),
+        (FULL, {"id": "", "postfix_id": BARE}, BARE),
         (ALERT, {"id": FULL}, FULL),
         (BARE, {"id": FULL}, FULL),
         (BARE, {"id": FULL, "postfix_id": BARE}, FULL),
@@ -127,7 +127,7 @@ def test_each_recipient_is_named_under_what_became_of_him() -> None:
         (MessageId("another.shape-1"), {"id": "another.shape-1"}, "another.shape-1"),
     ],
 )
-def test_an_entry_is_known_by_its_id_or_else_by_its_postfix_id(
+def test_a_verdict_has_the_id_that_the_entry_tells_and_not_the_one_that_was_asked(
     asked: MessageId, names: dict[str, Any], known: str
 ) -> None:
     assert verdict({**names, "delivered": [A]}, asked=asked) == Verdict(RELEASED, None, Recipients.of([A]), known)  # type: ignore[arg-type]

@@ -103,7 +103,8 @@ def test_whoever_asks_again_is_told_by_whom_and_when_it_was_released(world: Worl
     assert again.results[0].row.owner == first.request.request_id
     assert kept_request(world, again.request).letters == "A"
     assert message(world).asks == {first.request.request_id, again.request.request_id}
-    assert message(world).message_id == FULL
+    assert message(world).candidates == {FULL}
+    assert message(world).known_id == BARE
 
 
 def test_several_shapes_of_one_message_are_sent_once_in_the_fullest(world: World) -> None:
@@ -529,7 +530,11 @@ def test_a_finished_request_keeps_its_letters_whatever_becomes_of_the_message(wo
 def test_attempts_keep_the_outcome_of_the_call_and_how_it_is_known(world: World) -> None:
     run(world, request_row(BARE))
     (attempt,) = world.ledger.attempts(ACCOUNT, [message(world).attempt])
-    assert (attempt.state, attempt.evidence, attempt.verdicts) == (AttemptState.ANSWERED, OK, {PART: DELIVERED})
+    assert (attempt.state, attempt.evidence, attempt.verdicts) == (
+        AttemptState.ANSWERED,
+        OK,
+        {PART: replace(DELIVERED, message_id=BARE)},
+    )
     assert attempt.deadline - attempt.sent_at == timedelta(seconds=90)
 
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from quarantine_release.identity import CANDIDATES_KEPT
 from quarantine_release.outcome import (
     EXPIRING,
     NO_RECIPIENTS,
@@ -109,26 +110,37 @@ def test_a_claim_of_what_is_free_is_forced_over_nothing() -> None:
     assert claim(free, "two").forced_over is None
 
 
-def test_asking_adds_the_request_and_a_fuller_id_and_nothing_else() -> None:
-    wanted = request_row(FULL, name="two")
-    for state in (State.UNKNOWN, State.NEEDS_REVIEW, State.RELEASED, State.PARTIAL):
-        row = replace(claim(), state=state)
-        more: Any = {"message_id": FULL, "asks": row.asks | {wanted.request_id}}
-        assert asked(row, Target(PART, FULL), wanted) == replace(row, **more)
-        assert asked(row, Target(PART, BARE), request_row(BARE)) == row
-
-
-@pytest.mark.parametrize("state", [State.RELEASING, State.RETRYABLE])
-def test_of_what_may_yet_be_released_a_fuller_id_comes_with_a_claim_alone(state: State) -> None:
-    """Else a wrong one, which anybody may ask by, would make the right one contradict it for good."""
+@pytest.mark.parametrize("state", [state for state in State if state not in (State.RELEASED, State.PARTIAL)])
+def test_asking_adds_the_request_and_its_id_as_a_candidate_and_nothing_else(state: State) -> None:
     row, wanted = replace(claim(), state=state), request_row(FULL, name="two")
-    assert asked(row, Target(PART, FULL), wanted) == replace(row, asks=row.asks | {wanted.request_id})
-    assert claimed(row, Target(PART, FULL), wanted, sent("a2")).message_id == FULL
+    more: Any = {"candidates": frozenset({FULL}), "asks": row.asks | {wanted.request_id}}
+    assert asked(row, Target(PART, FULL), wanted) == replace(row, **more)
+    assert asked(row, Target(PART, BARE), request_row(BARE)) == row
 
 
-def test_asking_under_a_contradicting_id_leaves_the_id_as_it_is() -> None:
-    row = claim(message_id=FULL)
-    assert asked(row, Target(PART, CONTRARY), request_row(CONTRARY, name="two")).message_id == FULL
+def test_only_a_claim_sends_a_message_under_another_id() -> None:
+    """Anybody may ask by a wrong one."""
+    row, wanted = replace(claim(), state=State.RETRYABLE), request_row(FULL, name="two")
+    assert asked(row, Target(PART, FULL), wanted).message_id == BARE
+    again = claimed(row, Target(PART, FULL), wanted, sent("a2"))
+    assert (again.message_id, again.confirmed_id) == (FULL, None)
+    assert again.candidates == {BARE}
+
+
+def test_a_claim_keeps_the_id_that_the_guard_has_read() -> None:
+    target, wanted = Target(PART, BARE), request_row(BARE)
+    for row in (None, replace(claim(), state=State.RETRYABLE)):
+        read = claimed(row, target, wanted, sent("a2"), confirmed=FULL)
+        assert (read.message_id, read.confirmed_id, read.own_id, read.known_id) == (BARE, FULL, FULL, FULL)
+    assert claimed(None, target, wanted, sent("a2"), confirmed=BARE).own_id is None
+
+
+def test_a_released_message_goes_by_what_cloudflare_confirmed() -> None:
+    lost = claim(message_id=CONTRARY)
+    row = recorded(lost, Verdict(State.RELEASED), OK, LATER, TERMS)
+    assert (row.message_id, row.own_id) == (BARE, None)
+    row = recorded(lost, Verdict(State.RELEASED, message_id=FULL), OK, LATER, TERMS)
+    assert (row.message_id, row.own_id) == (FULL, FULL)
 
 
 def test_after_100_requests_the_others_are_counted() -> None:
@@ -155,11 +167,6 @@ def test_an_unknown_row_keeps_its_deadline_and_never_expires() -> None:
         NOON + TERMS.lease,
         None,
     )
-
-
-def test_a_contradicting_id_in_an_answer_is_not_believed() -> None:
-    row = recorded(claim(message_id=FULL), replace(DELIVERED, message_id=CONTRARY), OK, LATER, TERMS)
-    assert row.message_id == FULL
 
 
 @pytest.mark.parametrize(("ids_in_call", "largest"), [(98, 10), (11, 10), (10, 1), (2, 1)])
@@ -208,7 +215,7 @@ def test_what_had_ended_before_a_forced_claim_has_ended_as_before_once_it_is_giv
     assert row == replace(
         before,
         asks=frozenset(map(RequestId, ("rq_one", "rq_two"))),
-        message_id=FULL,
+        candidates=frozenset({BARE}),
         refusals=1,
         last_refused=AttemptId("a-two"),
     )
@@ -373,8 +380,9 @@ def test_a_message_stays_the_same_message_and_loses_neither_attempts_nor_request
         if before is None:
             continue
         assert (after.account_id, after.part) == (before.account_id, before.part)
-        assert not contradict(before.message_id, after.message_id)
-        assert len(after.message_id) >= len(before.message_id)
+        assert not (before.own_id and after.own_id and contradict(before.own_id, after.own_id))
+        assert after.own_id is not None or before.own_id is None
+        assert len(after.candidates) <= CANDIDATES_KEPT
         assert after.asks >= before.asks
         assert after.attempts >= before.attempts - {after.last_refused}
 

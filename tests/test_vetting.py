@@ -450,7 +450,7 @@ def test_a_wrong_id_does_not_become_the_messages_own(guarded: World) -> None:
     guarded.queue.taken()
     ask(guarded, wrong, inline=False, name="two")
     guarded.work()
-    assert told(later(guarded, "two")) == [(Outcome.NOT_FOUND, None)]
+    assert told(later(guarded, "two")) == [(Outcome.NEEDS_REVIEW, Code.ID_CONFLICT)]
     assert told(ask(guarded, FULL, name="three")) == [RELEASED]
 
 

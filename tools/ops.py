@@ -168,7 +168,7 @@ def _open(options: argparse.Namespace, place: Place) -> tuple[Mapping[str, Any],
     bodies = [
         {
             "since": doubt.since.isoformat(timespec="seconds"),
-            "id": doubt.row.message_id,
+            "id": doubt.row.known_id,
             "account_id": doubt.row.account_id,
             "state": doubt.row.state,
             "code": doubt.row.code,
@@ -190,8 +190,8 @@ def _settle(options: argparse.Namespace, place: Place) -> tuple[Mapping[str, Any
     done = settle(place.ledger, place.queue, account_id, part, SEEN[options.seen], person, place.terms)
     if isinstance(done, Unchanged):
         raise Ended(f"Nothing was changed: {done.why}")
-    body = {"ok": True, "id": done.message_id, "state": done.state, "operation_id": person.operation}
-    return body, f"{done.message_id} is {done.state} now (operation {person.operation})."
+    body = {"ok": True, "id": done.known_id, "state": done.state, "operation_id": person.operation}
+    return body, f"{done.known_id} is {done.state} now (operation {person.operation})."
 
 
 def _pause(options: argparse.Namespace, place: Place) -> tuple[Mapping[str, Any], str]:

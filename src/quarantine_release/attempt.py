@@ -3,12 +3,14 @@
 The only way to Cloudflare's release call, whoever comes: the webhook with one request, the worker with many.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import ceil
 from typing import Final
 
+from quarantine_release.asking import asked_by
 from quarantine_release.calls import CLAIM_LIMIT, Call, Want
+from quarantine_release.identity import believed
 from quarantine_release.outcome import (
     FINAL,
     NO_RECIPIENTS,
@@ -25,8 +27,8 @@ from quarantine_release.outcome import (
 from quarantine_release.ports import Conflict, LedgerUnavailable, Move
 from quarantine_release.results import claimable
 from quarantine_release.run import Run
-from quarantine_release.trace import AttemptRow, AttemptState, MessageRow, RequestRow
-from quarantine_release.transitions import answered, asked, claimed, given_back, not_made, recorded, refused
+from quarantine_release.trace import AttemptRow, AttemptState, MessageRow, RequestRow, Target
+from quarantine_release.transitions import answered, claimed, given_back, not_made, recorded, refused
 
 # Seconds that must remain before a claim: Cloudflare's total deadline and the record after it (hazards: 10 + 4).
 CALL_SECONDS: Final = 10.0
@@ -85,10 +87,18 @@ def _claim(run: Run, call: Call) -> Claims | Conflict | None:
             row, owner = seen[want.target.part], owners[want.target.part]
             if owner is not None:
                 guard = want.guards[owner.request_id]
-                after = claimed(row, want.target, owner, attempt, guard=guard, disposition=want.disposition)
-                moves.append(Move(row, _asked(run, after, want)))
+                after = claimed(
+                    row,
+                    want.target,
+                    owner,
+                    attempt,
+                    guard=guard,
+                    disposition=want.disposition,
+                    confirmed=want.confirmed,
+                )
+                moves.append(Move(row, asked_by(run, after, want)))
             elif row is not None:
-                asks.append(Move(row, _asked(run, row, want)))
+                asks.append(Move(row, asked_by(run, row, want)))
         rows = run.rows | {move.after.part: move.after for move in (*moves, *asks)}
         opened = None if run.is_accepted else run.closed_by(run.request, rows) or run.request
         accepted = sorted(set(attempt.owners.values())) if run.is_accepted else []
@@ -134,30 +144,10 @@ def _owner(run: Run, want: Want, row: MessageRow | None) -> RequestRow | None:
         # Whose caller still waits is told no before the call, and whether it was refused is then in its row.
         if run.was_accepted_before and run.waits(request):
             continue
-        if claimable(row, want.target, force=request.force, now=now):
+        meant = Target(want.target.part, want.confirmed or want.target.message_id)
+        if claimable(row, meant, force=request.force, now=now):
             return request
     return None
-
-
-def ask_for(run: Run, wants: Sequence[Want]) -> None:
-    """Have the trace of each message know who wants it, of whom it may not have heard before."""
-    for start in range(0, len(wants), CLAIM_LIMIT):
-        for _ in range(_CLAIM_ROUNDS):
-            some = wants[start : start + CLAIM_LIMIT]
-            known = [(row, _asked(run, row, want)) for want in some if (row := run.rows.get(want.target.part))]
-            asks = [Move(row, after) for row, after in known if after != row]
-            conflict = run.ports.ledger.claim(None, [], None, (), asks, {}) if asks else None
-            if conflict is None:
-                run.rows |= {move.after.part: move.after for move in asks}
-                break
-            run.rows |= {part: row for part, row in conflict.messages.items() if row is not None}
-
-
-def _asked(run: Run, row: MessageRow, want: Want) -> MessageRow:
-    for name in want.requests:
-        if name in run.requests:
-            row = asked(row, want.target, run.requests[name])
-    return row
 
 
 def make_call(run: Run, claims: Claims, *, is_last: bool = False) -> Refused | None:
@@ -210,7 +200,9 @@ def _record(run: Run, claims: Claims, answer: Answered, *, is_last: bool) -> Non
     """Record the outcome of a call. What cannot be recorded is unconfirmed: never success, never failure."""
     attempt, now, terms = claims.attempt, run.ports.clock(), run.ports.terms
     run.was_called = True
-    verdicts = {target.part: answer.verdicts.get(target.message_id, _MISSING) for target in attempt.targets}
+    rows = {move.after.part: move.after for move in claims.moves}
+    told = {target.part: answer.verdicts.get(target.message_id, _MISSING) for target in attempt.targets}
+    verdicts = {part: believed(rows[part], verdict) if part in rows else verdict for part, verdict in told.items()}
     size = len(attempt.targets)
     outcomes = []
     for move in claims.moves:

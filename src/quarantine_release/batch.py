@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
-from quarantine_release.attempt import CALL_SECONDS, RECORD_SECONDS, Claims, ask_for, claim, make_call
-from quarantine_release.calls import Call, Want, also_asked_for, calls_of
+from quarantine_release.asking import ask_each
+from quarantine_release.attempt import CALL_SECONDS, RECORD_SECONDS, Claims, claim, make_call
+from quarantine_release.calls import Call, Want, calls_of
+from quarantine_release.guard import Mode
 from quarantine_release.outcome import (
     AccountId,
     MessageId,
@@ -119,28 +121,32 @@ class _Line:
         vetting = Vetting(run, ports, Mark.ALL, seconds=_VETTING_SECONDS, spared=spared)
         # Nothing is read at Cloudflare for a client that may no longer do this.
         withheld = {name for name, request in run.requests.items() if ports.permit(request).withheld}
-        permitted = [hint for hint in self.hints if hint.request_id not in withheld]
-        self._resolve(permitted, vetting)
-        wants = _merged(self.hints, run.requests)
-        run.rows = ports.ledger.messages(run.account_id, [want.target.part for want in wants])
-        ask_for(run, wants)
+        self._resolve([hint for hint in self.hints if hint.request_id not in withheld], vetting)
+        wanted = self._wanted()
+        parts = {target.part for _, own in wanted for target in own}
+        run.rows = ports.ledger.messages(run.account_id, sorted(parts))
+        ask_each(run, wanted)
         free = {name: free_of(request, run) for name, request in run.requests.items()}
-        still_wanted = _merged(permitted, run.requests, free)
+        permitted = [(request, own) for request, own in wanted if request.request_id not in withheld]
+        still_wanted = _merged(permitted, free, is_read=ports.guard.mode is not Mode.OFF)
         findings = vetting.findings
         vetted = findings.save(vetting.vet(still_wanted) if still_wanted and self._may_look() else [])
-        ask_for(run, [want for want in still_wanted if want.target.part in findings.moved])
+        ask_each(run, [(request, [each for each in own if each.part in findings.moved]) for request, own in wanted])
         self._vetted_at = ports.clock() if vetting.has_looked else None
         for request in run.requests.values():
             before = batch.requests[request.request_id].ended
             new = (one for one in run.results(request) if one.ended is not None and one.id not in before)
             batch.ended += [(result, request) for result in new]
-        # The trace of what is claimed for others names them all the same.
-        asking = {want.target.part: [name for name in want.requests if name in withheld] for want in wants}
-        self._calls += calls_of(also_asked_for(vetted, asking), run.rows, ports.wire_form)
+        self._calls += calls_of(vetted, run.rows, ports.wire_form)
         if findings.is_refused:
             self._wait = _until_full_minute(ports.clock())
         elif findings.is_waiting:
             self._wait = max(ports.budget.pause_left(run.account_id), _NOT_NOW_SECONDS)
+
+    def _wanted(self) -> list[tuple[RequestRow, Sequence[Target]]]:
+        """Return what the hints stand for."""
+        known = ((self._run.requests.get(hint.request_id), hint.chunk) for hint in self.hints)
+        return [(request, hinted(request, chunk)) for request, chunk in known if request is not None]
 
     def _resolve(self, hints: Sequence[Hint], vetting: Vetting) -> None:
         """Find out what the Message-IDs mean that the hints stand for."""
@@ -205,6 +211,8 @@ class _Line:
         cancelled = [request for request in run.requests.values() if request.cancelled_at is not None]
         known = run.rows.keys() - {target.part for request in cancelled for target in targets_of(request.message_ids)}
         run.rows |= self._ports.ledger.messages(run.account_id, sorted(parts - known))
+        # Who has claimed nothing, since another request came first, may know the message by another id.
+        ask_each(run, self._wanted(), is_repeat=True)
         confirm(run, self._ports, seconds=_PROOF_SECONDS, spared=2 * RECORD_SECONDS)
         run.finish()
         self._batch.requests |= run.requests
@@ -251,22 +259,25 @@ def _until_full_minute(now: datetime) -> float:
 
 
 def _merged(
-    hints: Sequence[Hint],
-    requests: Mapping[RequestId, RequestRow],
-    free: Mapping[RequestId, set[PostfixPart]] | None = None,
+    wanted: Sequence[tuple[RequestRow, Sequence[Target]]],
+    free: Mapping[RequestId, set[PostfixPart]],
+    *,
+    is_read: bool,
 ) -> list[Want]:
-    """Merge what the hints stand for, message by message; an id that contradicts an earlier one of the same is left.
+    """Merge what requests still wait for, message by message; an id that contradicts an earlier one is left.
 
-    With `free` only what each request still waits for: an id that has ended stands for no other's.
+    A message that is read before its claim is read under the fullest id, which a reading proves right for all or wrong.
+    Otherwise each goes out under the id of the request that came first.
     """
     targets: dict[PostfixPart, Target] = {}
     wanted_by: dict[PostfixPart, dict[RequestId, None]] = defaultdict(dict)
-    for hint in hints:
-        for target in hinted(requests[hint.request_id], hint.chunk):
-            if free is not None and target.part not in free[hint.request_id]:
+    for request, own in wanted:
+        for target in own:
+            if target.part not in free[request.request_id]:
                 continue
             known = targets.setdefault(target.part, target)
             if not contradict(known.message_id, target.message_id):
-                targets[target.part] = Target(target.part, fullest((known.message_id, target.message_id)))
-                wanted_by[target.part][hint.request_id] = None
+                if is_read:
+                    targets[target.part] = Target(target.part, fullest((known.message_id, target.message_id)))
+                wanted_by[target.part][request.request_id] = None
     return [Want(target, tuple(wanted_by[part])) for part, target in targets.items()]

@@ -1,11 +1,11 @@
 """What is wanted, and how it is packed into calls of one wire form each. Pure."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
 
 from quarantine_release.guard import Guarded
-from quarantine_release.outcome import PostfixPart, RequestId, is_bare
+from quarantine_release.outcome import MessageId, PostfixPart, RequestId, is_bare
 from quarantine_release.trace import MessageRow, Target, WireForm
 
 # A claim is one transaction: the attempt, its messages, and a look at each request that a message is claimed for.
@@ -17,12 +17,15 @@ class Want:
     """One message and the requests that want it released; it is claimed for the first of them that still does.
 
     `guards`: how it came past the guard, for each request that it may be claimed for; None where the guard is off.
+    `confirmed`: the id that Cloudflare told when it was read. `named`: the id by which a request wants it, if another.
     """
 
     target: Target
     requests: tuple[RequestId, ...]
     guards: Mapping[RequestId, Guarded | None] = field(default_factory=dict)
     disposition: str | None = None
+    confirmed: MessageId | None = None
+    named: Mapping[RequestId, MessageId] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +34,6 @@ class Call:
 
     wire_form: WireForm
     wants: tuple[Want, ...]
-
-
-def also_asked_for(wants: Iterable[Want], others: Mapping[PostfixPart, Iterable[RequestId]]) -> list[Want]:
-    """Add to each message the requests that ask for it too, though it may not be claimed for them now."""
-    return [replace(want, requests=(*want.requests, *others.get(want.target.part, ()))) for want in wants]
 
 
 def calls_of(wants: Iterable[Want], rows: Mapping[PostfixPart, MessageRow], forced: WireForm | None) -> list[Call]:

@@ -75,7 +75,7 @@ def classify(reply: Reply, ids: Sequence[MessageId], now: datetime, *, bulk_4xx_
         entries = _entries(envelope.get("result"))
         told = _told_of(ids, entries)
         unasked = len(entries) - sum(map(len, told.values()))
-        return Answered({asked: _verdict(asked, own) for asked, own in told.items()}, evidence, unasked, rest)
+        return Answered({asked: _verdict(own) for asked, own in told.items()}, evidence, unasked, rest)
     is_plain_refusal = 400 <= reply.status < 500 and reply.status not in _AMBIGUOUS_4XX
     verdict = Verdict(State.UNKNOWN, Code.UNCLEAR_ANSWER)
     if is_plain_refusal and envelope is not None and envelope.get("success") is False and codes:
@@ -185,10 +185,10 @@ def _told_of(ids: Sequence[MessageId], entries: Sequence[Entry]) -> dict[Message
     }
 
 
-def _verdict(asked: MessageId, told: Sequence[tuple[MessageId, Entry]]) -> Verdict:
+def _verdict(told: Sequence[tuple[MessageId, Entry]]) -> Verdict:
     if not told:
         return Verdict(State.UNKNOWN, Code.MISSING_IN_ANSWER)
-    known = fullest((asked, *(other for other, _ in told)))
+    known = fullest(other for other, _ in told)
     if any(contradict(known, other) for other, _ in told):
         return Verdict(State.UNKNOWN, Code.UNCLEAR_ANSWER)
     own = [entry for _, entry in told]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from quarantine_release.attempt import ask_for
+from quarantine_release.asking import ask_for
 from quarantine_release.calls import Want
 from quarantine_release.guard import Ended, NotRead
 from quarantine_release.outcome import Code, MessageId, PostfixPart, RequestId, is_header, may_claim, postfix_part

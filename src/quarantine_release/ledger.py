@@ -3,7 +3,7 @@
 =========  ==============================  =============================================================
 item       `pk`                            holds
 =========  ==============================  =============================================================
-message    `M#<account>#<postfix part>`    state, last attempt, owner, fullest id, recipients, evidence
+message    `M#<account>#<postfix part>`    state, last attempt, owner, its ids, recipients, evidence
 attempt    `T#<account>#<ulid>`            the write-ahead intent of one Cloudflare call, then its outcome
 request    `R#<request_id>`                who, why, which ids; at the end one outcome letter per id
 alias      `I#<account>#<sha256>`          the message that a Message-ID was found to mean, for a day
@@ -207,10 +207,10 @@ class DynamoLedger(LedgerReads):
                 self._table.write(update)
 
     def _reopen(self, asks: Sequence[Move]) -> None:
-        """Have a message under review looked at again when a fuller id of it has become known."""
+        """Have a message under review looked at again when another id has been given for it."""
         for ask in asks:
-            is_fuller = ask.before is not None and ask.before.message_id != ask.after.message_id
-            if ask.after.state is State.NEEDS_REVIEW and is_fuller:
+            is_named = ask.before is not None and ask.before.candidates != ask.after.candidates
+            if ask.after.state is State.NEEDS_REVIEW and is_named:
                 self._table.write(reopen_attempt(ask.after))
 
     def _write_each(self, moves: Sequence[Move]) -> dict[PostfixPart, MessageRow]:

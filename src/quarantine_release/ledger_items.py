@@ -83,6 +83,9 @@ _MESSAGE: Final = {
     "disposition": TEXT,
     "confirmed_at": MILLISECONDS,
     "operations": texts(OperationId),
+    "confirmed_id": text(MessageId),
+    "candidates": texts(MessageId),
+    "rejected": texts(MessageId),
 }
 _REQUEST: Final = {
     "client": TEXT,

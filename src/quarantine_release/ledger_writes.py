@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from quarantine_release.allowance import AccountRow
+from quarantine_release.identity import CANDIDATES_KEPT
 from quarantine_release.ledger_account import switch
 from quarantine_release.ledger_codecs import Attribute, Item
 from quarantine_release.ledger_items import attempt_item, message_item, operation_item, other_check, request_item
@@ -31,7 +32,7 @@ from quarantine_release.update_expression import UpdateExpression
 # Of those who asked without a claim so many are kept.
 _UNCLAIMED_KEPT: Final = 100
 # Sets and counters are changed by what is added or taken away, so that writers who saw another version lose nothing.
-_SETS: Final = ("attempts", "asks", "operations")
+_SETS: Final = ("attempts", "asks", "operations", "candidates", "rejected")
 _COUNTERS: Final = ("refusals", "asks_uncounted")
 
 Write = dict[str, Any]
@@ -67,6 +68,9 @@ def move_message(move: Move) -> Write:
             update.set(name, new)
     update.require("state", before["state"])
     update.require("attempt", before["attempt"])
+    new_ids = move.after.candidates - move.before.candidates
+    if new_ids:
+        update.require_fewer("candidates", CANDIDATES_KEPT + 1 - len(new_ids))
     return {"Update": update.build()}
 
 

@@ -204,13 +204,15 @@ class Seen(StrEnum):
 class Wanted:
     """A message to be read. With `since`, only a release that began after it counts: the message was forced.
 
-    Without `may_free`, "still quarantined" would not count yet, so no call is spent on making sure of it.
+    Without `may_free`, "still quarantined" would not count yet, so no call is spent on making sure of it. `candidates`
+    are other ids that may be the message's.
     """
 
     part: PostfixPart
     message_id: MessageId
     since: datetime | None = None
     may_free: bool = True
+    candidates: tuple[MessageId, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

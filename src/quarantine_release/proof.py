@@ -8,8 +8,10 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
-from quarantine_release.outcome import Evidence, Seen, State, Wanted
+from quarantine_release.identity import with_confirmed
+from quarantine_release.outcome import Evidence, Reading, Seen, State
 from quarantine_release.ports import LedgerUnavailable, Move, Ports
+from quarantine_release.read_back import read_back, wanted_of
 from quarantine_release.run import Run
 from quarantine_release.trace import MessageRow
 
@@ -28,11 +30,11 @@ def confirm(run: Run, ports: Ports, *, seconds: float, spared: float) -> None:
         if left <= 0:
             return
         ports.pause(pause)
-        wanted = [Wanted(row.part, row.message_id, row.forced_after) for row in rows]
+        wanted = [wanted_of(row, row.forced_after) for row in rows]
         with suppress(LedgerUnavailable):
-            readings = ports.reader.read(run.account_id, wanted, left, ports.budget)
-            proved = [row for row in rows if (told := readings.get(row.part)) and told.seen is Seen.RELEASED]
-            moves = [Move(row, _proved(row, ports)) for row in proved]
+            readings = read_back(ports, run.account_id, wanted, left)
+            proved = [(row, told) for row in rows if (told := readings.get(row.part)) and told.seen is Seen.RELEASED]
+            moves = [Move(row, _proved(row, told, ports)) for row, told in proved]
             others = ports.ledger.project(moves) if moves else {}
             run.rows |= {move.after.part: others.get(move.after.part, move.after) for move in moves}
 
@@ -43,6 +45,6 @@ def _unproved(run: Run) -> list[MessageRow]:
     return [row for row in rows if row.state is State.RELEASED and row.owner in asking and row.confirmed_at is None]
 
 
-def _proved(row: MessageRow, ports: Ports) -> MessageRow:
+def _proved(row: MessageRow, told: Reading, ports: Ports) -> MessageRow:
     evidence = replace(row.evidence or Evidence(), seen=Seen.RELEASED)
-    return replace(row, confirmed_at=ports.clock(), evidence=evidence)
+    return replace(with_confirmed(row, told.message_id), confirmed_at=ports.clock(), evidence=evidence)

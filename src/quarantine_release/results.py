@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from quarantine_release.guard import Ended, Guarded
@@ -12,6 +12,7 @@ from quarantine_release.outcome import (
     MessageId,
     Outcome,
     PostfixPart,
+    Seen,
     State,
     contradict,
     has_one_key,
@@ -63,13 +64,16 @@ class Result:
 _PASSING: Final = frozenset({Code.NOT_ATTEMPTED, Code.GUARD_UNAVAILABLE, Code.LOOKUP_UNAVAILABLE})
 
 
+_READ_WITHIN: Final = timedelta(days=1)
+
+
 def claimable(row: MessageRow | None, target: Target, *, force: bool, now: datetime) -> bool:
     """Say whether this request may release this message now. An ended row past its time counts as absent."""
     if not has_one_key(target.message_id):
         return False
     if row is None:
         return True
-    if contradict(row.message_id, target.message_id):
+    if row.own_id is not None and contradict(row.own_id, target.message_id):
         return False
     return is_forgotten(row, now) or may_claim(row.state, row.code, force=force)
 
@@ -81,7 +85,7 @@ def is_forgotten(row: MessageRow, now: datetime) -> bool:
 
 def results_of(request: RequestRow, rows: Mapping[PostfixPart, MessageRow], now: datetime) -> tuple[Result, ...]:
     """Tell the request, id by id in the order given, what became of each."""
-    parts = {target.part for target in targets_of(request.message_ids)}
+    targets = {target.part: target.message_id for target in targets_of(request.message_ids)}
     results = []
     for position, given in enumerate(request.ids):
         resolved = request.resolved.get(given)
@@ -91,9 +95,12 @@ def results_of(request: RequestRow, rows: Mapping[PostfixPart, MessageRow], now:
             continue
         part = postfix_part(message_id)
         row = rows.get(part)
-        outcome, code = _of_row(request, message_id, row, now)
-        if part not in parts:
-            outcome, code = Outcome.NEEDS_REVIEW, Code.ID_CONFLICT
+        is_wrong = row is not None and row.own_id is not None and contradict(row.own_id, message_id)
+        if part not in targets or is_wrong:
+            told: tuple[Outcome, Code | None] = (Outcome.NEEDS_REVIEW, Code.ID_CONFLICT)
+        else:
+            told = _of_row(request, targets[part], row, now)
+        outcome, code = told
         is_claimed = row is not None and row.state is State.RELEASING
         if request.cancelled_at is not None and outcome is Outcome.IN_PROGRESS and not is_claimed:
             outcome, code, row = Outcome.CANCELLED, None, None
@@ -120,13 +127,10 @@ def _is_over(request: RequestRow, outcome: Outcome, *, is_claimed: bool) -> bool
 
 
 def _of_row(
-    request: RequestRow, given: MessageId, row: MessageRow | None, now: datetime
+    request: RequestRow, wanted: MessageId, row: MessageRow | None, now: datetime
 ) -> tuple[Outcome, Code | None]:
-    if row is None:
-        return Outcome.IN_PROGRESS, None
-    if contradict(row.message_id, given):
-        return Outcome.NEEDS_REVIEW, Code.ID_CONFLICT
-    if _is_past(row, request, now):
+    """Tell what became of a message that the request wants under this id."""
+    if row is None or _may_be_tried(row, request, wanted, now):
         return Outcome.IN_PROGRESS, None
     match row.state:
         case State.RELEASED if row.owner == request.request_id:
@@ -137,6 +141,8 @@ def _of_row(
             return Outcome.PARTIALLY_RELEASED, Code.PARTLY_DELIVERED
         case State.FAILED:
             return Outcome.FAILED, row.code
+        case State.NEEDS_REVIEW if _is_to_be_read(row, request, wanted, now):
+            return Outcome.UNCONFIRMED, Code.UNSETTLED
         case State.NEEDS_REVIEW:
             return Outcome.NEEDS_REVIEW, Code.UNSETTLED
         case State.UNKNOWN:
@@ -146,7 +152,15 @@ def _of_row(
     return Outcome.IN_PROGRESS, None
 
 
-def _is_past(row: MessageRow, request: RequestRow, now: datetime) -> bool:
-    """Say whether the message had ended before it was asked for, in a way that lets the request try again."""
+def _may_be_tried(row: MessageRow, request: RequestRow, wanted: MessageId, now: datetime) -> bool:
+    """What had ended before it was asked for may be tried again, and so may what was rejected under other ids."""
     is_rejected = row.state is State.FAILED and row.code is Code.CLOUDFLARE_REJECTED
+    if is_rejected and wanted not in row.rejected | {row.message_id}:
+        return True
     return row.updated_at < request.created_at and (is_rejected or is_forgotten(row, now))
+
+
+def _is_to_be_read(row: MessageRow, request: RequestRow, wanted: MessageId, now: datetime) -> bool:
+    """A message under review is read again under an id that nobody has read it by, for a day at most."""
+    was_clear = row.evidence is None or row.evidence.seen is not Seen.UNCLEAR
+    return wanted in row.candidates and was_clear and now < request.created_at + _READ_WITHIN

@@ -6,7 +6,7 @@ Re-entrant: every write is conditional on what was read, so a crash, a second co
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -22,6 +22,7 @@ from quarantine_release.outcome import (
     Wanted,
 )
 from quarantine_release.ports import Hint, LedgerUnavailable, Move, Ports
+from quarantine_release.read_back import UNREAD, read_back, wanted_of
 from quarantine_release.sweep import Swept, sweep
 from quarantine_release.trace import AttemptRow, AttemptState, MessageRow
 from quarantine_release.transitions import counts_from, found_out, given_back, recorded, settled
@@ -35,7 +36,6 @@ _CLOCK_SKEW: Final = timedelta(seconds=60)
 _SOONEST: Final = timedelta(seconds=50)
 _LATEST: Final = timedelta(minutes=10)
 _READ_SECONDS: Final = 25.0
-_UNREAD: Final = Reading(Seen.UNREAD, Evidence())
 
 
 @dataclass(slots=True)
@@ -94,7 +94,7 @@ def _settle_account(account_id: AccountId, attempts: Sequence[AttemptRow], ports
         for part in _unsettled(attempt, rows)
     ]
     seconds = min(_READ_SECONDS, ports.time_left() - _RECORD_SECONDS)
-    readings = ports.reader.read(account_id, wanted, seconds, ports.budget) if wanted and seconds > 0 else {}
+    readings = read_back(ports, account_id, wanted, seconds) if wanted and seconds > 0 else {}
     for attempt in attempts:
         if ports.time_left() < _RECORD_SECONDS:
             return
@@ -143,7 +143,7 @@ def _unsettled(attempt: AttemptRow, rows: Mapping[PostfixPart, MessageRow]) -> l
 
 def _wanted(row: MessageRow, attempt: AttemptRow, *, may_free: bool) -> Wanted:
     since = None if row.forced_after is None else max(attempt.sent_at - _CLOCK_SKEW, row.forced_after)
-    return Wanted(row.part, row.message_id, since, may_free)
+    return replace(wanted_of(row, since), may_free=may_free)
 
 
 def _settle_attempt(
@@ -157,7 +157,7 @@ def _settle_attempt(
     now, terms = ports.clock(), ports.terms
     moves, left = [], False
     for part in _unsettled(attempt, rows):
-        reading = readings.get(part, _UNREAD)
+        reading = readings.get(part, UNREAD)
         after = settled(rows[part], attempt, reading, read_at, now, terms)
         if after is not None:
             moves.append(Move(rows[part], after))

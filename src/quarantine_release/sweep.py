@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
+from quarantine_release.asking import ask_each
 from quarantine_release.attempt import RECORD_SECONDS
 from quarantine_release.outcome import AccountId, State, has_one_key
 from quarantine_release.permit import Withheld
@@ -86,6 +87,7 @@ def _look_at(requests: Sequence[RequestRow], ports: Ports, swept: Swept) -> None
     swept.requests += len(requests)
     parts = {target.part for request in requests for target in targets_of(request.message_ids)}
     run.rows = ports.ledger.messages(run.account_id, sorted(parts))
+    ask_each(run, [(request, targets_of(request.message_ids)) for request in requests], is_repeat=True)
     now = ports.clock()
     for request in requests:
         # A worker that has looked at it in time may claim until its own time is over, and is not to be overtaken.

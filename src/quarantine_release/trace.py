@@ -51,6 +51,9 @@ class MessageRow:
 
     `owner_client` is the client of the last claim, which recipients and evidence come from; it stays when the message
     is nobody's again. None in rows of version 4c3b95d.
+    `message_id` is the id under which it was claimed last, `confirmed_id` the one that Cloudflare itself told of it.
+    `candidates` are other ids that callers gave and nobody confirmed, `rejected` those under which Cloudflare rejected
+    it before.
     `largest_call` is how many ids a call with this one may hold, since a larger one was rejected as a whole;
     `operations` are what a person has changed about it.
     """
@@ -80,6 +83,22 @@ class MessageRow:
     disposition: str | None = None
     confirmed_at: datetime | None = None
     operations: frozenset[OperationId] = frozenset()
+    confirmed_id: MessageId | None = None
+    candidates: frozenset[MessageId] = frozenset()
+    rejected: frozenset[MessageId] = frozenset()
+
+    @property
+    def own_id(self) -> MessageId | None:
+        """Return the full id that Cloudflare confirmed. A released row of 4c3b95d has it as its `message_id`."""
+        if self.confirmed_id is not None:
+            return self.confirmed_id
+        is_out = self.state in (State.RELEASED, State.PARTIAL)
+        return self.message_id if is_out and str(self.message_id) != self.part else None
+
+    @property
+    def known_id(self) -> MessageId:
+        """Return the id to call the message by."""
+        return self.own_id or self.message_id
 
 
 class RequestState(StrEnum):

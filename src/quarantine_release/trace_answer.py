@@ -34,7 +34,7 @@ def trace_body(
     if row is not None and row.owner is not None and viewer.released(row, own):
         own.add(row.owner)  # it may be one of those that are only counted
     return {
-        "id": row.message_id if row is not None else part,
+        "id": row.known_id if row is not None else part,
         "postfix_id": part,
         "account_id": account_id,
         **(_message_body(viewer.shown(row, own)) if row is not None else _unclaimed(asked, part, own)),

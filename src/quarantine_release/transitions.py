@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from quarantine_release.guard import Guarded
+from quarantine_release.identity import under, with_candidate, with_confirmed
 from quarantine_release.outcome import (
     EXPIRING,
     FINAL,
@@ -23,9 +24,6 @@ from quarantine_release.outcome import (
     Seen,
     State,
     Verdict,
-    contradict,
-    fullest,
-    may_claim,
 )
 from quarantine_release.results import Result
 from quarantine_release.trace import AttemptRow, AttemptState, MessageRow, RequestRow, RequestState, Target
@@ -59,13 +57,16 @@ def claimed(
     target: Target,
     request: RequestRow,
     attempt: AttemptRow,
-    *,
     guard: Guarded | None = None,
     disposition: str | None = None,
+    confirmed: MessageId | None = None,
 ) -> MessageRow:
-    """Return the message as the attempt's own, about to be released, with how it came past the guard."""
+    """Return the message as the attempt's own, about to be released, with how it came past the guard.
+
+    `confirmed`: the id that Cloudflare told when the guard read it.
+    """
     if row is None:
-        return MessageRow(
+        new = MessageRow(
             account_id=request.account_id,
             part=target.part,
             state=State.RELEASING,
@@ -80,12 +81,14 @@ def claimed(
             guard=guard,
             disposition=disposition,
         )
+        return replace(with_confirmed(new, confirmed), message_id=target.message_id)
     # A rejected call released nothing: whoever claims the message after it overrides nothing.
     is_forced = row.state in FINAL and row.code is not Code.CLOUDFLARE_REJECTED
+    mine = replace(row, state=State.RELEASING, confirmed_id=row.own_id)
+    known = with_confirmed(under(mine, target.message_id), confirmed)
     return replace(
-        asked(row, target, request),
-        message_id=_fuller(row.message_id, target.message_id),
-        state=State.RELEASING,
+        _with_ask(known, request),
+        message_id=target.message_id,
         attempt=attempt.attempt,
         updated_at=attempt.sent_at,
         owner=request.request_id,
@@ -102,30 +105,36 @@ def claimed(
 
 
 def asked(row: MessageRow, target: Target, request: RequestRow) -> MessageRow:
-    """Return the message as also wanted by this request, which may know a fuller id of it.
+    """Return the message as also wanted by this request, which may know another id of it.
 
-    Of what may yet be released the id comes with a claim, before which it was read: anybody may ask by a wrong one.
+    That id is only a candidate: anybody may ask by a wrong one. A request gives it once, so that what was read in vain
+    is not read again.
     """
-    is_open = row.state is State.RELEASING or may_claim(row.state, row.code, force=False)
-    known = row.message_id if is_open else _fuller(row.message_id, target.message_id)
+    return row if request.request_id in row.asks else _with_ask(with_candidate(row, target.message_id), request)
+
+
+def _with_ask(row: MessageRow, request: RequestRow) -> MessageRow:
     if request.request_id in row.asks:
-        return replace(row, message_id=known)
+        return row
     if len(row.asks) >= ASKS_KEPT:
-        return replace(row, message_id=known, asks_uncounted=row.asks_uncounted + 1)
-    return replace(row, message_id=known, asks=row.asks | {request.request_id})
+        return replace(row, asks_uncounted=row.asks_uncounted + 1)
+    return replace(row, asks=row.asks | {request.request_id})
 
 
 def recorded(
     row: MessageRow, verdict: Verdict, evidence: Evidence, now: datetime, terms: Terms, *, ids_in_call: int = 1
 ) -> MessageRow:
     """Return the message after a call: the verdict, how it is known, and until when an ended row is kept."""
+    known = with_confirmed(row, verdict.message_id)
+    # A released message goes by what Cloudflare confirmed: its Postfix id, if that is all.
+    is_out = verdict.state in (State.RELEASED, State.PARTIAL)
     return replace(
-        row,
+        known,
+        message_id=known.confirmed_id or MessageId(row.part) if is_out else known.message_id,
         state=verdict.state,
         # What was found to be still in quarantine, and stands in the attempt alone until now, is nobody's.
         owner=None if verdict.state is State.RETRYABLE else row.owner,
         code=verdict.code,
-        message_id=_fuller(row.message_id, verdict.message_id),
         recipients=verdict.recipients,
         evidence=evidence,
         updated_at=now,
@@ -156,7 +165,13 @@ def given_back(
     `rejected_with`: the number of ids in a call that Cloudflare rejected as a whole.
     """
     if before is not None and row.forced_over is not None:
-        restored = replace(before, asks=row.asks, asks_uncounted=row.asks_uncounted, message_id=row.message_id)
+        restored = replace(
+            before,
+            asks=row.asks,
+            asks_uncounted=row.asks_uncounted,
+            confirmed_id=row.confirmed_id,
+            candidates=row.candidates,
+        )
     else:
         restored = replace(
             row,
@@ -197,8 +212,10 @@ def settled(
     if not is_free:
         verdict = Verdict(State.NEEDS_REVIEW, Code.UNSETTLED, message_id=reading.message_id)
         reviewed = recorded(row, verdict, evidence, now, terms)
-        return None if is_reviewed and row.evidence == evidence else reviewed
-    return _freed(replace(row, message_id=_fuller(row.message_id, reading.message_id)), evidence, now)
+        if reading.seen is Seen.ABSENT:  # there is no such message: other ids may be tried in their place
+            reviewed = replace(reviewed, candidates=frozenset())
+        return None if is_reviewed and row.evidence == evidence and reviewed.candidates == row.candidates else reviewed
+    return _freed(with_confirmed(row, reading.message_id), evidence, now)
 
 
 def counts_from(attempt: AttemptRow, terms: Terms) -> datetime:
@@ -260,7 +277,7 @@ def found_out(attempt: AttemptRow, rows: Mapping[PostfixPart, MessageRow], now: 
     verdicts = dict(attempt.verdicts or {})
     for part, row in rows.items():
         if row.attempt == attempt.attempt and row.state not in (State.RELEASING, State.UNKNOWN):
-            verdicts[part] = Verdict(row.state, row.code, row.recipients, row.message_id)
+            verdicts[part] = Verdict(row.state, row.code, row.recipients, row.own_id)
     return replace(
         attempt,
         state=AttemptState.REFUSED if attempt.state is AttemptState.REFUSED else AttemptState.SETTLED,
@@ -292,8 +309,3 @@ def refused(request: RequestRow, now: datetime, terms: Terms) -> RequestRow:
 
 def _smaller(ids_in_call: int) -> int:
     return SMALLER_CALL if ids_in_call > SMALLER_CALL else 1
-
-
-def _fuller(known: MessageId, learned: MessageId | None) -> MessageId:
-    """Return the fuller of two ids of one message; what contradicts the one that is known is not believed."""
-    return known if learned is None or contradict(known, learned) else fullest((known, learned))

@@ -114,8 +114,7 @@ class Vetting:
                 target = self._named(want, told)
             guards = self._guards(want, target, told)
             if guards:
-                disposition = told.disposition_name if isinstance(told, Details) else None
-                passed.append(Want(target, tuple(guards), guards, disposition))
+                passed.append(Want(target, tuple(guards), guards, *_as_read(told)))
         self.findings.conclude()
         return passed
 
@@ -159,7 +158,9 @@ class Vetting:
         is_found = isinstance(told, Details) or not ALERT_ID.match(target.message_id)
         for name in want.requests:
             if is_found and not self._is_held(name):
-                guards[name] = None
+                # Nobody has found out that the id of another request means the same message.
+                if isinstance(told, Details) or target.message_id in self._run.requests[name].message_ids:
+                    guards[name] = None
             elif (how := self._pass(name, target, told)) is not None:
                 guards[name] = how
         return guards
@@ -195,3 +196,8 @@ class Vetting:
             self.findings.propose(name, target.part, verdict)
             return None
         return verdict
+
+
+def _as_read(told: Details | NotRead) -> tuple[str | None, MessageId | None]:
+    """Return the disposition and the id of a message that was read."""
+    return (told.disposition_name, told.message_id) if isinstance(told, Details) else (None, None)

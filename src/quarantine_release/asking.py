@@ -1,0 +1,53 @@
+"""Has the trace of each message know which requests want it, and by which id. Pure but for its ports."""
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from quarantine_release.calls import CLAIM_LIMIT, Want
+from quarantine_release.outcome import MessageId, PostfixPart, RequestId
+from quarantine_release.ports import Move
+from quarantine_release.run import Run
+from quarantine_release.trace import MessageRow, RequestRow, Target
+from quarantine_release.transitions import ASKS_KEPT, asked
+
+_ROUNDS: Final = 8
+
+
+def ask_for(run: Run, wants: Sequence[Want]) -> None:
+    """Have the trace of each message know who wants it, of whom it may not have heard before."""
+    for start in range(0, len(wants), CLAIM_LIMIT):
+        for _ in range(_ROUNDS):
+            some = wants[start : start + CLAIM_LIMIT]
+            known = [(row, asked_by(run, row, want)) for want in some if (row := run.rows.get(want.target.part))]
+            asks = [Move(row, after) for row, after in known if after != row]
+            conflict = run.ports.ledger.claim(None, [], None, (), asks, {}) if asks else None
+            if conflict is None:
+                run.rows |= {move.after.part: move.after for move in asks}
+                break
+            run.rows |= {part: row for part, row in conflict.messages.items() if row is not None}
+
+
+def ask_each(run: Run, targets: Iterable[tuple[RequestRow, Iterable[Target]]], *, is_repeat: bool = False) -> None:
+    """Have the trace of each message know the requests that still want it, each under its own id.
+
+    These ids may contradict each other: which of them is right, only a reading tells. A repeat counts nobody twice
+    where more have asked than are kept.
+    """
+    ids: dict[PostfixPart, dict[RequestId, MessageId]] = {}
+    for request, own in targets:
+        for target in own if request.may_claim else ():
+            row = run.rows.get(target.part)
+            is_counted = is_repeat and row is not None and len(row.asks) >= ASKS_KEPT
+            if target.part not in request.ended_parts and not is_counted:
+                ids.setdefault(target.part, {})[request.request_id] = target.message_id
+    wants = [Want(Target(part, next(iter(named.values()))), tuple(named), named=named) for part, named in ids.items()]
+    ask_for(run, wants)
+
+
+def asked_by(run: Run, row: MessageRow, want: Want) -> MessageRow:
+    """Return the message as also wanted by these requests."""
+    for name in want.requests:
+        if name in run.requests:
+            given = want.named.get(name, want.target.message_id)
+            row = asked(row, Target(want.target.part, given), run.requests[name])
+    return row

@@ -1,0 +1,42 @@
+"""Reads back at Cloudflare what became of messages, under every id that may be theirs. Pure but for its ports."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Final
+
+from quarantine_release.identity import CANDIDATES_KEPT, combined, ids_to_read, tells_id
+from quarantine_release.outcome import AccountId, Evidence, MessageId, PostfixPart, Reading, Seen, Wanted
+from quarantine_release.ports import Ports
+from quarantine_release.trace import MessageRow
+
+UNREAD: Final = Reading(Seen.UNREAD, Evidence())
+
+
+def wanted_of(row: MessageRow, since: datetime | None = None) -> Wanted:
+    """Return the message as one to be read. With `since`, only a release that began after it counts."""
+    first, *others = ids_to_read(row)
+    return Wanted(row.part, first, since, candidates=tuple(others))
+
+
+def read_back(
+    ports: Ports, account_id: AccountId, wanted: Sequence[Wanted], seconds: float
+) -> dict[PostfixPart, Reading]:
+    """Read messages within so many seconds; what is left out is UNREAD. Raises LedgerUnavailable.
+
+    The ids that callers gave are read only where Cloudflare does not show the message with its full id.
+    """
+    ends_at = ports.clock() + timedelta(seconds=seconds)
+    readings = dict(ports.reader.read(account_id, wanted, seconds, ports.budget))
+    doubtful = [one for one in wanted if one.candidates and not tells_id(readings.get(one.part))]
+    read: dict[PostfixPart, list[tuple[MessageId, Reading]]] = {
+        one.part: [(one.message_id, readings.get(one.part, UNREAD))] for one in doubtful
+    }
+    for rank in range(CANDIDATES_KEPT):
+        some = [one for one in doubtful if len(one.candidates) > rank]
+        others = [replace(one, message_id=one.candidates[rank], candidates=()) for one in some]
+        left = (ends_at - ports.clock()).total_seconds()
+        more = ports.reader.read(account_id, others, left, ports.budget) if others and left > 0 else {}
+        for one in others:
+            read[one.part].append((one.message_id, more.get(one.part, UNREAD)))
+    return readings | {part: combined(several) for part, several in read.items()}
