@@ -145,7 +145,7 @@ class SimulatedCloudflare:
         message = self.quarantine.find(call.id, call.now)
         if message is None or (call.id != message.id and not self._reads_by(message, call.id)):
             return error(404)
-        return envelope(message.details(seen_at) if call.endpoint == "message" else message.action_log(seen_at))
+        return envelope(message.details(seen_at)) if call.endpoint == "message" else _log(call, message, seen_at)
 
     def _reads_by(self, message: Message, message_id: str) -> bool:
         return self.settings.reads_by_postfix_id and message_id == message.postfix_id
@@ -205,6 +205,17 @@ class SimulatedCloudflare:
                 {**entry, "id": "4WtWkr6nlBz9sNH-2024-08-28T15:32:35-87654321", "postfix_id": "4WtWkr6nlBz9sNH"},
             ]
         return [entry]
+
+
+def _log(call: Call, message: Message, seen_at: datetime) -> Answer:
+    try:
+        number, per_page = int(call.query.get("page", "1")), int(call.query.get("per_page", "20"))
+    except ValueError:
+        number = per_page = 0
+    if number < 1 or not 1 <= per_page <= 1000:
+        return error(400, 1004, "Invalid parameter: page or per_page")
+    page = message.action_log(seen_at)[(number - 1) * per_page : number * per_page]
+    return envelope(page, result_info={"count": len(page), "page": number, "per_page": per_page, "total_count": 0})
 
 
 def _recipient_lists(behaviour: str, recipients: list[str]) -> dict[str, list[str] | None]:

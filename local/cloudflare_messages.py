@@ -19,7 +19,10 @@ EARLIEST_ARRIVAL = datetime(2010, 1, 1, tzinfo=UTC)
 # The message of Cloudflare's own examples, whose digits and time do not follow from its postfix id.
 PUBLISHED_EXAMPLE = ("4Njp3P0STMz2c02Q", datetime(2024, 1, 5, 10, tzinfo=UTC), "12345678")
 PEOPLE = ("alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi")
-CHANGEABLE = ("quarantined", "disposition", "message_id", "recipients", "sender", "subject", "delivery_mode")
+CHANGEABLE = (
+    *("quarantined", "disposition", "message_id", "recipients", "sender", "subject", "delivery_mode"),
+    "lists_failures",  # whether a failed release is listed in post_delivery_operations
+)
 DETECTIONS = ("MALICIOUS", "MALICIOUS-BEC", "SUSPICIOUS", "SPOOF", "SPAM", "BULK")
 
 
@@ -46,6 +49,7 @@ class Message:
     sender: str = "newsletter@example.net"
     subject: str = "Your order has been shipped"
     delivery_mode: str = "DIRECT"
+    lists_failures: bool = False
     release_calls: int = 0
     releases: list[Release] = field(default_factory=list)
 
@@ -59,6 +63,7 @@ class Message:
     def details(self, now: datetime) -> dict[str, Any]:
         """The message as the list and the single read show it."""
         is_quarantined = self.quarantined and not self.is_released(now)
+        is_listed = self.is_released(now) or (self.lists_failures and bool(self.action_log(now)))
         return {
             "id": self.id,
             "postfix_id": self.postfix_id,
@@ -73,7 +78,7 @@ class Message:
             "subject": self.subject,
             "delivery_status": ["quarantined" if is_quarantined else "delivered"],
             "final_disposition": self.disposition,
-            "post_delivery_operations": ["QUARANTINE_RELEASE"] if self.is_released(now) else [],
+            "post_delivery_operations": ["QUARANTINE_RELEASE"] if is_listed else [],
             "properties": {},
             "action_log": [],
             "scanned_at": _rfc3339(self.scanned_at),

@@ -17,6 +17,7 @@ from quarantine_release.outcome import (
     Outcome,
     PostfixPart,
     Reading,
+    Recipients,
     RefusalReason,
     Refused,
     RequestId,
@@ -115,6 +116,28 @@ def test_still_quarantined_counts_only_after_lease_and_settle_and_then_is_releas
     assert told(world, request) == [Outcome.RELEASED]
     assert len(world.cloudflare.calls) == 2
     assert len(message(world).attempts) == 2
+
+
+def test_a_partial_release_ends_a_message_with_its_recipients(world: World) -> None:
+    world.cloudflare.answers.append(lost)
+    request = ask(world, BARE)
+    recipients = Recipients.of(["ann@example.com"], [], ["bob@example.com"])
+    world.reader.readings[PART] = Reading(Seen.PARTIAL, Evidence(200), FULL, recipients)
+    tick(world, seconds=31)
+    row = message(world)
+    assert (row.state, row.code, row.recipients) == (State.PARTIAL, Code.PARTLY_DELIVERED, recipients)
+    assert told(world, request) == [Outcome.PARTIALLY_RELEASED]
+    assert state_of(world, request) is RequestState.CLOSED
+    assert len(world.cloudflare.calls) == 1
+
+
+def test_a_read_is_told_from_when_on_it_may_free_a_message(world: World) -> None:
+    world.cloudflare.answers.append(lost)
+    ask(world, BARE)
+    shows(world, Seen.QUARANTINED)
+    for _ in range(4):
+        tick(world, seconds=60)
+    assert [one.may_free for one in world.reader.wanted] == [False, False, False, True]
 
 
 def test_a_message_that_is_free_and_that_no_open_request_wants_stays_where_it_is(world: World) -> None:

@@ -126,6 +126,28 @@ def test_a_release_shows_in_every_read(cloudflare: Cloudflare) -> None:
     assert timedelta() <= age < timedelta(minutes=1)
 
 
+def test_a_failed_release_may_be_listed_though_the_message_is_still_held(cloudflare: Cloudflare) -> None:
+    cloudflare.control("/messages", {"id": FULL_ID, "lists_failures": True})
+    cloudflare.control("/script", {"behaviour": "failed", "times": 1})
+    cloudflare.release(FULL_ID)
+    shown = cloudflare.call("GET", f"/{FULL_ID}").json()["result"]
+    assert (shown["is_quarantined"], shown["post_delivery_operations"]) == (True, ["QUARANTINE_RELEASE"])
+    log = cloudflare.call("GET", f"/{FULL_ID}/action_log").json()["result"]
+    assert [entry["success"] for entry in log] == [False]
+
+
+def test_an_action_log_comes_in_pages(cloudflare: Cloudflare) -> None:
+    for _ in range(3):
+        cloudflare.release(FULL_ID)
+    sizes = []
+    for page in (1, 2, 3):
+        answer = cloudflare.call("GET", f"/{FULL_ID}/action_log?page={page}&per_page=2").json()
+        sizes.append((len(answer["result"]), answer["result_info"]["per_page"]))
+    assert sizes == [(2, 2), (1, 2), (0, 2)]
+    for query in ("page=0", "page=x", "per_page=1001"):
+        assert cloudflare.call("GET", f"/{FULL_ID}/action_log?{query}").status_code == 400
+
+
 def test_releasing_twice_is_counted(cloudflare: Cloudflare) -> None:
     cloudflare.release(EXAMPLE_ID, OTHER_ID)
     cloudflare.release(EXAMPLE_ID)

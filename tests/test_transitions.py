@@ -22,6 +22,7 @@ from quarantine_release.outcome import (
     MessageId,
     OperationId,
     Reading,
+    Recipients,
     RequestId,
     Seen,
     State,
@@ -261,6 +262,8 @@ REVIEWED = replace(
         (REVIEWED, Seen.ABSENT, WAITED, WAITED, None),
         (REVIEWED, Seen.UNCLEAR, WAITED, WAITED, State.NEEDS_REVIEW),
         (REVIEWED, Seen.RELEASED, WAITED, WAITED, State.RELEASED),
+        (UNKNOWN, Seen.PARTIAL, LATER, LATER, State.PARTIAL),
+        (REVIEWED, Seen.PARTIAL, WAITED, WAITED, State.PARTIAL),
     ],
 )
 def test_a_read_settles_what_it_proves_once_it_can(
@@ -272,6 +275,16 @@ def test_a_read_settles_what_it_proves_once_it_can(
     if after:
         assert (after.evidence, after.message_id, after.updated_at) == (Evidence(200, seen=seen), FULL, now)
         assert (after.expires_at is not None) == (after.state in EXPIRING)
+
+
+def test_a_partial_release_with_a_result_to_come_waits_for_it() -> None:
+    pending = Recipients.of(["ann"], ["bob"])
+    for named in (pending, pending.unnamed):
+        reading = Reading(Seen.PARTIAL, OK, FULL, named)
+        assert settled(UNKNOWN, sent("a-one"), reading, LATER, LATER, TERMS) is None
+        after = settled(UNKNOWN, sent("a-one"), reading, WAITED, WAITED, TERMS)
+        assert after is not None
+        assert (after.state, after.code, after.recipients) == (State.PARTIAL, Code.PARTLY_DELIVERED, named)
 
 
 def test_an_attempt_whose_messages_are_settled_says_what_each_was_found_to_be() -> None:
