@@ -90,11 +90,10 @@ def test_a_failed_release_is_never_reported_as_released(system: Deployed, status
 
 
 def test_a_logged_success_ends_a_held_message_without_another_call(system: Deployed) -> None:
-    full = investigate_id("kWorked1nBz")
-    loses_answer(system, [row(full)], logs={full: [FAILED, action()]})
-    (result,) = system.results([full])
-    assert outcome(result) == ("released", None)
-    assert system.cloudflare.released(full) == 1
+    ids = [investigate_id(f"kWorked{each}nBz") for each in "abc"]
+    loses_answer(system, [row(full) for full in ids], logs={full: [FAILED, action()] for full in ids})
+    assert [outcome(each) for each in system.results(ids)] == [("released", None)] * 3
+    assert [system.cloudflare.released(each) for each in ids] == [1, 1, 1]
     assert any("/action_log" in read for read in system.cloudflare.reads)
 
 

@@ -20,6 +20,7 @@ from quarantine_release.allowance import AccountRow
 from quarantine_release.attempt import Claims
 from quarantine_release.budget import AccountBudget, _Known
 from quarantine_release.calls import Want
+from quarantine_release.cloudflare_log import read_log
 from quarantine_release.findings import Findings
 from quarantine_release.guard import Guarded, NotRead, judge
 from quarantine_release.ledger import DynamoLedger
@@ -270,7 +271,7 @@ def a_held_message_is_freed_without_its_log(patch: Patch) -> None:
 
 
 def only_the_first_page_of_a_log_is_read(patch: Patch) -> None:
-    original = cloudflare_reading_module.read_log
+    original = read_log
 
     def mutant(get: Any, path: str) -> ActionLog:
         log = original(get, path)
