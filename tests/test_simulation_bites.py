@@ -8,24 +8,20 @@ from typing import Any
 import pytest
 
 from quarantine_release import attempt as attempt_module
-from quarantine_release import cloudflare_reading as cloudflare_reading_module
 from quarantine_release import ledger as ledger_module
-from quarantine_release import reading as reading_module
 from quarantine_release import results as results_module
 from quarantine_release import settle as settle_module
 from quarantine_release import sweep as sweep_module
 from quarantine_release import vetting as vetting_module
-from quarantine_release.action_log import ActionLog
 from quarantine_release.allowance import AccountRow
 from quarantine_release.attempt import Claims
 from quarantine_release.budget import AccountBudget, _Known
 from quarantine_release.calls import Want
-from quarantine_release.cloudflare_log import read_log
 from quarantine_release.findings import Findings
 from quarantine_release.guard import Guarded, NotRead, judge
 from quarantine_release.ledger import DynamoLedger
 from quarantine_release.ledger_writes import Write, check_open, move_message
-from quarantine_release.outcome import Answered, Evidence, Reading, Refused, Seen, State, Verdict, may_claim
+from quarantine_release.outcome import Answered, Reading, Refused, Seen, State, Verdict, may_claim
 from quarantine_release.ports import Conflict, Move
 from quarantine_release.results import claimable
 from quarantine_release.run import Run
@@ -36,7 +32,6 @@ from quarantine_release.vetting import Vetting
 from tests import simulation as simulation_module
 from tests.simulated_invariants import check_end
 from tests.simulated_runs import GUARDED, SCENARIOS, schedules, seeded, standing_still
-from tests.simulated_stories import SEARCHED
 
 pytestmark = pytest.mark.simulation
 TRIES = 4000
@@ -257,34 +252,6 @@ def an_end_before_a_claim_is_not_written(patch: Patch) -> None:
     patch.setattr(DynamoLedger, "note", lambda *_: None)
 
 
-def a_listed_operation_is_taken_as_proof(patch: Patch) -> None:
-    original = reading_module.judge
-
-    def mutant(entry: Any) -> Seen:
-        return Seen.RELEASED if reading_module.RELEASE in entry["post_delivery_operations"] else original(entry)
-
-    patch.setattr(reading_module, "judge", mutant)
-
-
-def a_held_message_is_freed_without_its_log(patch: Patch) -> None:
-    patch.setattr(cloudflare_reading_module, "read_log", lambda get, path: ActionLog((), Evidence(200)))  # noqa: ARG005
-
-
-def only_the_first_page_of_a_log_is_read(patch: Patch) -> None:
-    original = read_log
-
-    def mutant(get: Any, path: str) -> ActionLog:
-        log = original(get, path)
-        return replace(log, actions=log.actions[:3], why=None)
-
-    patch.setattr(cloudflare_reading_module, "read_log", mutant)
-
-
-def searched(name: str) -> Callable[[], Iterator[list[str]]]:
-    story = SEARCHED[name]
-    return lambda: (found for _, found in schedules(1, story.jobs, prepare=story.prepare))
-
-
 def guarded_stories() -> Iterator[list[str]]:
     runs = GUARDED.values()
     return (found for jobs, harmful_from in runs for _, found in schedules(1, jobs, harmful_from))
@@ -351,9 +318,6 @@ MUTANTS: tuple[tuple[Callable[[Patch], None], Callable[[], Iterator[list[str]]]]
     (dry_runs_stay_open, stories),
     (the_switch_is_ignored, seeds(0)),
     (the_switch_is_not_looked_at_again_after_the_claim, seeds(0)),
-    (a_listed_operation_is_taken_as_proof, searched("a release that goes on being shown as held")),
-    (a_held_message_is_freed_without_its_log, searched("the same in a pack")),
-    (only_the_first_page_of_a_log_is_read, searched("a release of which only the log tells, on its second page")),
 )
 
 
