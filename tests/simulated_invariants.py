@@ -204,7 +204,7 @@ def _untruthful(simulation: Simulation) -> list[str]:
                 found.append(f"{key}: {part} is told as cancelled and was not")
             if outcome is Outcome.NOT_QUARANTINED and is_released:
                 found.append(f"{key}: {part} is told as {outcome}, and this very ledger released it")
-            if outcome is Outcome.EXPIRED:
+            if outcome is Outcome.EXPIRED and not _may_expire(simulation, row):
                 found.append(f"{key}: {part} is told as {outcome} though there was time")
     for told in simulation.told:
         if not isinstance(told.answer, Answer):
@@ -220,6 +220,12 @@ def _untruthful(simulation: Simulation) -> list[str]:
             if result.outcome is Outcome.FAILED and effects and not was_its_own:
                 found.append(f"{told.at:.3f}: {told.request_id} was told failed of {result.id}, which was released")
     return found
+
+
+def _may_expire(simulation: Simulation, row: RequestRow) -> bool:
+    """What a client asked for that was revoked until the end need not be released."""
+    closed_at = simulation.seconds(row.closed_at) if row.closed_at is not None else None
+    return simulation.clients is not None and simulation.clients.is_lost(row.client, closed_at)
 
 
 def _request(simulation: Simulation, request_id: str | None) -> RequestRow | None:

@@ -14,6 +14,7 @@ from functools import partial
 
 from quarantine_release.outcome import MessageId, PostfixPart, postfix_part
 from tests.model_dynamodb import Fault
+from tests.simulated_clients import never_restored, restored, revoke, revoked_jobs, unreadable
 from tests.simulated_invariants import check_end
 from tests.simulated_stories import AWAITED, SEARCHED, STANDARD, Story, crowd
 from tests.simulated_strikes import LEDGER_STRIKES, RELEASES, Strike, strikes_at
@@ -49,6 +50,13 @@ GUARDED: dict[str, tuple[tuple[Job, ...], Mapping[PostfixPart, float]]] = {
         (Job("queued", (HEADERS[0], IDS[1]), inline=False), Job("later", IDS[1:2], at=200.0)),
         {postfix_part(IDS[1]): 180.0},
     ),
+}
+
+# A client that is revoked while what it asked for waits.
+REVOKED: dict[str, Story] = {
+    "revoked, then restored": Story(revoked_jobs(IDS), restored),
+    "revoked for ever": Story(revoked_jobs(IDS), never_restored),
+    "clients that cannot be read for a while": Story(revoked_jobs(IDS), unreadable),
 }
 
 Schedule = tuple[tuple[int, Fault | Strike], ...]
@@ -146,7 +154,7 @@ def seeded(seed: int, *, keeps_history: bool = False) -> Simulation:
         if boundary in RELEASES:
             usual = strikes_at(boundary)
             return chance.choice((*usual, Strike.REJECTED) if may_reject else usual)
-        if boundary in ("read", "look", "send", "done"):
+        if boundary in ("read", "look", "send", "done", "secret"):
             return chance.choice(strikes_at(boundary))
         return chance.choice([one for one in LEDGER_STRIKES if one in strikes_at(boundary)])
 
@@ -168,6 +176,8 @@ def seeded(seed: int, *, keeps_history: bool = False) -> Simulation:
     rehearse(seed, simulation.jobs)
     simulation.orders = orders(seed, jobs)
     lifted = max((order.at + order.seconds for order in simulation.orders), default=0.0)
+    if not is_short:  # then requests wait long, and would expire
+        lifted = max(lifted, revoke(seed, simulation))
     simulation.run(until=max(trouble_until, storm[1] + 90, 420.0, lifted) + grace)
     return simulation
 
@@ -186,14 +196,14 @@ def orders(seed: int, jobs: Sequence[Job]) -> list[Order]:
     if chance.random() > 0.2:
         return []
     for number, job in enumerate(jobs):
-        job.client = f"client {number % 2}"
+        job.client = f"client-{number % 2}"
     return [
         Order(
             at=max(0.0, chance.choice(jobs).at + chance.choice((-1.0, 0.0, 0.1, 1.0, 30.0)) + chance.uniform(0, 3)),
             seconds=chance.choice((chance.uniform(0, 5), chance.uniform(30, 400))),
             client=client,
         )
-        for client in chance.choice(((None,), ("client 0",), (None, "client 0")))
+        for client in chance.choice(((None,), ("client-0",), (None, "client-0")))
     ]
 
 
@@ -221,7 +231,7 @@ def _stories() -> dict[str, Story]:
     plain = {name: Story(jobs) for name, jobs in SCENARIOS.items()}
     guarded = {name: Story(jobs, partial(_guard, harmful_from)) for name, (jobs, harmful_from) in GUARDED.items()}
     searched = {name: story for name, story in SEARCHED.items() if name not in AWAITED}
-    return {**plain, **guarded, **searched}
+    return {**plain, **guarded, **searched, **REVOKED}
 
 
 def _guard(harmful_from: Mapping[PostfixPart, float], simulation: Simulation) -> None:

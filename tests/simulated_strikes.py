@@ -73,6 +73,8 @@ def strikes_at(boundary: str) -> Sequence[Fault | Strike]:
         return READ_STRIKES if boundary == "read" else LOOK_STRIKES
     if boundary == "send":
         return SEND_STRIKES
+    if boundary == "secret":
+        return READ_STRIKES
     if boundary == "done":
         return DONE_STRIKES
     is_write = boundary in ("TransactWriteItems", "UpdateItem", "PutItem")

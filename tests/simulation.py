@@ -45,6 +45,7 @@ from quarantine_release.outcome import (
     Wanted,
     postfix_part,
 )
+from quarantine_release.permit import as_accepted
 from quarantine_release.ports import Budget, Hint, LedgerUnavailable, Mark, Ports
 from quarantine_release.release import KeyReused, Refusal, cancel, release
 from quarantine_release.run import Answer
@@ -59,6 +60,7 @@ from tools import operations
 
 if TYPE_CHECKING:
     from quarantine_release.cloudflare_lookup import CloudflareLookup
+    from tests.simulated_clients import SimulatedClients
     from tests.simulated_search import Search
 
 ACCOUNT = AccountId("a" * 32)
@@ -201,6 +203,8 @@ class Simulation:
     orders: Sequence[Order] = ()
     # With it the real lookup and reader get its replies; else the simulation itself stands in for both.
     search: "Search | None" = None
+    # With them worker and reconciler ask what a client may still do, and clients are let in only while they may.
+    clients: "SimulatedClients | None" = None
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)  # noqa: S311  reproducible on purpose
@@ -391,6 +395,9 @@ class Simulation:
             pause=self.sleep,
             wire_form=WireForm.ARRAY,
         )
+        if self.clients is not None:
+            permit = as_accepted if seconds == WEBHOOK_SECONDS else self.clients.permits()
+            ports = replace(ports, terms=replace(TERMS, request_lifetime=self.clients.lifetime), permit=permit)
         if self.search is None:
             return ports
         return replace(
@@ -445,6 +452,10 @@ class Simulation:
         verdicts = {each: Verdict(State.RELEASED, None, Recipients.of(names[each])) for each in ids}
         return Answered(verdicts, Evidence(200))
 
+    def begin_secret(self) -> Fault | Strike | None:
+        """Let time pass while a secret is fetched, and say what befalls that."""
+        return self._boundary("secret")
+
     def begin_call(self, boundary: str) -> Fault | Strike | None:
         """Have a reading call made: count it, let time pass, and say what befalls it."""
         self._call()
@@ -460,7 +471,7 @@ class Simulation:
         ]
 
     def _check_pauses(self, parts: Sequence[PostfixPart]) -> None:
-        """See that no call begins that a person has forbidden a second ago or earlier."""
+        """See that no call begins that a person has forbidden a second ago, or the clients secret for long enough."""
         for part in parts:
             owner = self.dynamodb.items.get(f"M#{ACCOUNT}#{part}", {}).get("owner", {"S": ""})["S"]
             client = self.dynamodb.items.get(f"R#{owner}", {}).get("client", {"S": ""})["S"]
@@ -469,6 +480,8 @@ class Simulation:
                 for pause in self.pauses
                 if pause.holds_for(client) and pause.at + 1.0 < self.now < pause.until
             ]
+            lost = self.clients.objections(client) if self.clients is not None else []
+            self.late_calls += [f"{self.now:.3f}: {part} is sent though {objection}" for objection in lost]
 
     def read(
         self, account_id: AccountId, wanted: Sequence[Wanted], _: float, budget: Budget
@@ -580,6 +593,8 @@ class Simulation:
         """Let the process that ran with these be used again."""
         assert isinstance(ports.budget, AccountBudget)
         self._budgets.append(ports.budget)
+        if self.clients is not None and ports.permit is not as_accepted:
+            self.clients.keep(ports.permit)
 
     @property
     def _marks(self) -> dict[Mark, int]:
@@ -630,6 +645,10 @@ class Simulation:
     def _client(self, job: Job) -> None:
         """Post, and post again while there was no answer, as a SOAR does; each post is a process of its own."""
         for number in range(job.tries):
+            if self.clients is not None and self.clients.is_lost(job.client):
+                self.note("answers 401 or 503")
+                self.sleep(self.random.uniform(0.5, 30.0))
+                continue
             request = self._request(job, number)
             outcome: list[Answer | Refusal | KeyReused] = []
             webhook = partial(self._webhook, request, job.inline, outcome)
