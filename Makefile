@@ -94,6 +94,10 @@ simulate: ready-dev  ## simulates at length; SEED=n simulates one seed again and
 bursts: ready-dev  ## plays batches, bursts and a storm of 429s at full size against the local stack
 	@BURST=2000 $(in_dev) -m pytest --no-header --capture=no tests/test_end_to_end_queue.py
 
+.PHONY: crowds
+crowds: ready-dev  ## plays 10,000 requests, 30 at once for each message, against the local stack
+	@CROWDS=10000 $(in_dev) -m pytest --no-header --capture=no tests/test_end_to_end_crowds.py
+
 .PHONY: bench bench-cold profile
 bench: ready-dev  ## measures everything and writes the figures of docs/performance.md; fails if a target is missed
 	@missed=0; $(MAKE) bench-cold || missed=1; $(MAKE) bench-burst || missed=1; exit $$missed
