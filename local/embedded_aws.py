@@ -1,7 +1,8 @@
 """AWS on one machine, a process of its own: moto, one call at a time, with the table and secrets of `template.yaml`.
 
 moto as it comes loses concurrent writes and copies the whole table for every action of a transaction; what is done
-about it stands in `_make_transactions_atomic`. Queues are our own, and their event source reads them over the pipe.
+about it stands in `_make_transactions_atomic`. `transactions.py` makes transactions conflict, as DynamoDB does. Queues
+are our own, and their event source reads them over the pipe.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from local.event_source import serve_event_source
 from local.http_server import Connection, Server, url_of
 from local.sqs_api import SqsApi
 from local.sqs_queue import Queue, declared_queues
+from local.transactions import Transactions
 
 SERVICES: tuple[SERVICE_NAMES, ...] = ("dynamodb", "secretsmanager")  # of moto's
 REMEMBER_TOKENS_SECONDS = 600  # as DynamoDB remembers a ClientRequestToken
@@ -40,11 +42,14 @@ TABLE_ARGUMENTS = ("TableName", "KeySchema", "AttributeDefinitions", "GlobalSeco
 class EmbeddedAws(Server):
     """Serves the three services behind one address; the service is read from the signature's scope."""
 
-    def __init__(self, listener: socket.socket, queues: Mapping[str, Queue]) -> None:
+    def __init__(
+        self, listener: socket.socket, queues: Mapping[str, Queue], tables: Iterable[Mapping[str, Any]]
+    ) -> None:
         super().__init__(listener, _SignedCalls)
         self.apps: dict[str, Flask] = {service: create_backend_app(service) for service in SERVICES}
         self.sqs = SqsApi(queues, url_of(listener))
         self.lock = threading.Lock()
+        self.transactions = Transactions({table["TableName"]: _hash_key(table) for table in tables})
 
 
 class _SignedCalls(Connection):
@@ -62,7 +67,9 @@ class _SignedCalls(Connection):
         data = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         scope = self.headers.get("Authorization", "").split("/")
         service = scope[3] if len(scope) > 3 else ""
-        if service in self.server.apps:
+        if service == "dynamodb":
+            status, headers, body = self._dynamodb(self.headers.get("X-Amz-Target", "").partition(".")[2], data)
+        elif service in self.server.apps:
             status, headers, body = self._call(self.server.apps[service], data)
         elif service == "sqs":
             status, headers, body = self.server.sqs.answer(self.headers.get("X-Amz-Target", ""), data)
@@ -73,6 +80,12 @@ class _SignedCalls(Connection):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    def _dynamodb(self, operation: str, data: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
+        with self.server.transactions.while_executing(operation, json.loads(data)) as refusal:
+            if refusal is not None:
+                return 400, [("Content-Type", "application/x-amz-json-1.0")], refusal
+            return self._call(self.server.apps["dynamodb"], data)
 
     def _call(self, app: Flask, data: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
         environ = {
@@ -149,6 +162,10 @@ def _make_transactions_atomic() -> None:
         setattr(owner, name, replacement)
 
 
+def _hash_key(table: Mapping[str, Any]) -> str:
+    return next(str(key["AttributeName"]) for key in table["KeySchema"] if key["KeyType"] == "HASH")
+
+
 def _rows(backend: Any, actions: list[dict[str, Any]]) -> Iterable[tuple[dict[Any, Any], Any]]:
     """Where moto keeps the rows that a transaction names."""
     for action in actions:
@@ -179,7 +196,7 @@ def main() -> None:
     _make_transactions_atomic()
     wanted = json.loads(parent.receive())
     queues = declared_queues(wanted["queues"])
-    server = EmbeddedAws(inherited_listener(), queues)
+    server = EmbeddedAws(inherited_listener(), queues, wanted["tables"])
     server.start()
     create_resources(url_of(server.socket), wanted["tables"], wanted["secrets"])
     parent.send(READY)
