@@ -1,11 +1,12 @@
 """Has the trace of each message know which requests want it, and by which id. Pure but for its ports."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Final
 
 from quarantine_release.calls import CLAIM_LIMIT, Want
 from quarantine_release.outcome import MessageId, PostfixPart, RequestId
-from quarantine_release.ports import Move
+from quarantine_release.ports import LedgerContended, LedgerUnavailable, Move
 from quarantine_release.run import Run
 from quarantine_release.trace import MessageRow, RequestRow, Target
 from quarantine_release.transitions import ASKS_KEPT, asked
@@ -16,15 +17,22 @@ _ROUNDS: Final = 8
 def ask_for(run: Run, wants: Sequence[Want]) -> None:
     """Have the trace of each message know who wants it, of whom it may not have heard before."""
     for start in range(0, len(wants), CLAIM_LIMIT):
-        for _ in range(_ROUNDS):
-            some = wants[start : start + CLAIM_LIMIT]
-            known = [(row, asked_by(run, row, want)) for want in some if (row := run.rows.get(want.target.part))]
-            asks = [Move(row, after) for row, after in known if after != row]
-            conflict = run.ports.ledger.claim(None, [], None, (), asks, {}) if asks else None
-            if conflict is None:
-                run.rows |= {move.after.part: move.after for move in asks}
-                break
-            run.rows |= {part: row for part, row in conflict.messages.items() if row is not None}
+        some = wants[start : start + CLAIM_LIMIT]
+        try:
+            _ask_for(run, some)
+        except LedgerContended:
+            note_apart(run, some)
+
+
+def _ask_for(run: Run, some: Sequence[Want]) -> None:
+    for _ in range(_ROUNDS):
+        known = [(row, asked_by(run, row, want)) for want in some if (row := run.rows.get(want.target.part))]
+        asks = [Move(row, after) for row, after in known if after != row]
+        conflict = run.ports.ledger.claim(None, [], None, (), asks, {}) if asks else None
+        if conflict is None:
+            run.rows |= {move.after.part: move.after for move in asks}
+            break
+        run.rows |= {part: row for part, row in conflict.messages.items() if row is not None}
 
 
 def ask_each(run: Run, targets: Iterable[tuple[RequestRow, Iterable[Target]]], *, is_repeat: bool = False) -> None:
@@ -51,3 +59,18 @@ def asked_by(run: Run, row: MessageRow, want: Want) -> MessageRow:
             given = want.named.get(name, want.target.message_id)
             row = asked(row, Target(want.target.part, given), run.requests[name])
     return row
+
+
+def note_apart(run: Run, wants: Iterable[Want]) -> None:
+    """Name those who ask in a row of its own for each message, because others contend for the message's row.
+
+    Plain additions do not contend with each other. If one fails, the request is only missing in the trace.
+    """
+    parts: dict[RequestId, list[PostfixPart]] = {}
+    for want in wants:
+        for name in want.requests:
+            parts.setdefault(name, []).append(want.target.part)
+    until = run.ports.terms.expiry(run.ports.clock())
+    with suppress(LedgerUnavailable):
+        for name, some in parts.items():
+            run.ports.ledger.note_unclaimed(run.account_id, some, name, until)

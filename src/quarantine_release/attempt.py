@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import Final
 
-from quarantine_release.asking import asked_by
+from quarantine_release.asking import asked_by, note_apart
 from quarantine_release.calls import CLAIM_LIMIT, Call, Want
 from quarantine_release.identity import believed
 from quarantine_release.outcome import (
@@ -24,7 +24,7 @@ from quarantine_release.outcome import (
     State,
     Verdict,
 )
-from quarantine_release.ports import Conflict, LedgerUnavailable, Move
+from quarantine_release.ports import Conflict, LedgerContended, LedgerUnavailable, Move
 from quarantine_release.results import claimable
 from quarantine_release.run import Run
 from quarantine_release.trace import AttemptRow, AttemptState, MessageRow, RequestRow, Target
@@ -60,6 +60,10 @@ def claim(run: Run, call: Call) -> Claims | Conflict | None:
     claims: Claims | Conflict | None = None
     try:
         claims = _claim(run, call)
+    except LedgerContended:
+        if run.is_accepted or run.request.force:
+            raise
+        claims = _accept(run, call)
     finally:
         if call.wants and not isinstance(claims, Claims):
             run.ports.budget.put_back(run.account_id)
@@ -116,7 +120,22 @@ def _claim(run: Run, call: Call) -> Claims | Conflict | None:
         for name in [name for name, request in conflict.requests.items() if request is None and run.is_accepted]:
             del run.requests[name]
         seen |= conflict.messages
+        run.rows |= {part: row for part, row in conflict.messages.items() if row is not None}
     raise LedgerUnavailable
+
+
+def _accept(run: Run, call: Call) -> Conflict | None:
+    """Accept a request without a claim, because others contend for its messages; the worker claims what is left.
+
+    Many callers ask for one message at once, and one of them releases it. The others must not fail over its row.
+    """
+    opened = run.closed_by(run.request, run.rows) or run.request
+    conflict = run.ports.ledger.claim(opened, [], None, (), (), {})
+    if conflict is None:
+        run.requests[opened.request_id] = opened
+        run.is_accepted = True
+        note_apart(run, call.wants)
+    return conflict
 
 
 def _owners(

@@ -31,7 +31,7 @@ from quarantine_release.ledger_account import account_row, calls_name
 from quarantine_release.ledger_keys import account_key
 from quarantine_release.outcome import AccountId, Answered, RefusalReason, Refused, Stop
 from quarantine_release.ports import LedgerUnavailable, Mark
-from quarantine_release.table import Table
+from quarantine_release.table import FEW_TRIES, Table
 from quarantine_release.update_expression import UpdateExpression
 
 # So long a block holds, and so long what others wrote may be unknown here: within a second a pause reaches everybody.
@@ -73,7 +73,8 @@ class AccountBudget:
     def take(self, account_id: AccountId, mark: Mark) -> float:
         """Take one call and return 0, or return for how many seconds none may be made. Raises LedgerUnavailable.
 
-        One round trip where calls are allowed, two where some of the last block are left, none while a block lasts.
+        One round trip where calls are allowed, two where some of a block of an earlier slot are left, none while a
+        block holds.
         """
         now, known = self._clock(), self._of(account_id)
         limit = min(self._marks[mark], self._marks[Mark.ALL])
@@ -82,14 +83,26 @@ class AccountBudget:
         wait = wait_of(known.row, limit, now)
         if wait:
             return wait
-        if not known.left or not self._is_fresh(known.bought_at, now):
+        if not self._has_left(account_id, known, now):
             self._buy(account_id, known, now)
-            wait = wait_of(known.row, limit, now)
-            if wait:  # others have taken what there was
-                self._give_back(account_id, known, now)
-                return wait
+        wait = wait_of(known.row, limit, now)
+        if wait:  # others have taken what there was
+            self._give_back(account_id, known, now)
+            return wait
         known.move(1)
         return 0.0
+
+    def _has_left(self, account_id: AccountId, known: _Known, now: datetime) -> bool:
+        """Return whether a call of the last block may be made: after another look once the block does not hold.
+
+        Such a look costs what buying does, and no others wait for it. Giving back is a transaction, in which nobody
+        else may write the row: if each process gave back every second, they would refuse each other's writes.
+        """
+        if known.left and not self._is_fresh(known.bought_at, now) and slot_of(known.bought_at) == slot_of(now):
+            if not self._is_fresh(known.seen_at, now):
+                self._look(account_id, known)
+            return known.left > 0
+        return known.left > 0 and self._is_fresh(known.bought_at, now)
 
     def pause_left(self, account_id: AccountId) -> float:
         """Return for how many seconds Cloudflare wants no call. Raises LedgerUnavailable.
@@ -178,7 +191,7 @@ class AccountBudget:
         else:
             update.require("paused_until", {"N": _milliseconds(paused_until)})
         with suppress(LedgerUnavailable):
-            self._table.transact([{"Update": update.build()}])
+            self._table.transact([{"Update": update.build()}], FEW_TRIES)
 
     def _pause(self, account_id: AccountId, known: _Known, until: datetime) -> None:
         known.row = replace(known.row, paused_until=max(until, known.row.paused_until or until))

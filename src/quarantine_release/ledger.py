@@ -46,7 +46,7 @@ from quarantine_release.ledger_writes import (
 )
 from quarantine_release.outcome import UNSETTLED, AccountId, MessageId, PostfixPart, RequestId, State
 from quarantine_release.ports import Conflict, LedgerContended, Move
-from quarantine_release.table import CONDITION_FAILED
+from quarantine_release.table import CONDITION_FAILED, FEW_TRIES
 from quarantine_release.trace import AttemptRow, AttemptState, MessageRow, OperationRow, RequestRow, RequestState
 
 # Actions in one transaction.
@@ -72,7 +72,8 @@ class DynamoLedger(LedgerReads):
 
         `notes`: how many an accepted request had when it was read. One round trip. Requests accepted before must still
         be open: nothing leaves on behalf of one that was refused or has ended. A claim whose answer was lost is
-        recognised by its own attempt or nonce and is a success.
+        recognised by its own attempt or nonce and is a success. Raises LedgerContended if others contend for the rows;
+        soon if nothing is claimed, because asks can be written elsewhere.
         """
         updates = {move.after.part: move_message(move) for move in (*moves, *asks) if move.before != move.after}
         requests = {request_id: check_open(request_id, notes.get(request_id, 0)) for request_id in accepted}
@@ -81,7 +82,8 @@ class DynamoLedger(LedgerReads):
         actions = [*updates.values(), *requests.values()]
         if attempt is not None:
             actions.append(put_attempt(attempt))
-        reasons = self._table.transact(actions) if updates or opened is not None else None
+        tries = (FEW_TRIES,) if asks and attempt is None else ()
+        reasons = self._table.transact(actions, *tries) if updates or opened is not None else None
         if reasons is None:
             self._reopen(asks)
             return None

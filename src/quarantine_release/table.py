@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _BATCH_GET_LIMIT: Final = 100
 _TRIES: Final = 8
+# Tries of a transaction that can be done without: each holds rows that others need.
+FEW_TRIES: Final = 2
 CONDITION_FAILED: Final = "ConditionalCheckFailed"
 # Reasons for which a transaction was cancelled without telling anything about the rows: the same again may pass.
 _PASSING: Final = frozenset(
@@ -40,10 +42,13 @@ class Table:
         self._name = name
         self._pause = pause
 
-    def transact(self, actions: Sequence[dict[str, Any]]) -> list[dict[str, Any]] | None:
-        """Write all or nothing; return the reasons if a condition failed. Conflicts and throttling are waited out."""
+    def transact(self, actions: Sequence[dict[str, Any]], tries: int = _TRIES) -> list[dict[str, Any]] | None:
+        """Write all or nothing; return the reasons if a condition failed. Conflicts and throttling are waited out.
+
+        Raises LedgerContended if they outlast the tries.
+        """
         named = [{kind: {"TableName": self._name, **each} for kind, each in action.items()} for action in actions]
-        for round_ in range(_TRIES):
+        for round_ in range(tries):
             try:
                 self._client.transact_write_items(TransactItems=cast("Any", named))
                 return None
@@ -79,13 +84,23 @@ class Table:
         raise LedgerUnavailable("TransactionConflict")
 
     def change(self, update: dict[str, Any]) -> Item:
-        """Make one update that holds whatever the item is, and return what it is then. Repeated, it counts twice."""
-        try:
-            answer: Any = self._client.update_item(TableName=self._name, **update, ReturnValues="ALL_NEW")
-        except (ClientError, BotoCoreError) as error:
-            raise LedgerUnavailable(type(error).__name__) from error
-        item: Item = answer["Attributes"]
-        return item
+        """Make one update that holds whatever the item is, and return what it is then. Repeated, it counts twice.
+
+        So only conflicts are waited out, which change nothing.
+        """
+        for round_ in range(_TRIES):
+            try:
+                answer: Any = self._client.update_item(TableName=self._name, **update, ReturnValues="ALL_NEW")
+            except ClientError as error:
+                if error.response["Error"]["Code"] not in _PASSING:
+                    raise LedgerUnavailable(type(error).__name__) from error
+            except BotoCoreError as error:
+                raise LedgerUnavailable(type(error).__name__) from error
+            else:
+                item: Item = answer["Attributes"]
+                return item
+            self._pause(round_)
+        raise LedgerUnavailable("TransactionConflict")
 
     def read(self, keys: Sequence[str]) -> Iterator[Item]:
         pending = [{"pk": {"S": key}} for key in dict.fromkeys(keys)]
