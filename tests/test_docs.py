@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import re
 import shlex
 import shutil
@@ -11,6 +12,7 @@ from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
@@ -376,16 +378,20 @@ def test_a_client_is_made_as_told_with_nothing_installed() -> None:
 # --- Links, paths, commands -------------------------------------------------------------------------------------------
 
 
+def anchors_of(text: str) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_whatever_a_page_names_is_there(page: Path) -> None:
     text = page.read_text("utf-8")
-    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
-    anchors = {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
     for target in re.findall(r"\]\(([^)]+)\)", text):
-        if target.startswith("#"):
-            assert target[1:] in anchors, target
-        elif "://" not in target:
-            assert (page.parent / target).is_file(), target
+        if "://" not in target:
+            file, _, anchor = target.partition("#")
+            linked = page.parent / file if file else page
+            assert linked.is_file(), target
+            assert not anchor or anchor in anchors_of(linked.read_text("utf-8")), target
     known = {path.name for folder in ("src", "local", "tests", "tools") for path in (CHECKOUT / folder).rglob("*.py")}
     for name in re.findall(r"`([\w.-]+(?:/[\w.-]+)*/?)`", text):
         if name.startswith(MADE) or not re.search(r"/|\.(?:py|md|yaml|toml|json|txt)$", name):
@@ -407,6 +413,44 @@ def test_every_command_of_the_operations_tool_can_be_run_as_it_stands() -> None:
     for command in commands:
         told = parser().parse_args(shlex.split(command))
         assert told.stack or told.table or told.local, command
+
+
+STUB_OF_AWS: Final = """#!/bin/sh
+case "$*" in
+*describe-stacks*ClientsSecretArn*) echo arn:of:the:secret ;;
+*get-secret-value*arn:of:the:secret*) cat secret.json ;;
+*put-secret-value*arn:of:the:secret*file://clients.json) cp clients.json secret.json ;;
+*) exit 2 ;;
+esac
+"""
+
+
+@pytest.mark.parametrize("name", ["playbooks", "unknown"])
+def test_the_lines_that_disable_a_client_disable_that_client_alone(tmp_path: Path, name: str) -> None:
+    text = (CHECKOUT / "docs" / "operations.md").read_text("utf-8")
+    (lines,) = (
+        block for block in re.findall(r"^```sh\n(.*?)^```$", text, re.DOTALL | re.MULTILINE) if '["disabled"]' in block
+    )
+    entries = [
+        {"name": each, "tokens": [{"sha256": sha256(each.encode()).hexdigest()}], "scopes": ["release"]}
+        for each in ("playbooks", "other")
+    ]
+    (tmp_path / "secret.json").write_text(json.dumps({"clients": entries}))
+    stub = tmp_path / "aws"
+    stub.write_text(STUB_OF_AWS)
+    stub.chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    commands = lines.replace("client=playbooks", f"client={name}")
+    subprocess.run(
+        ["sh", "-c", commands], cwd=tmp_path, env={"PATH": path}, timeout=60, check=False, capture_output=True
+    )
+    found = parse_clients((tmp_path / "secret.json").read_text())
+    assert found.problems == {}
+    assert {client.name: client.is_disabled for client in found.clients} == {
+        "playbooks": name == "playbooks",
+        "other": False,
+    }
+    assert not (tmp_path / "clients.json").exists()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
