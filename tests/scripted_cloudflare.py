@@ -27,7 +27,7 @@ API_TOKEN: Final = "scripted-token-of-forty-characters-000000"
 Row = dict[str, Any]
 
 
-def row(message_id: str, **members: Any) -> Row:
+def row(message_id: str, /, **members: Any) -> Row:
     """Make a row of the search as Cloudflare shows a spam mail in quarantine; members replace or add to it."""
     postfix_id, _, rest = message_id.partition("-")
     known: Row = {

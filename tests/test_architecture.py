@@ -24,17 +24,23 @@ OURS = {
     "permit": "clients guard trace",
     "ports": "guard lookup outcome permit trace transitions",
     "calls": "guard outcome trace",
-    "run": "calls guard outcome ports results trace transitions",
+    "run": "calls guard outcome ports results reuse trace transitions",
     "asking": "calls outcome ports run trace transitions",
     "attempt": "asking calls identity outcome ports results run trace transitions",
     "findings": "asking calls guard outcome ports run trace",
     "read_back": "identity outcome ports trace",
-    "vetting": "calls findings guard lookup outcome ports run trace",
+    "reuse": "guard lookup outcome reading results trace",
+    "vetting": "calls findings guard lookup outcome ports resolving reuse run trace",
     "proof": "identity outcome ports read_back run trace",
-    "release": "attempt calls guard outcome ports proof results run trace vetting",
-    "batch": "asking attempt calls guard outcome permit ports proof release results run trace transitions vetting",
+    "release": "attempt calls guard outcome ports proof resolving results run trace vetting",
+    "batch": (
+        "asking attempt calls guard merging outcome permit ports proof release resolving results run trace"
+        " transitions vetting"
+    ),
     "sweep": "asking attempt outcome permit ports release run trace transitions",
     "settle": "outcome ports read_back sweep trace transitions",
+    "resolving": "findings guard lookup outcome ports run trace",
+    "merging": "calls outcome trace",
     "visibility": "outcome trace",
     "answer": "guard outcome results run trace visibility",
     "trace_answer": "answer outcome results trace visibility",
@@ -59,12 +65,13 @@ OURS = {
     "ledger_codecs": "guard outcome trace",
     "ledger_keys": "ledger_codecs outcome",
     "ledger_account": "allowance ledger_codecs outcome",
-    "ledger_items": "guard ledger_codecs ledger_keys outcome trace",
+    "ledger_items": "guard ledger_codecs ledger_keys lookup outcome trace",
     "update_expression": "ledger_codecs",
     "table": "ledger_codecs ledger_keys ports",
     "ledger_reads": "allowance ledger_account ledger_items ledger_keys outcome ports table trace",
     "ledger_writes": (
-        "allowance identity ledger_account ledger_codecs ledger_items ledger_keys outcome ports trace update_expression"
+        "allowance identity ledger_account ledger_codecs ledger_items ledger_keys outcome ports trace"
+        " update_expression"
     ),
     "ledger": "ledger_codecs ledger_items ledger_reads ledger_writes outcome ports table trace",
     "budget": "allowance ledger_account ledger_keys outcome ports table update_expression",
@@ -79,9 +86,7 @@ OURS = {
         "cloudflare cloudflare_answer credentials deadline guard outcome ports reading secret_store telemetry"
     ),
     "cloudflare_log": "action_log cloudflare_calls guard reading",
-    "cloudflare_reading": (
-        "action_log cloudflare cloudflare_calls cloudflare_log deadline guard outcome ports reading"
-    ),
+    "cloudflare_reading": "action_log cloudflare cloudflare_calls cloudflare_log deadline guard outcome ports reading",
     "cloudflare_lookup": "cloudflare cloudflare_calls deadline guard lookup outcome ports reading",
     "telemetry": "ledger_keys outcome results settings trace",
     # What puts it together, and the entry points.
@@ -90,11 +95,12 @@ OURS = {
         " deadline ledger outcome permit ports release_queue secret_store settings table telemetry trace"
     ),
     "routes": (
-        "answer authentication clients credentials guard http_event outcome ports problem release"
-        " release_request request_members run secret_store telemetry trace trace_answer wiring"
+        "answer authentication clients credentials guard http_event outcome ports problem release release_request"
+        " request_members run secret_store telemetry trace trace_answer wiring"
     ),
     "webhook": (
-        "authentication http_event init_phase ports problem release_request request_members routes telemetry wiring"
+        "authentication http_event init_phase ports problem release_request request_members routes telemetry"
+        " wiring"
     ),
     "worker": "batch init_phase release_queue telemetry wiring",
     "reconciler": "init_phase outcome ports settle telemetry trace wiring",

@@ -11,7 +11,11 @@ import pytest
 import requests
 
 from local.cloudflare_messages import POSTFIX_ALPHABET
-from tests.scripted_cloudflare import Deployed, Row, deployed, row
+from quarantine_release.ledger_keys import alias_key
+from quarantine_release.lookup import Question
+from quarantine_release.outcome import AccountId, MessageId
+from quarantine_release.trace import ANY
+from tests.scripted_cloudflare import ACCOUNT, Deployed, Row, deployed, row
 
 pytestmark = pytest.mark.slow
 PROCESSES = 4
@@ -173,3 +177,98 @@ def test_a_dry_run_ends_when_the_release_that_it_met_is_cancelled(system: Deploy
     name = given_back.json()["request_id"]
     assert outcomes(system.post({}, f"/v1/releases/{name}/cancel").json()["results"]) == [("cancelled", None)]
     assert outcomes(system.ended(dry_run, seconds=15)["results"]) == [("failed", "not_attempted")]
+
+
+# --- What was true once
+
+
+def alias_key_of(header: str) -> str:
+    """Return the key under which the ledger keeps what a Message-ID was found to mean."""
+    return alias_key(AccountId(ACCOUNT), Question(MessageId(header), ANY, datetime.now(UTC)).text)
+
+
+def grow_old(system: Deployed, key: str, *names: str) -> None:
+    """Have a row of the ledger look as if it was written ten minutes ago."""
+    item = system.item(key)
+    assert item, key
+    for name in names:
+        if name in item:
+            item[name] = {"N": str(int(item[name]["N"]) - 600_000)}
+    system.put_item(item)
+
+
+def message_ended_long_ago(system: Deployed, full: str) -> None:
+    """Release a message, and have its end look old."""
+    assert outcomes(system.results([full])) == [("released", None)]
+    grow_old(system, f"M#{ACCOUNT}#{full.partition('-')[0]}", "updated_at")
+
+
+@pytest.mark.parametrize("kept_by", ["this version", "4c3b95d"])
+def test_a_second_mail_under_a_message_id_is_not_told_as_released(system: Deployed, kept_by: str) -> None:
+    first, second = investigate_id("kSecondMa1l"), investigate_id("kSecondMa2l", days=0.5)
+    header = f"<{kept_by.replace(' ', '.')}@example.net>"
+    system.cloudflare.rows = [row(first, message_id=header)]
+    assert outcomes(system.results([header])) == [("released", None)]
+    system.cloudflare.rows[0].update(DONE)
+    grow_old(system, alias_key_of(header), "kept_at")
+    if kept_by == "4c3b95d":  # which kept them for a day, and did not write down since when
+        item = system.item(alias_key_of(header))
+        system.put_item({name: value for name, value in item.items() if name != "kept_at"})
+    assert outcomes(system.results([header])) == [("already_released", None)]
+    grow_old(system, alias_key_of(header), "kept_at")
+    system.cloudflare.rows.append(row(second, message_id=header))
+    (result,) = system.results([header])
+    assert (result["outcome"], result["code"]) == ("ambiguous", "several_matches")
+    assert {each["id"] for each in result["candidates"]} == {first, second}
+
+
+def test_whoever_expects_one_message_has_them_counted(system: Deployed) -> None:
+    first, second, header = investigate_id("kCounted001"), investigate_id("kCounted002"), "<counted@example.net>"
+    system.cloudflare.rows = [row(first, message_id=header)]
+    assert outcomes(system.results({"ids": [header], "expect_count": 1})) == [("released", None)]
+    system.cloudflare.rows.append(row(second, message_id=header))
+    assert outcomes(system.results({"ids": [header], "expect_count": 1})) == [("ambiguous", "count_differs")]
+
+
+@pytest.mark.parametrize("how", ["inline", "forced", "dry run", "worker"])
+def test_a_postfix_id_that_was_used_again_is_ambiguous(system: Deployed, how: str) -> None:
+    name = f"kUsed{how.replace(' ', '')}"
+    first, second = investigate_id(name, days=2), investigate_id(name, days=2, digits=77)
+    bare = first.partition("-")[0]
+    second = second.replace(second.partition("-")[0], bare)
+    system.cloudflare.rows = [row(first)]
+    message_ended_long_ago(system, first)
+    system.cloudflare.rows = [row(second)]
+    system.cloudflare.paths[bare] = [row(second)]
+    body = {"ids": [bare], "dry_run": how == "dry run", "force": how == "forced", "reason": "a test"}
+    headers = {"forced": {"Idempotency_Key": name}, "worker": {"Prefer": "respond-async"}}.get(how, {})
+    (result,) = system.results(body, **headers)
+    assert (result["outcome"], result["code"]) == ("ambiguous", "several_matches")
+    assert [each["id"] for each in result["candidates"]] == [first, second]
+    assert [each["is_quarantined"] for each in result["candidates"]] == [False, True]
+    assert system.cloudflare.releases == [[first]]
+
+
+def test_the_ledgers_answer_stands_for_a_postfix_id_that_cannot_be_read(system: Deployed) -> None:
+    full = investigate_id("kUnreadable1")
+    system.cloudflare.rows = [row(full)]
+    message_ended_long_ago(system, full)
+    bare = full.partition("-")[0]
+    for shown in (404, 503, [row(full, **DONE)]):
+        system.cloudflare.rows = []
+        system.cloudflare.paths = {bare: shown}
+        assert outcomes(system.results([bare])) == [("already_released", None)]
+        assert outcomes(system.results([bare], Prefer="respond-async")) == [("already_released", None)]
+
+
+@pytest.mark.parametrize("how", ["inline", "worker"])
+def test_a_message_id_of_another_mail_than_the_ledger_knows_is_ambiguous(system: Deployed, how: str) -> None:
+    first = investigate_id(f"kNamed{how}")
+    second, header = f"{first.rpartition('-')[0]}-77", f"<{how}.named@example.net>"
+    system.cloudflare.rows = [row(first, message_id="<other@example.net>")]
+    message_ended_long_ago(system, first)
+    system.cloudflare.rows = [row(second, message_id=header)]
+    headers = {"Prefer": "respond-async"} if how == "worker" else {}
+    (result,) = system.results([header], **headers)
+    assert (result["outcome"], result["code"], result["resolved_id"]) == ("ambiguous", "several_matches", second)
+    assert [each["id"] for each in result["candidates"]] == [first, second]

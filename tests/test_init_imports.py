@@ -20,8 +20,8 @@ COMMON_MODULES: Final = """
 action_log allowance asking attempt aws_clients budget calls clients cloudflare cloudflare_answer cloudflare_calls
 cloudflare_log cloudflare_lookup cloudflare_reading credentials current_clients deadline findings guard identity
 init_phase ledger ledger_account ledger_codecs ledger_items ledger_keys ledger_reads ledger_writes lookup outcome permit
-ports proof read_back reading release release_queue release_traces resemblance results run secret_store settings
-signature table telemetry trace transitions update_expression vetting wiring
+ports proof read_back reading release release_queue release_traces resemblance resolving results reuse run secret_store
+settings signature table telemetry trace transitions update_expression vetting wiring
 """
 HTTP_MODULES: Final = """
 answer authentication http_event json_body problem release_request request_members routes trace_answer visibility
@@ -29,7 +29,7 @@ answer authentication http_event json_body problem release_request request_membe
 COMMON, HTTP = frozenset(COMMON_MODULES.split()), frozenset(HTTP_MODULES.split())
 OURS: Final = {
     "webhook": COMMON | HTTP | {"webhook"},
-    "worker": COMMON | {"batch", "worker"},
+    "worker": COMMON | {"batch", "merging", "worker"},
     "reconciler": COMMON | {"reconciler", "settle", "sweep"},
 }
 # Whatever else is loaded at first level, beside Python's own modules.

@@ -12,6 +12,7 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 from quarantine_release.guard import Candidate, Ended, Policy
 from quarantine_release.ledger import DynamoLedger
 from quarantine_release.ledger_keys import alias_key, attempt_key, message_key, request_key, unclaimed_key
+from quarantine_release.lookup import Kept
 from quarantine_release.outcome import (
     AccountId,
     AttemptId,
@@ -1002,7 +1003,7 @@ def test_1000_denied_messages_and_100_answers_are_written_in_few_round_trips(
     faulty_ledger.note_unclaimed(ACCOUNT, parts, RequestId("rq_one"), NOON)
     assert faulty.calls == ["TransactWriteItems"] * 10
     faulty.calls.clear()
-    faulty_ledger.keep_aliases(ACCOUNT, {f"question {number}": FULL for number in range(100)}, NOON)
+    faulty_ledger.keep_aliases(ACCOUNT, {f"question {number}": FULL for number in range(100)}, NOON, NOON)
     assert faulty.calls == ["TransactWriteItems"]
     faults += [Fault.CONFLICT] * 8
     faulty_ledger.note_unclaimed(ACCOUNT, parts[:3], RequestId("rq_two"), NOON)
@@ -1011,11 +1012,11 @@ def test_1000_denied_messages_and_100_answers_are_written_in_few_round_trips(
 
 def test_what_is_known_is_read_in_one_round_trip(faulty: ModelDynamoDB, faulty_ledger: DynamoLedger) -> None:
     row = release_once(faulty_ledger)
-    faulty_ledger.keep_aliases(ACCOUNT, {"what?": FULL}, NOON)
+    faulty_ledger.keep_aliases(ACCOUNT, {"what?": FULL}, NOON, NOON)
     faulty.calls.clear()
     known = faulty_ledger.known(ACCOUNT, RequestId("rq_one"), [PART, postfix_part(OTHER)], ["what?", "which?"])
     expected = faulty_ledger.requests([RequestId("rq_one")])[RequestId("rq_one")]
-    assert known == Known(expected, {PART: row}, {"what?": (FULL, int(NOON.timestamp()))})
+    assert known == Known(expected, {PART: row}, {"what?": Kept(FULL, NOON, NOON)})
     assert faulty.calls[:1] == ["BatchGetItem"]
     assert len(faulty.calls) == 2
 
@@ -1029,12 +1030,11 @@ def test_a_question_is_answered_as_last_found_for_its_account_alone_and_not_kept
     ledger: DynamoLedger, dynamodb: Any
 ) -> None:
     later = NOON + timedelta(days=1)
-    ledger.keep_aliases(ACCOUNT, {"ann.canary@example.com?": OTHER}, NOON)
-    ledger.keep_aliases(ACCOUNT, {"ann.canary@example.com?": FULL, "what?": BARE}, later)
-    ledger.keep_aliases(ACCOUNT, {}, later)
-    until = int(later.timestamp())
+    ledger.keep_aliases(ACCOUNT, {"ann.canary@example.com?": OTHER}, NOON, NOON)
+    ledger.keep_aliases(ACCOUNT, {"ann.canary@example.com?": FULL, "what?": BARE}, NOON, later)
+    ledger.keep_aliases(ACCOUNT, {}, NOON, later)
     known = ledger.known(ACCOUNT, None, [], ["ann.canary@example.com?", "what?"])
-    assert known.answers == {"ann.canary@example.com?": (FULL, until), "what?": (BARE, until)}
+    assert known.answers == {"ann.canary@example.com?": Kept(FULL, later, NOON), "what?": Kept(BARE, later, NOON)}
     assert ledger.known(AccountId("b" * 32), None, [], ["what?"]).answers == {}
     assert "canary" not in str(item_of(dynamodb, alias_key(ACCOUNT, "ann.canary@example.com?")))
 

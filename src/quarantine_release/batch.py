@@ -5,7 +5,7 @@ nothing to do.
 """
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -13,25 +13,24 @@ from typing import Final
 
 from quarantine_release.asking import ask_each
 from quarantine_release.attempt import CALL_SECONDS, RECORD_SECONDS, Claims, claim, make_call
-from quarantine_release.calls import Call, Want, calls_of
+from quarantine_release.calls import Call, calls_of
 from quarantine_release.guard import Mode
+from quarantine_release.merging import ended, merged
 from quarantine_release.outcome import (
     AccountId,
     MessageId,
-    PostfixPart,
     RefusalReason,
     RequestId,
-    contradict,
-    fullest,
     is_header,
 )
 from quarantine_release.permit import Withheld
 from quarantine_release.ports import Hint, LedgerUnavailable, Mark, Ports
 from quarantine_release.proof import confirm
 from quarantine_release.release import free_of, hinted, hinted_ids
+from quarantine_release.resolving import question_of
 from quarantine_release.results import Result
 from quarantine_release.run import Run
-from quarantine_release.trace import MessageRow, RequestRow, Target, targets_of
+from quarantine_release.trace import MessageRow, RequestRow, targets_of
 from quarantine_release.transitions import is_expired
 from quarantine_release.vetting import Vetting
 
@@ -126,11 +125,14 @@ class _Line:
         parts = {target.part for _, own in wanted for target in own}
         run.rows = ports.ledger.messages(run.account_id, sorted(parts))
         ask_each(run, wanted)
+        vetting.compare()
         free = {name: free_of(request, run) for name, request in run.requests.items()}
         permitted = [(request, own) for request, own in wanted if request.request_id not in withheld]
-        still_wanted = _merged(permitted, free, is_read=ports.guard.mode is not Mode.OFF)
+        still_wanted = merged(permitted, free, is_read=ports.guard.mode is not Mode.OFF)
+        past = [want for want in ended(permitted, free) if vetting.is_to_be_compared(want)]
         findings = vetting.findings
-        vetted = findings.save(vetting.vet(still_wanted) if still_wanted and self._may_look() else [])
+        vetted = findings.save(vetting.vet(still_wanted, past) if (still_wanted or past) and self._may_look() else [])
+        run.compared |= {want.target.part for want in past}
         ask_each(run, [(request, [each for each in own if each.part in findings.moved]) for request, own in wanted])
         self._vetted_at = ports.clock() if vetting.has_looked else None
         for request in run.requests.values():
@@ -156,9 +158,8 @@ class _Line:
             found_out = {*request.resolved, *request.ended}
             given = hinted_ids(request, hint.chunk)
             headers[hint.request_id] += [each for each in given if is_header(each) and each not in found_out]
-        questions = {
-            vetting.question(self._run.requests[name], given).text for name, ids in headers.items() for given in ids
-        }
+        window, requests = self._ports.guard.window, self._run.requests
+        questions = {question_of(requests[name], each, window).text for name, ids in headers.items() for each in ids}
         if questions and self._may_look():
             known = self._ports.ledger.known(self._run.account_id, None, [], sorted(questions))
             vetting.resolve(headers, known.answers)
@@ -256,28 +257,3 @@ class _Line:
 
 def _until_full_minute(now: datetime) -> float:
     return _LONG_SECONDS + (_REFUSED_SECONDS - (now.timestamp() + _LONG_SECONDS) % _REFUSED_SECONDS)
-
-
-def _merged(
-    wanted: Sequence[tuple[RequestRow, Sequence[Target]]],
-    free: Mapping[RequestId, set[PostfixPart]],
-    *,
-    is_read: bool,
-) -> list[Want]:
-    """Merge what requests still wait for, message by message; an id that contradicts an earlier one is left.
-
-    A message that is read before its claim is read under the fullest id, which a reading proves right for all or wrong.
-    Otherwise each goes out under the id of the request that came first.
-    """
-    targets: dict[PostfixPart, Target] = {}
-    wanted_by: dict[PostfixPart, dict[RequestId, None]] = defaultdict(dict)
-    for request, own in wanted:
-        for target in own:
-            if target.part not in free[request.request_id]:
-                continue
-            known = targets.setdefault(target.part, target)
-            if not contradict(known.message_id, target.message_id):
-                if is_read:
-                    targets[target.part] = Target(target.part, fullest((known.message_id, target.message_id)))
-                wanted_by[target.part][request.request_id] = None
-    return [Want(target, tuple(wanted_by[part])) for part, target in targets.items()]

@@ -15,6 +15,8 @@ from quarantine_release.ports import Ports
 from quarantine_release.run import Run
 from quarantine_release.trace import RequestRow, Target
 
+# Such messages wait, because the next try may be able to read them.
+WAITING: Final = (NotRead.NOT_NOW, NotRead.REFUSED)
 # A rule forbids the mail, whether or not another request has released it meanwhile.
 _OF_RULES: Final = frozenset({Code.DISPOSITION_NOT_ALLOWED, Code.MESSAGE_TOO_OLD, Code.RECIPIENT_NOT_ALLOWED})
 

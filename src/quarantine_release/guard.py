@@ -124,12 +124,12 @@ class Details:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One of several messages that an id may mean."""
+    """One of several messages that an id may mean. None: not known."""
 
     message_id: MessageId
     at: datetime | None
     disposition: str | None
-    is_quarantined: bool
+    is_quarantined: bool | None
 
 
 @dataclass(frozen=True, slots=True)

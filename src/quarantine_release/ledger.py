@@ -190,9 +190,11 @@ class DynamoLedger(LedgerReads):
         """Have the trace of messages know who asked for them without a claim."""
         self._write_all([add_unclaimed(account_id, part, request_id, until) for part in dict.fromkeys(parts)])
 
-    def keep_aliases(self, account_id: AccountId, answers: Mapping[str, MessageId], until: datetime) -> None:
+    def keep_aliases(
+        self, account_id: AccountId, answers: Mapping[str, MessageId], at: datetime, until: datetime
+    ) -> None:
         """Keep what questions were answered, so that a repeat needs no search."""
-        self._write_all([keep_alias(account_id, *answer, until) for answer in answers.items()])
+        self._write_all([keep_alias(account_id, *answer, at, until) for answer in answers.items()])
 
     def look_again(self, rows: Sequence[AttemptRow | RequestRow], at: datetime) -> None:
         """Put open rows off until then; without effect on those that are open no more."""

@@ -30,6 +30,7 @@ from quarantine_release.ledger_codecs import (
     texts,
 )
 from quarantine_release.ledger_keys import attempt_key, message_key, open_index, operation_key, request_key
+from quarantine_release.lookup import Kept
 from quarantine_release.outcome import (
     AccountId,
     AttemptId,
@@ -224,6 +225,12 @@ def operation_row(item: Item) -> OperationRow:
     """Read an operation back."""
     _, account_id, operation = item["pk"]["S"].split("#")
     return OperationRow(account_id=AccountId(account_id), operation=OperationId(operation), **_decode(item, _OPERATION))
+
+
+def kept(item: Item) -> Kept:
+    """Read back what a question was answered."""
+    at = MILLISECONDS.decode(item["kept_at"]) if "kept_at" in item else None
+    return Kept(MessageId(item["message_id"]["S"]), SECONDS.decode(item["expires_at"]), at)
 
 
 def _encode(row: Any, codecs: Mapping[str, Codec]) -> dict[str, Attribute]:

@@ -5,7 +5,7 @@ from datetime import datetime
 
 from quarantine_release.allowance import AccountRow
 from quarantine_release.ledger_account import account_row
-from quarantine_release.ledger_items import attempt_row, message_row, operation_row, request_row
+from quarantine_release.ledger_items import attempt_row, kept, message_row, operation_row, request_row
 from quarantine_release.ledger_keys import (
     account_key,
     alias_key,
@@ -118,7 +118,7 @@ class LedgerReads:
         for item in self._table.read(keys):
             key = item["pk"]["S"]
             if key in aliases:
-                answers[aliases[key]] = (MessageId(item["message_id"]["S"]), int(item["expires_at"]["N"]))
+                answers[aliases[key]] = kept(item)
             elif key.startswith("R#"):
                 request = request_row(item)
             else:

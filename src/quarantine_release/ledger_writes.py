@@ -11,7 +11,7 @@ from typing import Any, Final
 from quarantine_release.allowance import AccountRow
 from quarantine_release.identity import CANDIDATES_KEPT
 from quarantine_release.ledger_account import switch
-from quarantine_release.ledger_codecs import Attribute, Item
+from quarantine_release.ledger_codecs import MILLISECONDS, Attribute, Item
 from quarantine_release.ledger_items import attempt_item, message_item, operation_item, other_check, request_item
 from quarantine_release.ledger_keys import (
     account_key,
@@ -186,10 +186,11 @@ def put_off(row: AttemptRow | RequestRow, at: datetime) -> Write:
     return {"Update": update.build()}
 
 
-def keep_alias(account_id: AccountId, question: str, message_id: MessageId, until: datetime) -> Write:
-    """Keep what a question was answered last."""
+def keep_alias(account_id: AccountId, question: str, message_id: MessageId, at: datetime, until: datetime) -> Write:
+    """Keep what a question was answered last, and when."""
     update = UpdateExpression({"S": alias_key(account_id, question)})
     update.set("message_id", {"S": message_id})
+    update.set("kept_at", MILLISECONDS.encode(at))
     update.set("expires_at", {"N": _seconds(until)})
     return {"Update": update.build()}
 

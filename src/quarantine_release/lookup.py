@@ -7,7 +7,7 @@ Source of the fields: Cloudflare's API reference, "Search email messages".
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from quarantine_release.guard import Candidate, Details, Ended
@@ -16,9 +16,23 @@ from quarantine_release.reading import RELEASE, id_of, time_of
 from quarantine_release.trace import Narrowing
 
 CANDIDATES_SHOWN: Final = 10
+# An answer this old may save a search: within a minute a second mail under the same id is unlikely.
+FRESH: Final = timedelta(seconds=60)
 # Rows and answers have limits, and what senders write has none: so much of it is kept (RFC 5322, section 2.1.1).
 _TEXT_KEPT: Final = 998
 _NAME_KEPT: Final = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What a question was answered, and when. `at` None: version 4c3b95d has kept it, which did not write down when."""
+
+    message_id: MessageId
+    until: datetime
+    at: datetime | None = None
+
+    def is_fresh(self, now: datetime) -> bool:
+        return self.at is not None and now - self.at <= FRESH
 
 
 @dataclass(frozen=True, slots=True)

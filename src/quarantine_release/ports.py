@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from quarantine_release.guard import Details, Guard, NotRead
-from quarantine_release.lookup import Question
+from quarantine_release.lookup import Kept, Question
 from quarantine_release.outcome import (
     AccountId,
     Answered,
@@ -51,11 +51,11 @@ class Conflict:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What the ledger knows before a claim. `answers`: the message a question meant, and until when (Unix seconds)."""
+    """What the ledger knows before a claim. `answers`: the message that each question meant."""
 
     request: RequestRow | None
     messages: Mapping[PostfixPart, MessageRow]
-    answers: Mapping[str, tuple[MessageId, int]]
+    answers: Mapping[str, Kept]
 
 
 class Ledger(Protocol):
@@ -106,7 +106,9 @@ class Ledger(Protocol):
     ) -> Known:
         """Read what is known of a request, its messages and its questions, in one go."""
 
-    def keep_aliases(self, account_id: AccountId, answers: Mapping[str, MessageId], until: datetime) -> None:
+    def keep_aliases(
+        self, account_id: AccountId, answers: Mapping[str, MessageId], at: datetime, until: datetime
+    ) -> None:
         """Keep what questions were answered, so that a repeat needs no search."""
 
     def look_again(self, rows: Sequence[AttemptRow | RequestRow], at: datetime) -> None:

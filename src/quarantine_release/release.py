@@ -26,6 +26,7 @@ from quarantine_release.outcome import (
 )
 from quarantine_release.ports import Conflict, Hint, LedgerUnavailable, Mark, Ports
 from quarantine_release.proof import confirm
+from quarantine_release.resolving import question_of
 from quarantine_release.results import claimable
 from quarantine_release.run import Answer, Run
 from quarantine_release.trace import RequestRow, RequestState, Target, WireForm, targets_of
@@ -161,7 +162,7 @@ def _look_up_first(run: Run, vetting: Vetting, ports: Ports) -> RequestRow | Non
     """Read what the ledger knows of the request, its messages and its Message-IDs; return it if it was made before."""
     request = run.request
     headers = [given for given in request.ids if is_header(given)]
-    questions = {vetting.question(request, given).text for given in headers}
+    questions = {question_of(request, given, ports.guard.window).text for given in headers}
     parts = {postfix_part(given) for given in request.ids} - set(map(postfix_part, headers))
     known = ports.ledger.known(request.account_id, request.request_id, sorted(parts), sorted(questions))
     earlier = known.request
@@ -172,6 +173,7 @@ def _look_up_first(run: Run, vetting: Vetting, ports: Ports) -> RequestRow | Non
         vetting.resolve({request.request_id: headers}, known.answers)
         missing = [part for part in map(postfix_part, run.request.message_ids) if part not in run.rows]
         run.rows |= ports.ledger.messages(request.account_id, missing)
+        vetting.compare()
     return None
 
 
@@ -181,7 +183,8 @@ def _vetted(run: Run, vetting: Vetting) -> list[Want]:
     ended = {result.part for result in run.results(request) if result.ended}
     wants = [Want(t, (request.request_id,)) for t in targets_of(request.message_ids) if t.part not in ended]
     free = [w for w in wants if claimable(run.rows.get(w.target.part), w.target, force=request.force, now=now)]
-    passed, moved = vetting.vet(free), vetting.findings.moved
+    past = [want for want in wants if want not in free and vetting.is_to_be_compared(want)]
+    passed, moved = vetting.vet(free, past), vetting.findings.moved
     return [*passed, *(want for want in wants if want not in free or want.target.part in moved)]
 
 

@@ -3,14 +3,20 @@
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Final
 
 from quarantine_release.calls import Call
-from quarantine_release.guard import Details
+from quarantine_release.guard import Details, Mode
 from quarantine_release.outcome import AccountId, Code, Outcome, PostfixPart, RequestId, Stop
 from quarantine_release.ports import LedgerUnavailable, Ports
+from quarantine_release.reuse import is_to_be_compared
 from quarantine_release.results import Result, results_of
-from quarantine_release.trace import MessageRow, RequestRow, RequestState, Target
+from quarantine_release.trace import MessageRow, RequestRow, RequestState, Target, targets_of
 from quarantine_release.transitions import closed
+
+# A worker that has not looked at a message by then leaves it at the ledger's answer.
+_COMPARED_WITHIN: Final = timedelta(seconds=120)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +47,8 @@ class Run:
         self.is_accepted = is_accepted
         self.was_accepted_before = is_accepted
         self.was_called = False
+        # Messages that ended before, of which it was found out, or could not be, whether their ids still mean the same.
+        self.compared: set[PostfixPart] = set()
         self._ended: dict[tuple[RequestId, PostfixPart], tuple[Outcome, Code | None]] = {}
 
     @property
@@ -89,9 +97,23 @@ class Run:
 
     def _results(self, request: RequestRow, rows: Mapping[PostfixPart, MessageRow]) -> tuple[Result, ...]:
         results = results_of(request, rows, self.ports.clock())
-        return tuple(
-            Result(result.id, *ended, None, result.resolved)
-            if (ended := self._ended.get((request.request_id, result.part))) and (request.force or not result.is_end)
-            else result
-            for result in results
+        return tuple(self._as_of_this_run(request, result, rows) for result in results)
+
+    def _as_of_this_run(self, request: RequestRow, result: Result, rows: Mapping[PostfixPart, MessageRow]) -> Result:
+        ended = self._ended.get((request.request_id, result.part))
+        if ended is not None and (request.force or not result.is_end):
+            return Result(result.id, *ended, None, result.resolved)
+        if result.is_end and result.ended is None and self._is_yet_to_be_compared(request, rows.get(result.part)):
+            return Result(result.id, Outcome.IN_PROGRESS, None, None, result.resolved)
+        return result
+
+    def _is_yet_to_be_compared(self, request: RequestRow, row: MessageRow | None) -> bool:
+        """Whether the worker is about to find out if a bare id still means the message that has ended in the ledger."""
+        now = self.ports.clock()
+        if row is None or row.part in self.compared or now >= request.created_at + _COMPARED_WITHIN:
+            return False
+        is_held = self.ports.guard.mode is not Mode.OFF or request.policy is not None
+        targets = (target for target in targets_of(request.message_ids) if target.part == row.part)
+        return (
+            is_held and request.may_claim and any(is_to_be_compared(row, each, request.created_at) for each in targets)
         )

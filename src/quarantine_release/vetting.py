@@ -5,13 +5,12 @@ Pure but for its ports. Nothing is claimed here; what ends here ends for good, w
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import timedelta
 from typing import Final
 
 from quarantine_release.calls import Want
-from quarantine_release.findings import Findings
+from quarantine_release.findings import WAITING, Findings
 from quarantine_release.guard import Details, Ended, Guarded, Mode, NotRead, judge
-from quarantine_release.lookup import Question, choose
+from quarantine_release.lookup import Kept, Question
 from quarantine_release.outcome import (
     ALERT_ID,
     Code,
@@ -26,16 +25,11 @@ from quarantine_release.outcome import (
     postfix_part,
 )
 from quarantine_release.ports import Mark, Ports
+from quarantine_release.resolving import Resolving
+from quarantine_release.reuse import is_to_be_compared, used_again
 from quarantine_release.run import Run
-from quarantine_release.trace import RequestRow, Target
+from quarantine_release.trace import Target
 
-# For so long a Message-ID is taken to mean what it was found to mean.
-_ALIAS: Final = timedelta(days=1)
-_NOT_FOUND_OUT: Final = Ended(
-    Outcome.DENIED, Code.LOOKUP_UNAVAILABLE, "Which message this means could not be looked up, so nothing is released."
-)
-# Such messages wait, because the next try may be able to read them.
-WAITING: Final = (NotRead.NOT_NOW, NotRead.REFUSED)
 _UNREADABLE: Final = Ended(
     Outcome.DENIED, Code.GUARD_UNAVAILABLE, "The message could not be read, so it is not released."
 )
@@ -54,74 +48,72 @@ class Vetting:
         self.details: dict[PostfixPart, Details] = {}
         self.has_looked = False
 
-    def resolve(
-        self, given: Mapping[RequestId, Iterable[MessageId]], answers: Mapping[str, tuple[MessageId, int]]
-    ) -> None:
-        """Find what these Message-IDs mean, of which it is not known yet; `answers` are what the ledger knew before."""
-        now, asked = self._ports.clock(), dict[Question, list[tuple[RequestId, MessageId]]]()
-        for name, ids in given.items():
-            request = self._run.requests[name]
-            for each in ids:
-                asked.setdefault(self.question(request, each), []).append((name, each))
-        found: dict[Question, MessageId] = {}
-        for question in asked:
-            known, until = answers.get(question.text, (None, 0))
-            if known is not None and until > now.timestamp() and question.narrowing.expect_count in (None, 1):
-                found[question] = known
-        open_questions = [question for question in asked if question not in found]
-        shown = self._find(open_questions) if open_questions else {}
-        learned = {}
-        for question in open_questions:
-            told = shown.get(question, NotRead.NOT_NOW)
-            chosen = told if isinstance(told, NotRead) else choose(told, question.narrowing.expect_count)
-            if isinstance(chosen, Details):
-                self.details[postfix_part(chosen.message_id)] = chosen
-                found[question] = learned[question.text] = chosen.message_id
-                continue
-            for name, each in asked[question]:
-                if isinstance(chosen, Ended):
-                    self.findings.end(name, [each], chosen)
-                elif chosen in WAITING:
-                    self.findings.wait_for_meaning(name, [each], chosen, _NOT_FOUND_OUT)
-                else:
-                    self.findings.end(name, [each], _NOT_FOUND_OUT)
-        for question, message_id in found.items():
-            for name, each in asked[question]:
-                request = self._run.requests[name]
-                self._run.requests[name] = replace(request, resolved={**request.resolved, each: message_id})
-        if learned:
-            account_id = self._run.account_id
-            self._ports.ledger.keep_aliases(account_id, learned, now + _ALIAS)
+    def resolve(self, given: Mapping[RequestId, Iterable[MessageId]], answers: Mapping[str, Kept]) -> None:
+        """Find what these Message-IDs mean; `answers` are those that the ledger keeps. Raises LedgerUnavailable."""
+        resolving = Resolving(self._run, self._ports, self.findings, self._find)
+        self.details |= resolving.resolve(given, answers)
 
-    def vet(self, wants: Sequence[Want]) -> list[Want]:
+    def compare(self) -> None:
+        """End Message-IDs that mean another message than the ledger knows by the same Postfix id.
+
+        The rows must have been read.
+        """
+        now = self._ports.clock()
+        for name, request in self._run.requests.items():
+            for given, message_id in request.resolved.items():
+                row = self._run.rows.get(postfix_part(message_id))
+                ended = used_again(row, self.details.get(postfix_part(message_id)) or message_id, now)
+                if ended is not None and given not in request.ended:
+                    self.findings.end(name, [given], ended)
+
+    def is_to_be_compared(self, want: Want) -> bool:
+        """Whether a message that has ended in the ledger is to be looked at all the same (`vet`, `ended`)."""
+        row = self._run.rows.get(want.target.part)
+        return self._is_guarded(want) and is_to_be_compared(row, want.target, self._ports.clock())
+
+    def vet(self, wants: Sequence[Want], ended: Sequence[Want] = ()) -> list[Want]:
         """Return what may be claimed, each for whom and how it passed; what may not has ended, waits, or has moved.
 
+        Of messages that have `ended` in the ledger it is only found out whether their ids still mean the same.
         Raises LedgerUnavailable.
         """
         read = [want for want in wants if self._is_guarded(want) or ALERT_ID.match(want.target.message_id)]
-        missing = [want.target.message_id for want in read if want.target.part not in self.details]
+        missing = [want.target.message_id for want in (*read, *ended) if want.target.part not in self.details]
         shown = self._look(missing) if missing else {}
-        passed = []
-        for want in wants:
-            target = want.target
-            if is_header(target.message_id):  # nobody knows yet what it means
-                continue
-            told: Details | NotRead = self.details.get(target.part) or shown.get(target.message_id, NotRead.NOT_NOW)
-            if isinstance(told, Details) and contradict(told.message_id, target.message_id):
-                told = NotRead.FAILED  # a Message-ID has led to another message of this Postfix id
-            if isinstance(told, Details):
-                self.details[target.part] = told
-                target = self._named(want, told)
-            guards = self._guards(want, target, told)
-            if guards:
-                passed.append(Want(target, tuple(guards), guards, *_as_read(told)))
+        passed = [each for want in wants if (each := self._vet(want, self._told(want, shown))) is not None]
+        for want in ended:
+            self._is_used_again(want, self._told(want, shown))
+        self._run.compared |= {want.target.part for want in ended}
         self.findings.conclude()
         return passed
 
-    def question(self, request: RequestRow, given: MessageId) -> Question:
-        """Return the search for what a Message-ID means to a request."""
-        header = given if given.startswith("<") else MessageId(f"<{given}>")
-        return Question(header, request.narrowing, request.created_at - self._ports.guard.window)
+    def _told(self, want: Want, shown: Mapping[MessageId, Details | NotRead]) -> Details | NotRead:
+        """Return what is known of a message by now."""
+        target = want.target
+        told = self.details.get(target.part) or shown.get(target.message_id, NotRead.NOT_NOW)
+        if isinstance(told, Details) and contradict(told.message_id, target.message_id):
+            return NotRead.FAILED  # a Message-ID has led to another message of this Postfix id
+        return told
+
+    def _is_used_again(self, want: Want, told: Details | NotRead) -> bool:
+        """End a message, unless Cloudflare shows the one that the ledger knows; what cannot be read is no other."""
+        row = self._run.rows.get(want.target.part)
+        ended = used_again(row, told, self._ports.clock()) if isinstance(told, Details) else None
+        if ended is None:
+            return False
+        for name in want.requests:
+            self.findings.propose(name, want.target.part, ended)
+        return True
+
+    def _vet(self, want: Want, told: Details | NotRead) -> Want | None:
+        target = want.target
+        if is_header(target.message_id) or self._is_used_again(want, told):  # of the one nobody knows yet what it means
+            return None
+        if isinstance(told, Details):
+            self.details[target.part] = told
+            target = self._named(want, told)
+        guards = self._guards(want, target, told)
+        return Want(target, tuple(guards), guards, *_as_read(told)) if guards else None
 
     def _find(self, questions: Sequence[Question]) -> Mapping[Question, Sequence[Details] | NotRead]:
         ports, seconds = self._ports, self._seconds()
