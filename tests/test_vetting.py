@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from quarantine_release.guard import DEFAULT_POLICY, Details, Ended, Guard, Guarded, Mode, NotRead, Policy
+from quarantine_release.guard import DEFAULT_POLICY, NO_GUARD, Details, Ended, Guard, Guarded, Mode, NotRead, Policy
 from quarantine_release.outcome import (
     AccountId,
     Answered,
@@ -26,7 +26,7 @@ from quarantine_release.outcome import (
     postfix_part,
 )
 from quarantine_release.ports import LedgerUnavailable, Move
-from quarantine_release.release import KeyReused, Refusal, look_up, release
+from quarantine_release.release import KeyReused, Refusal, cancel, look_up, release
 from quarantine_release.run import Answer
 from quarantine_release.trace import MessageRow, Narrowing, RequestRow, RequestState, WireForm
 from tests.model_dynamodb import Fault, ModelDynamoDB
@@ -312,13 +312,40 @@ def test_without_brackets_it_is_the_same(guarded: World) -> None:
     assert (told(answer), answer.results[0].id) == ([RELEASED], "1.2@example.net")
 
 
-def test_a_repeat_costs_no_search(guarded: World) -> None:
+def test_a_repeat_within_a_minute_costs_no_search(guarded: World) -> None:
     ask(guarded, HEADER)
+    guarded.clock.move(seconds=59)
     ask(guarded, HEADER, name="two")
     assert len(guarded.lookup.questions) == 1
+    guarded.clock.move(seconds=2)
+    guarded.lookup.answers[HEADER] = [SPAM, OTHER_SPAM]
+    assert told(ask(guarded, HEADER, name="three")) == [(Outcome.AMBIGUOUS, Code.SEVERAL_MATCHES)]
+    assert len(guarded.lookup.questions) == 2
+
+
+@pytest.mark.parametrize(("state", "searches"), [(State.RETRYABLE, 1), (State.UNKNOWN, 1), (State.NEEDS_REVIEW, 2)])
+@pytest.mark.parametrize("inline", [True, False])
+def test_a_repeat_costs_no_search_while_its_message_is_open(
+    guarded: World, state: State, searches: int, inline: bool
+) -> None:
+    guarded.cloudflare.answers.append(Answered({}, Evidence(failure="no_answer_in_time")))
+    ask(guarded, HEADER)
+    row = message(guarded)
+    guarded.ledger.project([Move(row, replace(row, state=state))])
+    guarded.clock.move(minutes=2)
+    ask(guarded, HEADER, name="two", inline=inline)
+    guarded.work()
+    assert len(guarded.lookup.questions) == searches
     guarded.clock.move(hours=25)
     ask(guarded, HEADER, name="three")
-    assert len(guarded.lookup.questions) == 2
+    assert len(guarded.lookup.questions) == searches + 1
+
+
+def test_whoever_expects_one_has_them_counted_at_once(guarded: World) -> None:
+    ask(guarded, HEADER)
+    guarded.lookup.answers[HEADER] = [SPAM, OTHER_SPAM]
+    counted = ask(guarded, HEADER, name="two", narrowing=Narrowing(expect_count=1))
+    assert told(counted) == [(Outcome.AMBIGUOUS, Code.COUNT_DIFFERS)]
 
 
 def test_what_it_was_narrowed_down_by_is_part_of_the_question(guarded: World) -> None:
@@ -925,3 +952,95 @@ def test_a_dry_run_waits_only_for_a_call_under_way(guarded: World, state: State)
         State.UNKNOWN: (Outcome.UNCONFIRMED, None),
     }[state]
     assert (kept(guarded, "dry").state is RequestState.CLOSED) == (state is State.RETRYABLE)
+
+
+# --- Ids that mean another mail by now
+
+NEXT = MessageId("4Njp3P0STMz2c02Q-2024-01-05T10:00:00-999")
+AMBIGUOUS = (Outcome.AMBIGUOUS, Code.SEVERAL_MATCHES)
+
+
+@pytest.fixture
+def ended(guarded: World) -> World:
+    """A world in which the message was released an hour ago, and its Postfix id now means another."""
+    assert told(ask(guarded, FULL, name="first")) == [RELEASED]
+    guarded.clock.move(hours=1)
+    guarded.lookup.looked.clear()
+    guarded.lookup.messages[BARE] = replace(SPAM, message_id=NEXT)
+    return guarded
+
+
+@pytest.mark.parametrize("how", [{}, {"force": True}, {"dry_run": True}], ids=str)
+def test_a_postfix_id_that_was_used_again_is_ambiguous(ended: World, how: dict[str, Any]) -> None:
+    answer = ask(ended, BARE, **how)
+    assert told(answer) == [AMBIGUOUS]
+    assert answer.results[0].ended is not None
+    assert [each.message_id for each in answer.results[0].ended.candidates] == [FULL, NEXT]
+    assert len(ended.cloudflare.calls) == 1
+    assert message(ended).asks == {"rq_first", "rq_one"}
+    assert told(later(ended)) == [AMBIGUOUS]
+
+
+@pytest.mark.parametrize("seen", [SPAM, GONE, *NotRead], ids=str)
+@pytest.mark.parametrize("inline", [True, False])
+def test_the_ledgers_answer_stands_unless_another_mail_is_shown(
+    ended: World, seen: Details | NotRead, inline: bool
+) -> None:
+    ended.lookup.messages[BARE] = seen
+    ask(ended, BARE, inline=inline)
+    ended.work()
+    assert told(later(ended)) == [ALREADY]
+    assert ended.lookup.looked == [BARE]
+
+
+def test_by_its_full_id_the_ledger_answers_alone(ended: World) -> None:
+    assert told(ask(ended, FULL)) == [ALREADY]
+    assert ended.lookup.looked == []
+
+
+def test_the_worker_compares_too_and_nobody_is_told_before(ended: World) -> None:
+    ask(ended, BARE, inline=False)
+    assert told(later(ended)) == [(Outcome.IN_PROGRESS, None)]
+    ended.work()
+    assert told(later(ended)) == [AMBIGUOUS]
+    assert message(ended).asks == {"rq_first", "rq_one"}
+
+
+def test_without_a_call_to_spare_the_ledgers_answer_stands(ended: World) -> None:
+    ask(ended, BARE, inline=False)
+    ended.budget.waits.append(9.0)
+    ended.work()
+    assert told(later(ended)) == [ALREADY]
+
+
+@pytest.mark.parametrize("members", [{"seconds": 121}, {}], ids=["late", "cancelled"])
+def test_a_worker_that_does_not_come_is_not_waited_for(ended: World, members: dict[str, float]) -> None:
+    ask(ended, BARE, inline=False)
+    ended.clock.move(**members)
+    if not members:
+        cancel(kept(ended), ended.ports())
+    assert told(later(ended)) == [ALREADY]
+
+
+@pytest.mark.parametrize("policy", [None, Policy(dispositions=frozenset({"SPAM"}))])
+def test_with_the_guard_off_only_a_client_with_a_policy_has_it_compared(ended: World, policy: Policy | None) -> None:
+    ended.guard = NO_GUARD
+    assert told(ask(ended, BARE, policy=policy)) == [ALREADY if policy is None else AMBIGUOUS]
+    ask(ended, BARE, name="two", policy=policy, inline=False)
+    assert told(later(ended, "two")) == [ALREADY if policy is None else (Outcome.IN_PROGRESS, None)]
+
+
+@pytest.mark.parametrize("inline", [True, False])
+def test_a_message_id_of_another_mail_than_the_ledger_knows_is_ambiguous(ended: World, inline: bool) -> None:
+    ended.lookup.answers[HEADER] = [replace(SPAM, message_id=NEXT)]
+    ask(ended, HEADER, inline=inline)
+    ended.work()
+    (result,) = later(ended).results
+    assert ((result.outcome, result.code), result.resolved) == (AMBIGUOUS, NEXT)
+
+
+def test_an_alert_id_of_another_mail_than_the_ledger_knows_is_ambiguous(guarded: World) -> None:
+    guarded.cloudflare.answers.append(Refused(RefusalReason.CREDENTIALS, Evidence(403)))
+    assert isinstance(release(request_row(FULL, name="first"), guarded.ports()), Refusal)
+    guarded.lookup.messages[ALERT] = replace(SPAM, message_id=NEXT)
+    assert told(ask(guarded, ALERT)) == [AMBIGUOUS]

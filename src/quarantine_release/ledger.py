@@ -6,7 +6,7 @@ item       `pk`                            holds
 message    `M#<account>#<postfix part>`    state, last attempt, owner, its ids, recipients, evidence
 attempt    `T#<account>#<ulid>`            the write-ahead intent of one Cloudflare call, then its outcome
 request    `R#<request_id>`                who, why, which ids; at the end one outcome letter per id
-alias      `I#<account>#<sha256>`          the message that a Message-ID was found to mean, for a day
+alias      `I#<account>#<sha256>`          the message that a Message-ID was found to mean, and when
 unclaimed  `N#<account>#<postfix part>`    who asked for a message without a claim: denied, or a dry run
 operation  `O#<account>#<ulid>`            what a person has changed with the operations tool, who, why; never deleted
 =========  ==============================  =============================================================
