@@ -70,8 +70,7 @@ OURS = {
     "table": "ledger_codecs ledger_keys ports",
     "ledger_reads": "allowance ledger_account ledger_items ledger_keys outcome ports table trace",
     "ledger_writes": (
-        "allowance identity ledger_account ledger_codecs ledger_items ledger_keys outcome ports trace"
-        " update_expression"
+        "allowance identity ledger_account ledger_codecs ledger_items ledger_keys outcome ports trace update_expression"
     ),
     "ledger": "ledger_codecs ledger_items ledger_reads ledger_writes outcome ports table trace",
     "budget": "allowance ledger_account ledger_keys outcome ports table update_expression",
@@ -99,8 +98,7 @@ OURS = {
         " request_members run secret_store telemetry trace trace_answer wiring"
     ),
     "webhook": (
-        "authentication http_event init_phase ports problem release_request request_members routes telemetry"
-        " wiring"
+        "authentication http_event init_phase ports problem release_request request_members routes telemetry wiring"
     ),
     "worker": "batch init_phase release_queue telemetry wiring",
     "reconciler": "init_phase outcome ports settle telemetry trace wiring",

@@ -54,7 +54,7 @@ CHECKOUT: Final = Path(__file__).parent.parent
 PAGES: Final = (CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md")))
 README: Final = PAGES[0].read_text("utf-8")
 LOCAL: Final = "http://127.0.0.1:8080"
-ENDING: Final = ("guard", "identity", "lookup", "resolving", "vetting")
+ENDING: Final = ("guard", "lookup", "resolving", "reuse", "vetting")
 # Made by the commands, or by the reader.
 MADE: Final = (".venv", ".local", ".aws-sam", "cloudflare.json", "clients.json")
 

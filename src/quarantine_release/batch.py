@@ -30,7 +30,7 @@ from quarantine_release.release import free_of, hinted, hinted_ids
 from quarantine_release.resolving import question_of
 from quarantine_release.results import Result
 from quarantine_release.run import Run
-from quarantine_release.trace import MessageRow, RequestRow, targets_of
+from quarantine_release.trace import MessageRow, RequestRow, Target, targets_of
 from quarantine_release.transitions import is_expired
 from quarantine_release.vetting import Vetting
 

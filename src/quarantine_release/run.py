@@ -10,8 +10,8 @@ from quarantine_release.calls import Call
 from quarantine_release.guard import Details, Mode
 from quarantine_release.outcome import AccountId, Code, Outcome, PostfixPart, RequestId, Stop
 from quarantine_release.ports import LedgerUnavailable, Ports
-from quarantine_release.reuse import is_to_be_compared
 from quarantine_release.results import Result, results_of
+from quarantine_release.reuse import is_to_be_compared
 from quarantine_release.trace import MessageRow, RequestRow, RequestState, Target, targets_of
 from quarantine_release.transitions import closed
 

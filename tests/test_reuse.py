@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from quarantine_release.guard import Details
-from quarantine_release.identity import is_to_be_compared, used_again
 from quarantine_release.outcome import AttemptId, Code, MessageId, Outcome, State, postfix_part
+from quarantine_release.reuse import is_to_be_compared, used_again
 from quarantine_release.trace import MessageRow, Target
 from tests.stand_ins import ACCOUNT, BARE, FULL, NOON
 
@@ -17,7 +17,13 @@ LONG_AGO = NOON - timedelta(minutes=10)
 
 
 def row(**members: Any) -> MessageRow:
-    known = {"state": State.RELEASED, "message_id": FULL, "updated_at": LONG_AGO, "disposition": "SPAM"}
+    known = {
+        "state": State.RELEASED,
+        "message_id": BARE,
+        "confirmed_id": FULL,
+        "updated_at": LONG_AGO,
+        "disposition": "SPAM",
+    }
     return MessageRow(account_id=ACCOUNT, part=PART, attempt=AttemptId("1"), **{**known, **members})
 
 
@@ -31,7 +37,7 @@ def test_a_bare_id_whose_message_ended_long_ago_is_compared(state: State) -> Non
     [
         (None, BARE),
         (row(), FULL),
-        (row(message_id=BARE), BARE),
+        (row(confirmed_id=None), BARE),
         (row(updated_at=NOON - timedelta(seconds=60)), BARE),
         (row(state=State.RETRYABLE), BARE),
         (row(state=State.UNKNOWN), BARE),
@@ -64,7 +70,7 @@ def test_what_is_not_known_of_either_is_not_told() -> None:
 
 @pytest.mark.parametrize(
     "known",
-    [None, row(message_id=NEXT), row(message_id=BARE), row(expires_at=NOON)],
+    [None, row(confirmed_id=NEXT), row(confirmed_id=None), row(expires_at=NOON)],
     ids=str,
 )
 def test_the_same_mail_or_one_that_is_not_known_is_no_contradiction(known: MessageRow | None) -> None:
