@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from quarantine_release.asking import ask_for
+from quarantine_release.asking import ask_each, ask_for
 from quarantine_release.attempt import Claims, claim, make_call
 from quarantine_release.calls import Call, calls_of
+from quarantine_release.guard import Ended
 from quarantine_release.outcome import (
     Answered,
     Code,
@@ -24,7 +25,8 @@ from quarantine_release.outcome import (
 )
 from quarantine_release.ports import LedgerUnavailable
 from quarantine_release.run import Run
-from quarantine_release.trace import AttemptState, MessageRow, RequestRow, RequestState, WireForm
+from quarantine_release.trace import AttemptState, MessageRow, RequestRow, RequestState, WireForm, targets_of
+from quarantine_release.transitions import ASKS_KEPT
 from tests.model_dynamodb import Fault
 from tests.stand_ins import ACCOUNT, BARE, DELIVERED, NOON, OK, OTHER, TERMS, World, ids, request_row
 from tests.test_calls import want
@@ -293,3 +295,62 @@ def test_a_claim_lasts_for_its_lease_from_when_it_was_last_tried(world: World) -
     run, claims = claim_both(world)
     assert claims.attempt.deadline - claims.attempt.sent_at == TERMS.lease
     assert {each.deadline for each in run.rows.values()} == {claims.attempt.deadline}
+
+
+# --- Whose id it is
+
+
+FULL_ID = MessageId("4Njp3P0STMz2c02Q-2024-01-05T10:00:00-12345678")
+OTHER_ID = MessageId("4Njp3P0STMz2c02Q-2024-01-05T10:00:00-87654321")
+
+
+def test_what_was_read_is_another_message_than_the_ledger_knows_and_is_not_claimed(world: World) -> None:
+    (one,) = accept(world, "one")
+    run = Run([one], world.ports(), is_accepted=True)
+    claims = claim(run, Call(WireForm.ARRAY, (replace(want(BARE, "one"), confirmed=FULL_ID),)))
+    assert isinstance(claims, Claims)
+    world.cloudflare.answers.append(REJECTED)
+    make_call(run, claims)
+    assert run.rows[PART].own_id == FULL_ID
+    again = Call(WireForm.ARRAY, (replace(want(BARE, "one"), confirmed=OTHER_ID),))
+    assert claim(run, again) is None
+    assert isinstance(claim(run, Call(WireForm.ARRAY, (want(BARE, "one"),))), Claims)
+
+
+def test_an_answer_by_another_id_than_was_read_leaves_it_unknown(world: World) -> None:
+    (one,) = accept(world, "one")
+    run = Run([one], world.ports(), is_accepted=True)
+    claims = claim(run, Call(WireForm.ARRAY, (replace(want(BARE, "one"), confirmed=FULL_ID),)))
+    assert isinstance(claims, Claims)
+    world.cloudflare.answers.append(Answered({BARE: replace(DELIVERED, message_id=OTHER_ID)}, OK))
+    assert make_call(run, claims) is None
+    row = run.rows[PART]
+    assert (row.state, row.code, row.own_id) == (State.UNKNOWN, Code.UNCLEAR_ANSWER, FULL_ID)
+    (attempt,) = world.ledger.attempts(ACCOUNT, [row.attempt])
+    assert attempt.is_open
+
+
+def test_where_more_have_asked_than_are_kept_a_repeat_counts_nobody_twice(world: World) -> None:
+    requests = accept(world, *(f"{number:03}" for number in range(ASKS_KEPT + 2)))
+    run = Run(requests, world.ports(), is_accepted=True)
+    claims = claim(run, Call(WireForm.ARRAY, (want(BARE, "000"),)))
+    assert isinstance(claims, Claims)
+    named = [(request, targets_of(request.message_ids)) for request in requests]
+    for is_repeat in (False, True, True):
+        ask_each(run, named, is_repeat=is_repeat)
+    assert (len(run.rows[PART].asks), run.rows[PART].asks_uncounted) == (ASKS_KEPT, 2)
+
+
+def test_each_request_asks_by_its_own_id_unless_it_has_ended_or_been_cancelled(world: World) -> None:
+    names = ("one", "two", "three", "four")
+    one, two, three, four = (
+        request_row(each, name=name) for each, name in zip((BARE, FULL_ID, OTHER_ID, FULL_ID), names, strict=True)
+    )
+    run = Run([one, two, three, four], world.ports(), is_accepted=True)
+    world.ledger.claim(one, [], None, [], [])
+    assert isinstance(claim(run, Call(WireForm.ARRAY, (want(BARE, "one"),))), Claims)
+    denied = Ended(Outcome.NOT_FOUND, None, "gone")
+    others = [two, replace(three, ended={OTHER_ID: denied}), replace(four, cancelled_at=NOON)]
+    ask_each(run, [(request, targets_of(request.message_ids)) for request in others])
+    assert run.rows[PART].asks == {"rq_one", "rq_two"}
+    assert run.rows[PART].candidates == {FULL_ID}

@@ -143,6 +143,23 @@ def test_a_message_that_is_gone_since_it_was_seen_is_told_as_gone(ledger: Dynamo
     assert conflict == Conflict({}, {PART: None})
 
 
+def test_no_more_than_three_candidates_are_kept_whoever_asks_at_the_same_time(ledger: DynamoLedger) -> None:
+    row = release_once(ledger)
+    made_up = [MessageId(f"{BARE}-2024-01-05T10:00:00-{number}") for number in range(4)]
+    stale = [
+        Move(row, asked(row, Target(PART, each), request_row(each, name=str(number))))
+        for number, each in enumerate(made_up)
+    ]
+    for ask in stale[:3]:
+        assert ledger.claim(None, [], None, [], [ask]) is None
+    assert message(ledger).candidates == set(made_up[:3])
+    conflict = ledger.claim(None, [], None, [], [stale[3]])
+    assert conflict == Conflict({}, {PART: message(ledger)})
+    late = Move(message(ledger), asked(message(ledger), Target(PART, made_up[3]), request_row(name="late")))
+    assert ledger.claim(None, [], None, [], [late]) is None
+    assert message(ledger).candidates == set(made_up[:3])
+
+
 def test_who_asks_for_a_message_of_another_is_remembered_with_it(ledger: DynamoLedger) -> None:
     row = release_once(ledger)
     request = request_row(FULL, name="two", state=RequestState.CLOSED, letters="A")

@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from quarantine_release.identity import CANDIDATES_KEPT, combined, ids_to_read, tells_id
+from quarantine_release.identity import combined, ids_to_read, tells_id
 from quarantine_release.outcome import AccountId, Evidence, MessageId, PostfixPart, Reading, Seen, Wanted
 from quarantine_release.ports import Ports
 from quarantine_release.trace import MessageRow
@@ -13,10 +13,15 @@ from quarantine_release.trace import MessageRow
 UNREAD: Final = Reading(Seen.UNREAD, Evidence())
 
 
-def wanted_of(row: MessageRow, since: datetime | None = None) -> Wanted:
-    """Return the message as one to be read. With `since`, only a release that began after it counts."""
-    first, *others = ids_to_read(row)
-    return Wanted(row.part, first, since, candidates=tuple(others))
+def wanted_of(row: MessageRow, since: datetime | None = None, sent: MessageId | None = None) -> Wanted:
+    """Return the message as one to be read. With `since`, only a release that began after it counts.
+
+    `sent`: the id in the call. Version 4c3b95d put what a later request called the message in its place in the row.
+    """
+    ids = ids_to_read(row)
+    if sent is not None and row.own_id is None:
+        ids = tuple(dict.fromkeys((sent, *ids)))
+    return Wanted(row.part, ids[0], since, candidates=ids[1:])
 
 
 def read_back(
@@ -32,7 +37,7 @@ def read_back(
     read: dict[PostfixPart, list[tuple[MessageId, Reading]]] = {
         one.part: [(one.message_id, readings.get(one.part, UNREAD))] for one in doubtful
     }
-    for rank in range(CANDIDATES_KEPT):
+    for rank in range(max((len(one.candidates) for one in doubtful), default=0)):
         some = [one for one in doubtful if len(one.candidates) > rank]
         others = [replace(one, message_id=one.candidates[rank], candidates=()) for one in some]
         left = (ends_at - ports.clock()).total_seconds()

@@ -143,7 +143,8 @@ def _unsettled(attempt: AttemptRow, rows: Mapping[PostfixPart, MessageRow]) -> l
 
 def _wanted(row: MessageRow, attempt: AttemptRow, *, may_free: bool) -> Wanted:
     since = None if row.forced_after is None else max(attempt.sent_at - _CLOCK_SKEW, row.forced_after)
-    return replace(wanted_of(row, since), may_free=may_free)
+    sent = next(target.message_id for target in attempt.targets if target.part == row.part)
+    return replace(wanted_of(row, since, sent), may_free=may_free)
 
 
 def _settle_attempt(
