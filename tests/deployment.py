@@ -310,6 +310,10 @@ class Deployment:
         items = self._dynamodb.scan(TableName=self.environment["TABLE_NAME"])["Items"]
         return [dict(item) for item in items if item["pk"]["S"].startswith(kind)]
 
+    def put_row(self, item: Mapping[str, Any]) -> None:
+        """Write a row over whatever is there, past the product's code."""
+        self._dynamodb.put_item(TableName=self.environment["TABLE_NAME"], Item=dict(item))
+
     @property
     def is_untouched(self) -> bool:
         """Say whether nothing was written and nothing was sent."""

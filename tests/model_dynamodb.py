@@ -133,7 +133,10 @@ class ModelDynamoDB:
                 key=lambda item: (int(item["open_at"]["N"]), item["pk"]["S"]),
             )
             keys = [{name: item[name] for name in ("pk", "open_kind", "open_at")} for item in found]
-            return {"Items": keys[: parameters.get("Limit")]}
+            start = keys.index(parameters["ExclusiveStartKey"]) + 1 if "ExclusiveStartKey" in parameters else 0
+            page = keys[start : start + parameters["Limit"]]
+            is_cut = len(page) == parameters["Limit"]  # as DynamoDB does, also if nothing follows
+            return {"Items": page, **({"LastEvaluatedKey": page[-1]} if is_cut else {})}
 
         return self._call("Query", read)
 

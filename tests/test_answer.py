@@ -280,8 +280,10 @@ def test_the_trace_tells_who_why_when_and_how_it_is_known() -> None:
                 "evidence": known,
             }
         ],
+        "attempts_not_shown": 0,
         "refusals": 0,
         "operations": [],
+        "operations_not_shown": 0,
     }
 
 

@@ -63,17 +63,19 @@ OURS = {
     "secret_store": "",
     "current_clients": "clients credentials permit secret_store telemetry trace",
     "ledger_codecs": "guard outcome trace",
+    "ledger_version": "ledger_codecs ports",
     "ledger_keys": "ledger_codecs outcome",
-    "ledger_account": "allowance ledger_codecs outcome",
-    "ledger_items": "guard ledger_codecs ledger_keys lookup outcome trace",
-    "update_expression": "ledger_codecs",
+    "ledger_account": "allowance ledger_codecs ledger_version outcome",
+    "ledger_items": "guard ledger_codecs ledger_keys ledger_version lookup outcome trace",
+    "update_expression": "ledger_codecs ledger_version",
     "table": "ledger_codecs ledger_keys ports",
-    "ledger_reads": "allowance ledger_account ledger_items ledger_keys outcome ports table trace",
+    "ledger_reads": "allowance ledger_account ledger_codecs ledger_items ledger_keys lookup outcome ports table trace",
     "ledger_writes": (
-        "allowance identity ledger_account ledger_codecs ledger_items ledger_keys outcome ports trace update_expression"
+        "allowance identity ledger_account ledger_codecs ledger_items ledger_keys ledger_version outcome ports trace"
+        " update_expression"
     ),
-    "ledger": "ledger_codecs ledger_items ledger_reads ledger_writes outcome ports table trace",
-    "budget": "allowance ledger_account ledger_keys outcome ports table update_expression",
+    "ledger": "ledger_codecs ledger_items ledger_keys ledger_reads ledger_writes outcome ports table trace",
+    "budget": "allowance ledger_account ledger_codecs ledger_keys outcome ports table update_expression",
     "release_queue": "outcome ports telemetry",
     "cloudflare_answer": "outcome reading",
     "deadline": "cloudflare_answer",
@@ -87,7 +89,7 @@ OURS = {
     "cloudflare_log": "action_log cloudflare_calls guard reading",
     "cloudflare_reading": "action_log cloudflare cloudflare_calls cloudflare_log deadline guard outcome ports reading",
     "cloudflare_lookup": "cloudflare cloudflare_calls deadline guard lookup outcome ports reading",
-    "telemetry": "ledger_keys outcome results settings trace",
+    "telemetry": "ledger_keys outcome ports results settings trace",
     # What puts it together, and the entry points.
     "wiring": (
         "aws_clients budget clients cloudflare cloudflare_lookup cloudflare_reading credentials current_clients"

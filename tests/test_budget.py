@@ -75,7 +75,7 @@ class Processes:
     def row(self) -> dict[str, int]:
         """Return the numbers in the account's row."""
         item = self.dynamodb.items.get(KEY, {})
-        return {name: int(value["N"]) for name, value in item.items() if name not in ("pk", "switch")}
+        return {name: int(value["N"]) for name, value in item.items() if name not in ("pk", "v", "switch")}
 
     @property
     def counted(self) -> int:

@@ -279,7 +279,10 @@ def test_only_what_is_open_is_in_the_open_index(ledger: DynamoLedger, dynamodb: 
 
 
 def closed_row(request: RequestRow) -> RequestRow:
-    return replace(request, state=RequestState.CLOSED, letters="R", closed_at=NOON, expires_at=NOON + TERMS.retention)
+    letters = "R" * len(request.ids)
+    return replace(
+        request, state=RequestState.CLOSED, letters=letters, closed_at=NOON, expires_at=NOON + TERMS.retention
+    )
 
 
 def is_indexed(dynamodb: Any, key: str) -> bool:

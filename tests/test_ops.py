@@ -399,7 +399,7 @@ def test_an_unconfirmed_message_is_shown_settled_and_shown_again(
     code, out, _ = tool.run("settle", MESSAGE, "--as", "released", *WHY, "--by", "Ann")
     assert code == 0
     assert f"{MESSAGE} is RELEASED now" in out
-    assert tool.json("open") == {"open": [], "may_be_more": False}
+    assert tool.json("open") == {"open": [], "may_be_more": False, "unreadable": []}
     assert "Unconfirmed or in review: none" in tool.run("open")[1]
     shown = tool.json("trace", MESSAGE)
     (operation,) = shown["operations"]
@@ -549,6 +549,35 @@ def test_a_ledger_that_cannot_be_reached_is_told(deployment: Deployment, tool: T
     code, _, err = tool.run("open")
     assert code == 2
     assert "cannot be reached" in err
+
+
+def make_unreadable(deployment: Deployment, kind: str) -> list[str]:
+    """Give every row of a kind a version that is not known yet, and return their keys."""
+    rows = deployment.rows(kind)
+    for item in rows:
+        deployment.put_row({**item, "v": {"N": "99"}})
+    return sorted(item["pk"]["S"] for item in rows)
+
+
+def test_rows_that_cannot_be_read_are_shown_and_left_as_they_are(deployment: Deployment, tool: Tool) -> None:
+    request = lose_an_answer(deployment).rpartition("/")[2]
+    (message_key,) = make_unreadable(deployment, "M#")
+    why = [{"key": message_key, "why": "version 99"}]
+    assert tool.json("open") == {"open": [], "may_be_more": False, "unreadable": why}
+    assert tool.json("request", request)["unreadable"] == why
+    for command in (("open",), ("request", request)):
+        assert "Cannot be read:" in tool.run(*command)[1]
+        assert f"{message_key}  version 99" in tool.run(*command)[1]
+    code, _, err = tool.run("trace", MESSAGE)
+    assert (code, err) == (1, f"Its row cannot be read: {message_key}: version 99.\n")
+    assert "its row cannot be read" in tool.run("settle", MESSAGE, "--as", "released", *WHY)[2]
+    keys = [*make_unreadable(deployment, "R#"), *make_unreadable(deployment, "T#")]
+    assert [each["key"] for each in tool.json("open")["unreadable"]] == keys
+    assert tool.run("request", request)[2] == f"Its row cannot be read: R#{request}: version 99.\n"
+    assert "its row cannot be read" in tool.run("redrive", request, *WHY)[2]
+    (account_key,) = make_unreadable(deployment, "A#")
+    code, _, err = tool.run("pause", *WHY)
+    assert (code, err) == (2, f"A row cannot be read, and was left as it is: {account_key}: version 99.\n")
 
 
 def test_more_than_is_shown_is_told(deployment: Deployment, tool: Tool, monkeypatch: pytest.MonkeyPatch) -> None:

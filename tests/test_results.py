@@ -8,7 +8,7 @@ from hypothesis import given
 
 from quarantine_release.outcome import AttemptId, Code, MessageId, Outcome, PostfixPart, RequestId, State, postfix_part
 from quarantine_release.results import Result, claimable, is_forgotten, results_of
-from quarantine_release.trace import MessageRow, RequestRow, RequestState, Target
+from quarantine_release.trace import MessageRow, RequestRow, RequestState, Target, unreadable
 from quarantine_release.transitions import closed
 from tests.shapes import message_rows, moments, requests, tables
 from tests.stand_ins import ACCOUNT, BARE, FULL, NOON, OTHER, TERMS, request_row
@@ -69,6 +69,7 @@ OUTCOMES: list[tuple[MessageRow | None, Outcome, Code | None]] = [
     (message(State.RELEASING, deadline=NOON), Outcome.UNCONFIRMED, Code.NO_ANSWER),
     (message(State.RETRYABLE, owner=None), Outcome.IN_PROGRESS, None),
     (message(message_id=CONTRARY), Outcome.NEEDS_REVIEW, Code.ID_CONFLICT),
+    (unreadable(ACCOUNT, PART), Outcome.IN_PROGRESS, None),
 ]
 
 

@@ -276,3 +276,46 @@ def test_a_client_of_one_account_can_check_that_account(deployment: Deployment) 
 
 def test_an_error_names_the_gateways_request_so_that_support_can_find_it(deployment: Deployment) -> None:
     assert deployment.get("/v1/releases/rq_x").body["request_id"] == GATEWAY_REQUEST_ID
+
+
+def make_unreadable(deployment: Deployment, key: str, *, without: tuple[str, ...] = ()) -> None:
+    (item,) = deployment.rows(key)
+    kept = {name: value for name, value in item.items() if name not in without}
+    deployment.put_row({**kept, "v": {"N": "99"}})
+
+
+@pytest.mark.parametrize(
+    ("lost", "client", "status"),
+    [
+        ((), "soar", 503),
+        ((), "auditor", 503),
+        ((), "other", 404),
+        (("client",), "other", 503),
+        (("client", "account_id"), "soar", 503),
+    ],
+)
+def test_a_request_that_cannot_be_read_is_503_for_whoever_may_see_it(
+    deployment: Deployment, lost: tuple[str, ...], client: str, status: int
+) -> None:
+    answer = deployment.post()
+    make_unreadable(deployment, f"R#{answer.body['request_id']}", without=lost)
+    told = deployment.get(path_of(answer), client=client)
+    assert (told.status, told.code) == (status, {503: "ledger_row_unreadable", 404: "not_found"}[status])
+    assert "ids" not in told.body
+    if status == 503:
+        assert (told.body["retryable"], told.headers["Retry-After"]) == (True, "60")
+
+
+def test_a_message_that_cannot_be_read_is_503_in_every_view_of_it(deployment: Deployment) -> None:
+    answer = deployment.post([MESSAGE, SECOND])
+    make_unreadable(deployment, f"M#{ACCOUNT}#{MESSAGE}")
+    alone = deployment.get(path_of(answer))
+    assert (alone.status, alone.code, alone.body["ids"]) == (503, "ledger_row_unreadable", [MESSAGE])
+    assert alone.body["request_id"] == answer.body["request_id"]
+    listed = deployment.get("/v1/releases", query=[("ids", answer.body["request_id"])])
+    assert (listed.status, listed.body["releases"], listed.body["open"]) == (200, [alone.body], 0)
+    trace = deployment.get(f"/v1/messages/{INVESTIGATE_ID}")
+    assert (trace.status, trace.code, trace.body["ids"]) == (503, "ledger_row_unreadable", [INVESTIGATE_ID])
+    again = deployment.post([MESSAGE])
+    assert (again.status, again.code, again.body["ids"]) == (503, "ledger_row_unreadable", [MESSAGE])
+    assert {event["key"] for event in deployment.events("row_unreadable")} == {f"M#{ACCOUNT}#{MESSAGE}"}

@@ -872,6 +872,7 @@ ALARMS = {
     ("AWS/Lambda", "Invocations", RECONCILER): (5, 5, 60, "Sum < 1"),
     ("QuarantineRelease", "CredentialsRefused", SERVICE): (1, 1, 300, "Sum >= 1"),
     ("QuarantineRelease", "NeedsReview", SERVICE): (1, 1, 300, "Sum >= 1"),
+    ("QuarantineRelease", "RowsUnreadable", SERVICE): (1, 1, 300, "Sum >= 1"),
     ("QuarantineRelease", "OldestOpenAttemptAge", SERVICE): (1, 1, 900, "Maximum > 600"),
     ("QuarantineRelease", "OldestOpenRequestAge", SERVICE): (1, 1, 900, "Maximum > 1800"),
 }

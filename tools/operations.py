@@ -38,6 +38,7 @@ from quarantine_release.trace import (
     OperationRow,
     RequestRow,
     RequestState,
+    UnreadableRequest,
     targets_of,
 )
 from quarantine_release.transitions import Terms, settled_by_hand
@@ -46,7 +47,7 @@ from quarantine_release.transitions import Terms, settled_by_hand
 _ORDERS_KEPT: Final = 20
 _TRIES: Final = 8
 # An attempt that nothing is known of is looked at again every ten minutes: by then all of them are due.
-_ALL_DUE: Final = timedelta(days=1)
+ALL_DUE: Final = timedelta(days=1)
 _AGAIN: Final = (Outcome.FAILED, Outcome.EXPIRED, Outcome.CANCELLED)
 
 
@@ -164,6 +165,8 @@ def settle(
 
 
 def _why_not(row: MessageRow, terms: Terms) -> str:
+    if not row.is_readable:
+        return "its row cannot be read"
     if row.state is State.RELEASING or (row.state is State.UNKNOWN and row.deadline is not None):
         until = (row.deadline or row.updated_at) + terms.settle
         return f"its call may still have an effect: not before {until:%H:%M:%S} UTC"
@@ -176,7 +179,9 @@ def redrive(
     ledger: DynamoLedger, queue: Queue | None, request_id: RequestId, person: Person, nonce: str
 ) -> RequestRow | Unchanged:
     """Ask anew for what a request has failed to get released, on behalf of the same client."""
-    request = ledger.requests([request_id]).get(request_id)
+    request = ledger.find_requests([request_id]).get(request_id)
+    if isinstance(request, UnreadableRequest):
+        return Unchanged("its row cannot be read")
     if request is None:
         return Unchanged("there is no such request")
     if request.state is not RequestState.CLOSED:
@@ -236,7 +241,7 @@ def in_doubt(ledger: DynamoLedger, now: datetime, limit: int) -> list[Doubt]:
     """Return what is unconfirmed or in review, oldest first, at most so many of each and of each shard of the index."""
     doubts = [Doubt(row.updated_at, row) for row in ledger.under_review(now, limit)]
     by_account: dict[AccountId, list[AttemptRow]] = {}
-    for attempt in ledger.open_attempts(now + _ALL_DUE, limit):
+    for attempt in ledger.open_attempts(now + ALL_DUE, limit):
         by_account.setdefault(attempt.account_id, []).append(attempt)
     for account_id, attempts in by_account.items():
         parts = [target.part for attempt in attempts for target in attempt.targets]

@@ -17,13 +17,13 @@ from quarantine_release import telemetry, wiring
 from quarantine_release.allowance import EVERYBODY
 from quarantine_release.answer import answer_body
 from quarantine_release.outcome import AccountId, OperationId, RequestId, postfix_part
-from quarantine_release.ports import LedgerUnavailable
+from quarantine_release.ports import LedgerUnavailable, RowUnreadable
 from quarantine_release.request_members import InvalidRequest, parse_account_id, parse_message_id, parse_request_id
 from quarantine_release.results import results_of
 from quarantine_release.run import Answer
-from quarantine_release.trace import OperationRow, RequestRow, targets_of
-from quarantine_release.trace_answer import operation_body, request_body, trace_body
-from tools.operations import Person, Unchanged, in_doubt, pause, redrive, resume, settle
+from quarantine_release.trace import OperationRow, RequestRow, UnreadableRequest, targets_of
+from quarantine_release.trace_answer import attempts_of, operation_body, request_body, trace_body
+from tools.operations import ALL_DUE, Person, Unchanged, in_doubt, pause, redrive, resume, settle
 from tools.ops_arguments import SEEN, parser
 from tools.ops_tables import facts, listed
 from tools.ops_wiring import Place, Unreachable, place_of
@@ -107,6 +107,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (InvalidRequest, Unreachable, BotoCoreError, ClientError) as error:
         print(error.detail if isinstance(error, InvalidRequest) else error, file=sys.stderr)
         return 2
+    except RowUnreadable as error:
+        print(f"A row cannot be read, and was left as it is: {error}.", file=sys.stderr)
+        return 2
     except LedgerUnavailable as error:
         print(f"The ledger cannot be reached: {error}. Whether anything was changed, the trace tells.", file=sys.stderr)
         return 2
@@ -117,22 +120,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _trace(options: argparse.Namespace, place: Place) -> tuple[Mapping[str, Any], str]:
     account_id, part = _account(options, place), postfix_part(parse_message_id(options.message))
     row = place.ledger.messages(account_id, [part]).get(part)
+    if row is not None and not row.is_readable:
+        raise _cannot_be_read(place)
     unclaimed = place.ledger.unclaimed(account_id, part)
     if row is None and not unclaimed:
         raise Ended("Nobody has asked for this message")
     requests = place.ledger.requests(sorted(unclaimed | (row.asks if row is not None else frozenset())))
-    called = row.attempts | {row.last_refused or row.attempt} if row is not None else frozenset()
-    attempts = place.ledger.attempts(account_id, sorted(called))
+    attempts = place.ledger.attempts(account_id, sorted(attempts_of(row)))
     operations = place.ledger.operations_met(account_id, row, requests.values())
     body = trace_body(
         row, requests, attempts, operations, account_id=account_id, part=part, visible_to=None, now=wiring.clock()
     )
+    body["unreadable"] = _unreadable_bodies(place)
     return body, "\n\n".join(
         (
             facts(body, _MESSAGE),
             listed("Requests", [_with_flags(request) for request in body["requests"]], _ASKED),
             listed("Attempts", body["attempts"], _CALLS),
             listed("Operations", body["operations"], _OPERATION),
+            *_unreadable(place),
         )
     )
 
@@ -147,14 +153,29 @@ def _request(options: argparse.Namespace, place: Place) -> tuple[Mapping[str, An
         "account_id": request.account_id,
         **answer_body(answer, sees_all=True),
         "operations": [operation_body(each) for each in place.ledger.operations(request.account_id, operations)],
+        "unreadable": _unreadable_bodies(place),
     }
     return body, "\n\n".join(
         (
             facts(_with_flags(body), _REQUEST),
             listed("Results", body["results"], _RESULT),
             listed("Operations", body["operations"], _OPERATION),
+            *_unreadable(place),
         )
     )
+
+
+def _unreadable(place: Place) -> list[str]:
+    bodies = _unreadable_bodies(place)
+    return [listed("Cannot be read", bodies, ("key", "why"))] if bodies else []
+
+
+def _unreadable_bodies(place: Place) -> list[dict[str, str]]:
+    return [{"key": key, "why": error.why} for key, error in sorted(place.unreadable.items())]
+
+
+def _cannot_be_read(place: Place) -> Ended:
+    return Ended(f"Its row cannot be read: {'; '.join(map(str, place.unreadable.values()))}")
 
 
 def _with_flags(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -179,9 +200,10 @@ def _open(options: argparse.Namespace, place: Place) -> tuple[Mapping[str, Any],
         for doubt in found
     ]
     names = ("since", "id", "account_id", "state", "code", "seen", "calls", "request_id")
-    text = listed("Unconfirmed or in review", bodies, names)
+    place.ledger.open_requests(now + ALL_DUE, OPEN_LIMIT)  # for those of them that cannot be read
+    text = "\n\n".join((listed("Unconfirmed or in review", bodies, names), *_unreadable(place)))
     more = "" if len(found) < OPEN_LIMIT else "\nThere may be more: settle these first."
-    return {"open": bodies, "may_be_more": bool(more)}, text + more
+    return {"open": bodies, "may_be_more": bool(more), "unreadable": _unreadable_bodies(place)}, text + more
 
 
 def _settle(options: argparse.Namespace, place: Place) -> tuple[Mapping[str, Any], str]:
@@ -250,7 +272,9 @@ def _redrive(options: argparse.Namespace, place: Place) -> tuple[Mapping[str, An
 
 def _found(options: argparse.Namespace, place: Place) -> RequestRow:
     request_id = _request_id(options)
-    request = place.ledger.requests([request_id]).get(request_id)
+    request = place.ledger.find_requests([request_id]).get(request_id)
+    if isinstance(request, UnreadableRequest):
+        raise _cannot_be_read(place)
     if request is None:
         raise Ended("There is no such request")
     return request

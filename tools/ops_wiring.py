@@ -4,7 +4,7 @@ import argparse
 import getpass
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -16,6 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from quarantine_release import wiring
 from quarantine_release.credentials import Accounts, SecretMalformed, parse_accounts
 from quarantine_release.ledger import DynamoLedger
+from quarantine_release.ports import RowUnreadable
 from quarantine_release.release_queue import ReleaseQueue
 from quarantine_release.settings import Settings
 from quarantine_release.table import Table
@@ -39,13 +40,17 @@ class Unreachable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What is operated on. `queue` None: the sweep finds by itself, within minutes, what hints would tell at once."""
+    """What is operated on. `queue` None: the sweep finds by itself, within minutes, what hints would tell at once.
+
+    `unreadable`: the rows that the ledger has met and could not read, by key.
+    """
 
     ledger: DynamoLedger
     queue: ReleaseQueue | None
     terms: Terms
     accounts: Callable[[], Accounts]
     identity: Callable[[], str]
+    unreadable: dict[str, RowUnreadable] = field(default_factory=dict)
 
 
 def place_of(options: argparse.Namespace) -> Place:
@@ -67,8 +72,10 @@ def _local(folder: Path) -> Place:
     def client(service: Any) -> Any:
         return session.client(service, endpoint_url=environment["AWS_ENDPOINT_URL"], config=_AWS)
 
+    unreadable: dict[str, RowUnreadable] = {}
     return Place(
-        ledger=DynamoLedger(Table(client("dynamodb"), settings.table, wiring.pause)),
+        ledger=_ledger(client("dynamodb"), settings.table, unreadable),
+        unreadable=unreadable,
         queue=ReleaseQueue(client("sqs"), settings.queue_url),
         terms=settings.terms,
         accounts=lambda: _accounts(client("secretsmanager"), settings.cloudflare_secret_id),
@@ -85,9 +92,11 @@ def _deployed(options: argparse.Namespace) -> Place:
             raise Unreachable("say what to work on: --stack, --table or --local")
         queue_url = options.queue_url or outputs.get("ReleaseQueueUrl")
         secret_id = outputs.get("CloudflareSecretArn")
+        unreadable: dict[str, RowUnreadable] = {}
         days = options.retention_days or int(parameters.get("TraceRetentionDays", RETENTION_DAYS))
         return Place(
-            ledger=DynamoLedger(Table(session.client("dynamodb", config=_AWS), table, wiring.pause)),
+            ledger=_ledger(session.client("dynamodb", config=_AWS), table, unreadable),
+            unreadable=unreadable,
             queue=ReleaseQueue(session.client("sqs", config=_AWS), queue_url) if queue_url else None,
             terms=Terms(LEASE, SETTLE, timedelta(days=days)),
             accounts=lambda: _accounts(session.client("secretsmanager", config=_AWS), secret_id),
@@ -95,6 +104,13 @@ def _deployed(options: argparse.Namespace) -> Place:
         )
     except (BotoCoreError, ClientError) as error:
         raise Unreachable(f"AWS: {error}") from None
+
+
+def _ledger(client: Any, table: str, unreadable: dict[str, RowUnreadable]) -> DynamoLedger:
+    def report(error: RowUnreadable) -> None:
+        unreadable[error.key] = error
+
+    return DynamoLedger(Table(client, table, wiring.pause), report)
 
 
 def _stack(session: boto3.Session, name: str) -> tuple[dict[str, str], dict[str, str]]:

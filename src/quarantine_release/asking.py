@@ -53,7 +53,9 @@ def ask_each(run: Run, targets: Iterable[tuple[RequestRow, Iterable[Target]]], *
 
 
 def asked_by(run: Run, row: MessageRow, want: Want) -> MessageRow:
-    """Return the message as also wanted by these requests."""
+    """Return the message as also wanted by these requests. One whose row cannot be read stays as it is."""
+    if not row.is_readable:
+        return row
     for name in want.requests:
         if name in run.requests:
             given = want.named.get(name, want.target.message_id)

@@ -3,7 +3,7 @@
 The only way to Cloudflare's release call, whoever comes: the webhook with one request, the worker with many.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import ceil
 from typing import Final
@@ -23,8 +23,9 @@ from quarantine_release.outcome import (
     RequestId,
     State,
     Verdict,
+    postfix_part,
 )
-from quarantine_release.ports import Conflict, LedgerContended, LedgerUnavailable, Move
+from quarantine_release.ports import Conflict, LedgerContended, LedgerUnavailable, Move, RowUnreadable
 from quarantine_release.results import claimable
 from quarantine_release.run import Run
 from quarantine_release.trace import AttemptRow, AttemptState, MessageRow, RequestRow, Target
@@ -115,6 +116,8 @@ def _claim(run: Run, call: Call) -> Claims | Conflict | None:
             return Claims(attempt, tuple(moves)) if moves else None
         if not run.is_accepted and any(conflict.requests.values()):
             return conflict
+        if not run.is_accepted:
+            require_readable(run.request, conflict.messages.values())
         # Closed, refused or cancelled meanwhile: nothing may leave for these any more.
         run.requests |= {name: request for name, request in conflict.requests.items() if request is not None}
         for name in [name for name, request in conflict.requests.items() if request is None and run.is_accepted]:
@@ -136,6 +139,14 @@ def _accept(run: Run, call: Call) -> Conflict | None:
         run.is_accepted = True
         note_apart(run, call.wants)
     return conflict
+
+
+def require_readable(request: RequestRow, rows: Iterable[MessageRow | None]) -> None:
+    """Raise RowUnreadable if any message of a request that is not accepted yet cannot be read."""
+    unreadable = {row.part for row in rows if row is not None and not row.is_readable}
+    if unreadable:
+        given = [each for each in request.ids if postfix_part(request.resolved.get(each, each)) in unreadable]
+        raise RowUnreadable("M", "a message that is wanted", given)
 
 
 def _owners(

@@ -24,7 +24,7 @@ from quarantine_release.outcome import (
     is_header,
 )
 from quarantine_release.permit import Withheld
-from quarantine_release.ports import Hint, LedgerUnavailable, Mark, Ports
+from quarantine_release.ports import Hint, LedgerUnavailable, Mark, Ports, RowUnreadable
 from quarantine_release.proof import confirm
 from quarantine_release.release import free_of, hinted, hinted_ids
 from quarantine_release.resolving import question_of
@@ -93,6 +93,8 @@ def release_hinted(hints: Sequence[Hint], ports: Ports) -> Batch:
 def _keeping(hints: Sequence[Hint], batch: Batch) -> Iterator[None]:
     try:
         yield
+    except RowUnreadable:  # the same hint would meet the same row: the sweep comes back to what is open
+        return
     except LedgerUnavailable:
         batch.failed.update(hints)
 

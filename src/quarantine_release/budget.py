@@ -28,9 +28,10 @@ from quarantine_release.allowance import (
     wait_of,
 )
 from quarantine_release.ledger_account import account_row, calls_name
+from quarantine_release.ledger_codecs import Item
 from quarantine_release.ledger_keys import account_key
 from quarantine_release.outcome import AccountId, Answered, RefusalReason, Refused, Stop
-from quarantine_release.ports import LedgerUnavailable, Mark
+from quarantine_release.ports import LedgerUnavailable, Mark, RowUnreadable
 from quarantine_release.table import FEW_TRIES, Table
 from quarantine_release.update_expression import UpdateExpression
 
@@ -62,9 +63,20 @@ _LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
 
 
 class AccountBudget:
-    """The budgets of all accounts, as this process knows them. `marks`: calls allowed in five minutes."""
+    """The budgets of all accounts, as this process knows them. `marks`: calls allowed in five minutes.
 
-    def __init__(self, table: Table, marks: Mapping[Mark, int], clock: Callable[[], datetime]) -> None:
+    An account whose row cannot be read has no budget: every method but `put_back` and `heard` raises RowUnreadable,
+    after a call of `report`.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        marks: Mapping[Mark, int],
+        clock: Callable[[], datetime],
+        report: Callable[[RowUnreadable], None] = lambda _: None,
+    ) -> None:
+        self._report = report
         self._table = table
         self._marks = marks
         self._clock = clock
@@ -154,7 +166,7 @@ class AccountBudget:
 
     def _look(self, account_id: AccountId, known: _Known) -> None:
         item = next(self._table.read([account_key(account_id)]), None)
-        self._see(known, account_row(item) if item else AccountRow())
+        self._see(known, self._read(item) if item else AccountRow())
 
     def _buy(self, account_id: AccountId, known: _Known, now: datetime) -> None:
         """Buy a block: a larger one if the last was used up in time."""
@@ -168,7 +180,7 @@ class AccountBudget:
         for slot in known.row.calls:
             if is_past(slot, now):
                 update.remove(calls_name(slot))
-        self._see(known, account_row(self._table.change(update.build())))
+        self._see(known, self._read(self._table.change(update.build())))
         known.bought_at = now
         known.move(-calls)
 
@@ -207,19 +219,26 @@ class AccountBudget:
         """Count calls that were made without being taken before."""
         update = UpdateExpression({"S": account_key(account_id)})
         update.add(calls_name(slot_of(self._clock())), {"N": str(calls)})
-        self._see(known, account_row(self._table.change(update.build())))
+        self._see(known, self._read(self._table.change(update.build())))
 
     def _count_trouble(self, account_id: AccountId, known: _Known) -> int:
         known.row = replace(known.row, troubles=known.row.troubles + 1)
         update = UpdateExpression({"S": account_key(account_id)})
         update.add("troubles", {"N": "1"})
-        self._see(known, account_row(self._table.change(update.build())))
+        self._see(known, self._read(self._table.change(update.build())))
         return known.row.troubles
 
     def _forget_troubles(self, account_id: AccountId, known: _Known) -> None:
         update = UpdateExpression({"S": account_key(account_id)})
         update.remove("troubles")
-        self._see(known, account_row(self._table.change(update.build())))
+        self._see(known, self._read(self._table.change(update.build())))
+
+    def _read(self, item: Item) -> AccountRow:
+        try:
+            return account_row(item)
+        except RowUnreadable as error:
+            self._report(error)
+            raise
 
     def _see(self, known: _Known, row: AccountRow) -> None:
         """Take over the row as it is, less what is bought and not made. What was bought before a pause is gone."""

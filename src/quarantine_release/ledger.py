@@ -14,6 +14,7 @@ operation  `O#<account>#<ulid>`            what a person has changed with the op
 Open attempts and requests, and messages under review, carry `open_kind` and `open_at`, the keys of the sparse index
 `open-index`. The account's row is `budget.py`'s, but for its switch. Every write to a message is conditional on the
 state and the attempt that its writer saw, so that a stale writer changes nothing.
+Each row carries the version of its schema, `v`; none passes a write of an older version.
 Limits: a transaction takes 100 actions and 4 MB, an item 400 KB (DynamoDB developer guide, "Quotas").
 """
 
@@ -23,7 +24,8 @@ from datetime import datetime
 from typing import Final
 
 from quarantine_release.ledger_codecs import Item
-from quarantine_release.ledger_items import checks_item, ended_parts, message_row, request_row
+from quarantine_release.ledger_items import checks_item, ended_parts, request_row
+from quarantine_release.ledger_keys import request_key
 from quarantine_release.ledger_reads import LedgerReads
 from quarantine_release.ledger_writes import (
     Switch,
@@ -92,8 +94,8 @@ class DynamoLedger(LedgerReads):
         messages = zip(updates, failed, found, strict=False)
         others = zip(requests, failed[len(updates) :], found[len(updates) :], strict=False)
         conflict = Conflict(
-            {name: request_row(item) if item else None for name, item_failed, item in others if item_failed},
-            {part: message_row(item) if item else None for part, item_failed, item in messages if item_failed},
+            {name: self._request(item, opened) for name, item_failed, item in others if item_failed},
+            {part: self._message(item) if item else None for part, item_failed, item in messages if item_failed},
         )
         if attempt is not None:
             was_lost = failed[-1]
@@ -101,6 +103,12 @@ class DynamoLedger(LedgerReads):
             earlier = conflict.requests.get(opened.request_id) if opened is not None else None
             was_lost = opened is not None and earlier is not None and earlier.nonce == opened.nonce
         return None if was_lost else conflict
+
+    def _request(self, item: Item | None, opened: RequestRow | None) -> RequestRow | None:
+        """Read a request that refused a claim. One that cannot be read is gone for others, but not for its own POST."""
+        if item is None or opened is not None:
+            return self._reported(item, request_row) if item else None
+        return next(self._readable([item], request_row), None)
 
     def record(
         self, attempt: AttemptRow, was: AttemptState, moves: Sequence[Move], request: RequestRow | None
@@ -122,7 +130,10 @@ class DynamoLedger(LedgerReads):
         # Due again at once: whoever finds the outcome here brings it to the messages that it has not reached.
         self._table.write(end_attempt(attempt, was, stays_open=True))
         others = self._write_each(moves)
-        is_settled = not any(row.attempt == attempt.attempt and row.state in UNSETTLED for row in others.values())
+        is_settled = not any(
+            (row.attempt == attempt.attempt and row.state in UNSETTLED) or not row.is_readable
+            for row in others.values()
+        )
         if not attempt.is_open and is_settled:
             self._table.write(end_attempt(attempt, attempt.state))
         for action in closing if not others and not is_refusal else ():
@@ -160,7 +171,7 @@ class DynamoLedger(LedgerReads):
     def cancel(self, request: RequestRow) -> RequestRow | None:
         """Have nothing more claimed for an open request; return it as it is if it is open no more."""
         found = self._table.write(cancel_request(request))
-        return request_row(found) if found else None
+        return self._reported(found, request_row) if found else None
 
     def note(self, before: RequestRow, after: RequestRow) -> RequestRow | None:
         """Write what lookup and guard made of an open request's ids; return the request if others were quicker.
@@ -181,7 +192,8 @@ class DynamoLedger(LedgerReads):
             is_same = found.get("nonce") == {"S": after.nonce}
             is_written = is_same and all(found.get(name) == value for name, value in some.items())
             if not is_written:  # else it was, by this call, whose answer was lost
-                return request_row(found) if found else self.requests([after.request_id]).get(after.request_id, before)
+                items = [found] if found else self._table.read([request_key(after.request_id)])
+                return next(self._readable(items, request_row), before)
         return None
 
     def note_unclaimed(
@@ -215,13 +227,14 @@ class DynamoLedger(LedgerReads):
         for ask in asks:
             is_named = ask.before is not None and ask.before.candidates != ask.after.candidates
             if ask.after.state is State.NEEDS_REVIEW and is_named:
-                self._table.write(reopen_attempt(ask.after))
+                for attempt in self.attempts(ask.after.account_id, [ask.after.attempt]):
+                    self._table.write(reopen_attempt(attempt, ask.after.updated_at))
 
     def _write_each(self, moves: Sequence[Move]) -> dict[PostfixPart, MessageRow]:
         others = {}
         for move in moves:
             item = self._table.write(move_message(move))
-            row = message_row(item) if item else None
+            row = self._message(item) if item else None
             if row is not None and (row.state, row.attempt) != (move.after.state, move.after.attempt):
                 others[move.after.part] = row
         return others

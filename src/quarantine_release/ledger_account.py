@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from quarantine_release.allowance import AccountRow
 from quarantine_release.ledger_codecs import EPOCH, MILLISECONDS, Attribute, Item, in_json
+from quarantine_release.ledger_version import readable
 from quarantine_release.outcome import OperationId, Stop
 
 _CALLS: Final = "calls_"
@@ -15,8 +16,9 @@ def calls_name(slot: int) -> str:
     return f"{_CALLS}{slot}"
 
 
+@readable
 def account_row(item: Item) -> AccountRow:
-    """Read an account back; but for the switch it is written by additions alone."""
+    """Read an account back; but for the switch it is written by additions alone. Raises RowUnreadable."""
     stops, operations = _SWITCH.decode(item["switch"]) if "switch" in item else ({}, ())
     return AccountRow(
         calls={int(name.removeprefix(_CALLS)): int(item[name]["N"]) for name in item if name.startswith(_CALLS)},

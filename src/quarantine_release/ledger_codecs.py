@@ -5,7 +5,7 @@ Times are milliseconds since 1970, but for `expires_at`, which DynamoDB's time t
 
 import json
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -76,12 +76,20 @@ def _unpack(packed: bytes) -> Any:
     return json.loads(zlib.decompress(packed))
 
 
+def _are(kind: type, values: Iterable[Any], *, or_none: bool = False) -> None:
+    """Raise TypeError unless each value is of this type: damaged JSON may hold any other."""
+    if not all(type(value) is kind or (or_none and value is None) for value in values):
+        raise TypeError
+
+
 def _recipients_to_json(recipients: Recipients) -> list[Any]:
     return [recipients.delivered, recipients.undelivered, recipients.failed, recipients.counts]
 
 
 def _recipients_from_json(value: list[list[Any]]) -> Recipients:
     delivered, undelivered, failed, counts = (tuple(part) for part in value)
+    _are(str, (*delivered, *undelivered, *failed))
+    _are(int, counts)
     return Recipients(delivered, undelivered, failed, (counts[0], counts[1], counts[2]))
 
 
@@ -98,8 +106,12 @@ def _evidence_to_json(evidence: Evidence) -> dict[str, Any]:
 
 def _evidence_from_json(value: dict[str, Any]) -> Evidence:
     seen = Seen(value["seen"]) if value["seen"] else None
-    codes = tuple(value["error_codes"])
-    return Evidence(value["status"], codes, value["cf_ray"], value["failure"], seen, value.get("operation"))
+    status, codes, ray, failure = (value[name] for name in ("status", "error_codes", "cf_ray", "failure"))
+    operation = value.get("operation")
+    _are(int, (status,), or_none=True)
+    _are(int, codes)
+    _are(str, (ray, failure, operation), or_none=True)
+    return Evidence(status, tuple(codes), ray, failure, seen, operation)
 
 
 def _narrowing_to_json(value: Narrowing) -> list[Any]:
@@ -108,6 +120,8 @@ def _narrowing_to_json(value: Narrowing) -> list[Any]:
 
 def _narrowing_from_json(value: list[Any]) -> Narrowing:
     recipient, sender, since, expect_count = value
+    _are(str, (recipient, sender), or_none=True)
+    _are(int, (expect_count,), or_none=True)
     return Narrowing(recipient, sender, datetime.fromisoformat(since) if since else None, expect_count)
 
 
@@ -122,6 +136,9 @@ def _ended_to_json(value: Ended) -> list[Any]:
 def _ended_from_json(value: list[Any]) -> Ended:
     # Rows of before these were kept hold no disposition and no guard.
     outcome, code, detail, candidates, disposition_read, guard = [*value, None, None][:6]
+    _are(str, (detail, *(name for name, *_ in candidates)))
+    _are(str, (disposition_read, *(disposition for _, _, disposition, _ in candidates)), or_none=True)
+    _are(bool, (is_quarantined for *_, is_quarantined in candidates), or_none=True)
     known = tuple(
         Candidate(MessageId(name), datetime.fromisoformat(at) if at else None, disposition, is_quarantined)
         for name, at, disposition, is_quarantined in candidates
@@ -149,12 +166,29 @@ def _verdicts_to_json(verdicts: Mapping[PostfixPart, Verdict], *, named: bool = 
 
 
 def _verdicts_from_json(value: dict[str, Any]) -> dict[PostfixPart, Verdict]:
+    _are(str, (message_id for _, _, message_id, _ in value.values()), or_none=True)
     return {
         PostfixPart(part): Verdict(
-            State(state), Code(code) if code else None, _recipients_from_json(recipients), message_id
+            _stored_state(state), Code(code) if code else None, _recipients_from_json(recipients), message_id
         )
         for part, (state, code, message_id, recipients) in value.items()
     }
+
+
+def _ids(values: Iterable[str]) -> tuple[MessageId, ...]:
+    """Return ids; raise ValueError if there are none, or what stands there is no id."""
+    found = tuple(map(MessageId, values))
+    _are(str, found)
+    if not found or not all(found):
+        raise ValueError
+    return found
+
+
+def _stored_state(value: str) -> State:
+    state = State(value)
+    if state is State.UNREADABLE:
+        raise ValueError
+    return state
 
 
 def _encode_verdicts(verdicts: Mapping[PostfixPart, Verdict]) -> Attribute:
@@ -169,16 +203,15 @@ NUMBER: Final = Codec(lambda value: {"N": str(value)}, lambda attribute: int(att
 FLAG: Final = Codec(lambda value: {"BOOL": value}, lambda attribute: bool(attribute["BOOL"]))
 MILLISECONDS: Final = _time(timedelta(milliseconds=1))
 SECONDS: Final = _time(timedelta(seconds=1))
-IDS: Final = Codec(
-    lambda value: {"S": "\n".join(value)}, lambda attribute: tuple(map(MessageId, attribute["S"].split("\n")))
-)
+IDS: Final = Codec(lambda value: {"S": "\n".join(value)}, lambda attribute: _ids(attribute["S"].split("\n")))
+STATE: Final = Codec(lambda value: {"S": str(value)}, lambda attribute: _stored_state(attribute["S"]))
 RECIPIENTS: Final = in_json(_recipients_to_json, _recipients_from_json)
 EVIDENCE: Final = in_json(_evidence_to_json, _evidence_from_json)
 NARROWING: Final = in_json(_narrowing_to_json, _narrowing_from_json)
 POLICY: Final = in_json(policy_entry, policy_of)
 ENDED: Final = in_json(_ended_to_json, _ended_from_json)
 TARGETS: Final = _packed(
-    lambda value: [t.message_id for t in value], lambda ids: tuple(Target(postfix_part(i), i) for i in ids)
+    lambda value: [t.message_id for t in value], lambda ids: tuple(Target(postfix_part(i), i) for i in _ids(ids))
 )
-OWNERS: Final = _packed(dict, dict)
+OWNERS: Final = _packed(dict, lambda value: dict(zip(value, _ids(value.values()), strict=True)))
 VERDICTS: Final = Codec(_encode_verdicts, lambda attribute: _verdicts_from_json(_unpack(attribute["B"])))

@@ -20,6 +20,7 @@ from quarantine_release.ledger_codecs import (
     POLICY,
     RECIPIENTS,
     SECONDS,
+    STATE,
     TARGETS,
     TEXT,
     VERDICTS,
@@ -30,8 +31,10 @@ from quarantine_release.ledger_codecs import (
     texts,
 )
 from quarantine_release.ledger_keys import attempt_key, message_key, open_index, operation_key, request_key
+from quarantine_release.ledger_version import readable
 from quarantine_release.lookup import Kept
 from quarantine_release.outcome import (
+    LETTERS,
     AccountId,
     AttemptId,
     Code,
@@ -61,7 +64,7 @@ _ENDED: Final = "end_"
 _CANDIDATES_LIMIT: Final = 1000  # of about 100 bytes each, in one request
 
 _MESSAGE: Final = {
-    "state": text(State),
+    "state": STATE,
     "attempt": text(AttemptId),
     "message_id": text(MessageId),
     "updated_at": MILLISECONDS,
@@ -75,7 +78,7 @@ _MESSAGE: Final = {
     "attempts": texts(AttemptId),
     "refusals": NUMBER,
     "last_refused": text(AttemptId),
-    "forced_over": text(State),
+    "forced_over": STATE,
     "forced_after": MILLISECONDS,
     "asks": texts(RequestId),
     "asks_uncounted": NUMBER,
@@ -133,7 +136,7 @@ _OPERATION: Final = {
     "reason": TEXT,
     "client": TEXT,
     "part": text(PostfixPart),
-    "settled_as": text(State),
+    "settled_as": STATE,
     "redriven": text(RequestId),
     "request_id": text(RequestId),
 }
@@ -149,8 +152,9 @@ def message_item(row: MessageRow) -> Item:
     return {**item, **open_index(item["pk"], row.updated_at)} if row.state is State.NEEDS_REVIEW else item
 
 
+@readable
 def message_row(item: Item) -> MessageRow:
-    """Read a message back."""
+    """Read a message back. Raises RowUnreadable."""
     _, account_id, part = item["pk"]["S"].split("#")
     return MessageRow(account_id=AccountId(account_id), part=PostfixPart(part), **_decode(item, _MESSAGE))
 
@@ -161,8 +165,9 @@ def attempt_item(row: AttemptRow, *, stays_open: bool = False) -> Item:
     return {**item, **open_index(item["pk"], row.ended_at or row.deadline)} if row.is_open or stays_open else item
 
 
+@readable
 def attempt_row(item: Item) -> AttemptRow:
-    """Read an attempt back."""
+    """Read an attempt back. Raises RowUnreadable."""
     _, account_id, attempt = item["pk"]["S"].split("#")
     return AttemptRow(account_id=AccountId(account_id), attempt=AttemptId(attempt), **_decode(item, _ATTEMPT))
 
@@ -173,9 +178,15 @@ def request_item(row: RequestRow) -> Item:
     return {**item, **open_index(item["pk"], row.created_at)} if row.state is RequestState.OPEN else item
 
 
+@readable
 def request_row(item: Item) -> RequestRow:
-    """Read a request back."""
+    """Read a request back. Raises RowUnreadable."""
     row = RequestRow(request_id=RequestId(item["pk"]["S"].split("#")[1]), **_decode(item, _REQUEST))
+    letters = row.letters
+    if (letters is None) == (row.state is RequestState.CLOSED) or not LETTERS.keys() >= set(letters or ""):
+        raise ValueError
+    if letters is not None and len(letters) != len(row.ids):
+        raise ValueError
     found = {name.partition("_")[2]: name for name in item if name.startswith(_RESOLVED)}
     ends = {name.partition("_")[2]: name for name in item if name.startswith(_ENDED)}
     if not found and not ends:
@@ -221,16 +232,24 @@ def operation_item(row: OperationRow) -> Item:
     return {"pk": {"S": operation_key(row.account_id, row.operation)}, **_encode(row, _OPERATION)}
 
 
+@readable
 def operation_row(item: Item) -> OperationRow:
-    """Read an operation back."""
+    """Read an operation back. Raises RowUnreadable."""
     _, account_id, operation = item["pk"]["S"].split("#")
     return OperationRow(account_id=AccountId(account_id), operation=OperationId(operation), **_decode(item, _OPERATION))
 
 
+@readable
 def kept(item: Item) -> Kept:
-    """Read back what a question was answered."""
+    """Read back what a question was answered. Raises RowUnreadable."""
     at = MILLISECONDS.decode(item["kept_at"]) if "kept_at" in item else None
     return Kept(MessageId(item["message_id"]["S"]), SECONDS.decode(item["expires_at"]), at)
+
+
+@readable
+def unclaimed(item: Item) -> frozenset[RequestId]:
+    """Read back who asked for a message without a claim. Raises RowUnreadable."""
+    return frozenset(map(RequestId, item["asks"]["SS"]))
 
 
 def _encode(row: Any, codecs: Mapping[str, Codec]) -> dict[str, Attribute]:

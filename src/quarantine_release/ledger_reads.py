@@ -1,11 +1,18 @@
-"""What is read of the ledger: rows by their keys, consistently, and what the open index says is due. Writes nothing."""
+"""What is read of the ledger: rows by their keys, consistently, and what the open index says is due. Writes nothing.
 
-from collections.abc import Collection, Sequence
+A row that cannot be read is reported and left out; but a message stands there as UNREADABLE, because a message that is
+left out would count as absent. A single row that everything depends on raises RowUnreadable.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime
+from typing import TypeVar
 
 from quarantine_release.allowance import AccountRow
 from quarantine_release.ledger_account import account_row
-from quarantine_release.ledger_items import attempt_row, kept, message_row, operation_row, request_row
+from quarantine_release.ledger_codecs import Item
+from quarantine_release.ledger_items import attempt_row, kept, message_row, operation_row, request_row, unclaimed
 from quarantine_release.ledger_keys import (
     account_key,
     alias_key,
@@ -15,6 +22,7 @@ from quarantine_release.ledger_keys import (
     request_key,
     unclaimed_key,
 )
+from quarantine_release.lookup import Kept
 from quarantine_release.outcome import (
     AccountId,
     AttemptId,
@@ -25,7 +33,7 @@ from quarantine_release.outcome import (
     State,
     is_header,
 )
-from quarantine_release.ports import Known
+from quarantine_release.ports import Known, RowUnreadable
 from quarantine_release.table import Table
 from quarantine_release.trace import (
     AttemptRow,
@@ -33,38 +41,51 @@ from quarantine_release.trace import (
     OperationRow,
     RequestRow,
     RequestState,
+    UnreadableRequest,
     met_by,
     operations_of,
+    unreadable,
 )
+
+Row = TypeVar("Row")
 
 
 class LedgerReads:
-    """The ledger to those who only look."""
+    """The ledger to those who only look. `report` is called for every row that is met and cannot be read."""
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: Table, report: Callable[[RowUnreadable], None] = lambda _: None) -> None:
         self._table = table
+        self._report = report
 
     def messages(self, account_id: AccountId, parts: Sequence[PostfixPart]) -> dict[PostfixPart, MessageRow]:
-        """Read messages by their postfix parts, 100 a round trip; absent ones are left out."""
+        """Read messages by their postfix parts, 100 a round trip; absent ones alone are left out."""
         # A Message-ID stands in the place of the part of a message that is not found yet.
         keys = [message_key(account_id, part) for part in parts if not is_header(MessageId(part))]
-        rows = map(message_row, self._table.read(keys))
+        rows = map(self._message, self._table.read(keys))
         return {row.part: row for row in rows}
 
     def attempts(self, account_id: AccountId, attempts: Sequence[AttemptId]) -> list[AttemptRow]:
-        """Read attempts, oldest first; absent ones are left out."""
-        rows = map(attempt_row, self._table.read([attempt_key(account_id, attempt) for attempt in attempts]))
-        return sorted(rows, key=lambda row: row.attempt)
+        """Read attempts, oldest first; those that are absent or cannot be read are left out."""
+        items = self._table.read([attempt_key(account_id, attempt) for attempt in attempts])
+        return sorted(self._readable(items, attempt_row), key=lambda row: row.attempt)
 
     def requests(self, request_ids: Sequence[RequestId]) -> dict[RequestId, RequestRow]:
-        """Read requests, 100 a round trip; absent ones are left out."""
-        rows = map(request_row, self._table.read([request_key(request_id) for request_id in request_ids]))
-        return {row.request_id: row for row in rows}
+        """Read requests, 100 a round trip; those that are absent or cannot be read are left out."""
+        found = self.find_requests(request_ids)
+        return {name: row for name, row in found.items() if isinstance(row, RequestRow)}
+
+    def find_requests(self, request_ids: Sequence[RequestId]) -> dict[RequestId, RequestRow | UnreadableRequest]:
+        """Read requests, 100 a round trip; absent ones alone are left out."""
+        found: dict[RequestId, RequestRow | UnreadableRequest] = {}
+        for item in self._table.read([request_key(request_id) for request_id in request_ids]):
+            row = next(self._readable([item], request_row), None) or _unreadable_request(item)
+            found[row.request_id] = row
+        return found
 
     def operations(self, account_id: AccountId, operations: Sequence[OperationId]) -> list[OperationRow]:
-        """Read operations, oldest first."""
-        rows = map(operation_row, self._table.read([operation_key(account_id, each) for each in operations]))
-        return sorted(rows, key=lambda row: row.operation)
+        """Read operations, oldest first; those that are absent or cannot be read are left out."""
+        items = self._table.read([operation_key(account_id, each) for each in operations])
+        return sorted(self._readable(items, operation_row), key=lambda row: row.operation)
 
     def operations_met(
         self, account_id: AccountId, row: MessageRow | None, requests: Collection[RequestRow]
@@ -74,34 +95,36 @@ class LedgerReads:
         Of the pauses as many as the account's row names. Two round trips at most.
         """
         own = operations_of(row, requests)
-        found = self.operations(account_id, [*own, *self.account(account_id).operations])
+        orders: tuple[OperationId, ...] = ()
+        with suppress(RowUnreadable):  # what was changed about the message itself is shown all the same
+            orders = self.account(account_id).operations
+        found = self.operations(account_id, [*own, *orders])
         met = met_by(requests, [each for each in found if each.operation not in own])
         return [each for each in found if each.operation in own or each in met]
 
     def account(self, account_id: AccountId) -> AccountRow:
-        """Read an account."""
+        """Read an account. Raises RowUnreadable."""
         item = next(self._table.read([account_key(account_id)]), None)
-        return account_row(item) if item else AccountRow()
+        return self._reported(item, account_row) if item else AccountRow()
 
     def under_review(self, until: datetime, limit: int) -> list[MessageRow]:
         """Read the messages that need review since then or longer, at most so many of each shard, oldest first."""
-        rows = map(message_row, self._table.read(self._table.due("M", until, limit)))
+        rows = self._open("M", until, limit, message_row)
         return sorted((row for row in rows if row.state is State.NEEDS_REVIEW), key=lambda row: row.updated_at)
 
     def open_attempts(self, until: datetime, limit: int) -> list[AttemptRow]:
         """Read the open attempts that are due by then, at most so many of each shard of the index, oldest first."""
-        rows = map(attempt_row, self._table.read(self._table.due("T", until, limit)))
-        return sorted(rows, key=lambda row: row.attempt)
+        return sorted(self._open("T", until, limit, attempt_row), key=lambda row: row.attempt)
 
     def open_requests(self, until: datetime, limit: int) -> list[RequestRow]:
         """Read the open requests that are due by then, at most so many of each shard of the index, oldest first."""
-        rows = map(request_row, self._table.read(self._table.due("R", until, limit)))
+        rows = self._open("R", until, limit, request_row)
         return sorted((row for row in rows if row.state is RequestState.OPEN), key=lambda row: row.created_at)
 
     def unclaimed(self, account_id: AccountId, part: PostfixPart) -> frozenset[RequestId]:
-        """Read who asked for a message without a claim."""
-        item = next(iter(self._table.read([unclaimed_key(account_id, part)])), None)
-        return frozenset(map(RequestId, item["asks"]["SS"])) if item else frozenset()
+        """Read who asked for a message without a claim; nobody, if that cannot be read."""
+        items = self._table.read([unclaimed_key(account_id, part)])
+        return next(self._readable(items, unclaimed), frozenset())
 
     def known(
         self,
@@ -110,18 +133,65 @@ class LedgerReads:
         parts: Sequence[PostfixPart],
         questions: Sequence[str],
     ) -> Known:
-        """Read what is known of a request, its messages and its questions, in one round trip for up to 100 of them."""
+        """Read what is known of a request, its messages and its questions, in one round trip for up to 100 of them.
+
+        An answer that cannot be read is left out. Raises RowUnreadable if it is the request.
+        """
         aliases = {alias_key(account_id, question): question for question in questions}
         keys = [*(message_key(account_id, part) for part in parts), *aliases]
         keys += [request_key(request_id)] if request_id is not None else []
-        request, messages, answers = None, {}, {}
+        request, messages, answers = None, {}, dict[str, Kept]()
         for item in self._table.read(keys):
             key = item["pk"]["S"]
             if key in aliases:
-                answers[aliases[key]] = kept(item)
+                answers.update((aliases[key], answer) for answer in self._readable([item], kept))
             elif key.startswith("R#"):
-                request = request_row(item)
+                request = self._reported(item, request_row)
             else:
-                row = message_row(item)
+                row = self._message(item)
                 messages[row.part] = row
         return Known(request, messages, answers)
+
+    def _message(self, item: Item) -> MessageRow:
+        try:
+            return message_row(item)
+        except RowUnreadable as error:
+            self._report(error)
+            _, account_id, part = error.key.split("#")
+            return unreadable(AccountId(account_id), PostfixPart(part))
+
+    def _reported(self, item: Item, decode: Callable[[Item], Row]) -> Row:
+        try:
+            return decode(item)
+        except RowUnreadable as error:
+            self._report(error)
+            raise
+
+    def _readable(self, items: Iterable[Item], decode: Callable[[Item], Row]) -> Iterator[Row]:
+        for item in items:
+            with suppress(RowUnreadable):
+                yield self._reported(item, decode)
+
+    def _open(self, kind: str, until: datetime, limit: int, decode: Callable[[Item], Row]) -> list[Row]:
+        """Read open rows, one page of each shard of the index, and more behind what cannot be read.
+
+        Nobody moves a row that cannot be read, so it keeps its place at the head of the index: it must not hide others.
+        """
+        rows: list[Row] = []
+        shards = self._table.due(kind, until, limit)
+        while shards:
+            pages = [(shard, keys) for shard in shards if (keys := next(shard, []))]
+            hidden = set()
+            for item in self._table.read([key for _, keys in pages for key in keys]):
+                try:
+                    rows.append(self._reported(item, decode))
+                except RowUnreadable as error:
+                    hidden.add(error.key)
+            shards = [shard for shard, keys in pages if not hidden.isdisjoint(keys)]
+        return rows
+
+
+def _unreadable_request(item: Item) -> UnreadableRequest:
+    client, account_id = (item.get(name, {}).get("S") for name in ("client", "account_id"))
+    request_id = RequestId(item["pk"]["S"].split("#")[1])
+    return UnreadableRequest(request_id=request_id, client=client, account_id=account_id)

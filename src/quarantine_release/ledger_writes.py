@@ -24,9 +24,10 @@ from quarantine_release.ledger_keys import (
     request_key,
     unclaimed_key,
 )
+from quarantine_release.ledger_version import NAME, STAMP
 from quarantine_release.outcome import AccountId, MessageId, PostfixPart, RequestId, State
 from quarantine_release.ports import Move
-from quarantine_release.trace import AttemptRow, AttemptState, MessageRow, OperationRow, RequestRow, RequestState
+from quarantine_release.trace import AttemptRow, AttemptState, OperationRow, RequestRow, RequestState
 from quarantine_release.update_expression import UpdateExpression
 
 # Of those who asked without a claim so many are kept.
@@ -34,6 +35,9 @@ _UNCLAIMED_KEPT: Final = 100
 # Sets and counters are changed by what is added or taken away, so that writers who saw another version lose nothing.
 _SETS: Final = ("attempts", "asks", "operations", "candidates", "rejected")
 _COUNTERS: Final = ("refusals", "asks_uncounted")
+
+# No write passes a row that a newer version has written.
+_KNOWN: Final = f"(attribute_not_exists({NAME}) OR {NAME} <= :v)"
 
 Write = dict[str, Any]
 
@@ -79,9 +83,15 @@ def check_not_owner(request: RequestRow, part: PostfixPart) -> Write:
     return {
         "ConditionCheck": {
             "Key": {"pk": {"S": message_key(request.account_id, part)}},
-            "ConditionExpression": "attribute_not_exists(#owner) OR #owner <> :this OR #state = :free",
+            "ConditionExpression": (
+                f"{_KNOWN} AND (attribute_not_exists(#owner) OR #owner <> :this OR #state = :free)"
+            ),
             "ExpressionAttributeNames": {"#owner": "owner", "#state": "state"},
-            "ExpressionAttributeValues": {":this": {"S": request.request_id}, ":free": {"S": State.RETRYABLE}},
+            "ExpressionAttributeValues": {
+                ":this": {"S": request.request_id},
+                ":free": {"S": State.RETRYABLE},
+                ":v": STAMP,
+            },
         }
     }
 
@@ -97,13 +107,13 @@ def end_attempt(attempt: AttemptRow, was: AttemptState, *, stays_open: bool = Fa
     return _end(attempt_item(attempt, stays_open=stays_open), was, names)
 
 
-def reopen_attempt(message: MessageRow) -> Write:
-    """Have the last attempt of a message looked at again, if it is still there."""
-    key: Attribute = {"S": attempt_key(message.account_id, message.attempt)}
+def reopen_attempt(attempt: AttemptRow, at: datetime) -> Write:
+    """Have an attempt looked at again, due from then on, if it is still as it was read."""
+    key: Attribute = {"S": attempt_key(attempt.account_id, attempt.attempt)}
     update = UpdateExpression(key)
-    for name, value in open_index(key, message.updated_at).items():
+    for name, value in open_index(key, at).items():
         update.set(name, value)
-    update.require_present()
+    update.require("state", {"S": attempt.state})
     return {"Update": update.build()}
 
 
@@ -111,13 +121,14 @@ def put_request(request: RequestRow) -> Write:
     """Write a new request; one past its time counts as absent, and a refused one may be asked again as it was."""
     return _put(
         request_item(request),
-        "attribute_not_exists(pk) OR expires_at <= :now"
-        " OR (#state = :refused AND (fingerprint = :this OR fingerprint = :v1))",
+        f"attribute_not_exists(pk) OR ({_KNOWN} AND (expires_at <= :now"
+        " OR (#state = :refused AND (fingerprint = :this OR fingerprint = :v1))))",
         ExpressionAttributeNames={"#state": "state"},
         ExpressionAttributeValues={
             ":now": {"N": _seconds(request.created_at)},
             ":refused": {"S": RequestState.REFUSED},
             ":this": {"S": request.fingerprint},
+            ":v": STAMP,
             ":v1": {"S": request.fingerprint_v1 or request.fingerprint},
         },
     )
@@ -129,10 +140,11 @@ def check_open(request_id: RequestId, notes: int = 0) -> Write:
     return {
         "ConditionCheck": {
             "Key": {"pk": {"S": request_key(request_id)}},
-            "ConditionExpression": f"#state = :open AND attribute_not_exists(cancelled_at) AND {seen}",
+            "ConditionExpression": f"{_KNOWN} AND #state = :open AND attribute_not_exists(cancelled_at) AND {seen}",
             "ExpressionAttributeNames": {"#state": "state"},
             "ExpressionAttributeValues": {
                 ":open": {"S": RequestState.OPEN},
+                ":v": STAMP,
                 **({":notes": {"N": str(notes)}} if notes else {}),
             },
             "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
@@ -225,7 +237,7 @@ def set_switch(change: Switch) -> Write:
 def _put(item: Item, condition: str = "attribute_not_exists(pk)", **placeholders: Any) -> Write:
     return {
         "Put": {
-            "Item": item,
+            "Item": {**item, NAME: STAMP},
             "ConditionExpression": condition,
             "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
             **placeholders,

@@ -81,6 +81,8 @@ class State(StrEnum):
     RETRYABLE = "RETRYABLE"
     UNKNOWN = "UNKNOWN"
     NEEDS_REVIEW = "NEEDS_REVIEW"
+    # Never stored: the row is there and cannot be read. Nobody may claim, change or close anything by it.
+    UNREADABLE = "UNREADABLE"
 
 
 # A call may yet turn out to have had an effect: only a read may say.
@@ -89,13 +91,14 @@ UNSETTLED: Final = frozenset({State.RELEASING, State.UNKNOWN, State.NEEDS_REVIEW
 # The legal transitions; None is a message that the ledger does not know. A state in FINAL changes only by force.
 TRANSITIONS: Final[dict[State | None, frozenset[State]]] = {
     None: frozenset({State.RELEASING}),
-    State.RELEASING: frozenset(set(State) - {State.RELEASING}),
+    State.RELEASING: frozenset(set(State) - {State.RELEASING, State.UNREADABLE}),
     State.UNKNOWN: frozenset({State.RELEASED, State.PARTIAL, State.FAILED, State.RETRYABLE, State.NEEDS_REVIEW}),
     State.RETRYABLE: frozenset({State.RELEASING, State.NEEDS_REVIEW}),
     State.RELEASED: frozenset({State.RELEASING}),
     State.PARTIAL: frozenset({State.RELEASING}),
     State.FAILED: frozenset({State.RELEASING}),
     State.NEEDS_REVIEW: frozenset({State.RELEASING, State.RELEASED, State.PARTIAL, State.FAILED, State.RETRYABLE}),
+    State.UNREADABLE: frozenset(),
 }
 FINAL: Final = frozenset({State.RELEASED, State.PARTIAL, State.FAILED, State.NEEDS_REVIEW})
 # Only these may be forgotten: an expired row is a permission to release again.

@@ -40,6 +40,7 @@ PROBLEMS: Final = {
     "body_too_large": Problem(413, "The body is larger than 64 KB"),
     "unsupported_encoding": Problem(415, "The body is compressed or in several parts"),
     "ledger_unavailable": Problem(503, "The ledger cannot be reached", True, 10),
+    "ledger_row_unreadable": Problem(503, "A row of the ledger cannot be read", True, 60),
     "secrets_unavailable": Problem(503, "The secrets cannot be fetched", True, 10),
     "clients_not_configured": Problem(503, "The clients secret is not usable", True, 60),
     "cloudflare_not_configured": Problem(503, "The cloudflare secret is not usable", True, 60),

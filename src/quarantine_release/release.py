@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import Final
 
-from quarantine_release.attempt import CALL_SECONDS, RECORD_SECONDS, claim, make_call
+from quarantine_release.attempt import CALL_SECONDS, RECORD_SECONDS, claim, make_call, require_readable
 from quarantine_release.calls import Call, Want, calls_of
 from quarantine_release.guard import Ended, Mode
 from quarantine_release.outcome import (
@@ -65,7 +65,8 @@ def release(request: RequestRow, ports: Ports, *, inline: bool = True) -> Answer
     """Take a request on, release now what may be released now, and tell what came of each id.
 
     The rest is left to the worker. A forced request is done now or not at all, and so is a dry run, which is only told
-    what would be done. Raises LedgerUnavailable if it is not known whether the request was accepted.
+    what would be done. Raises LedgerUnavailable if it is not known whether the request was accepted, and RowUnreadable
+    if it was not, because a row that it needs cannot be read.
     """
     run = Run([request], ports, is_accepted=False)
     mark = Mark.ALL if request.force else Mark.INLINE
@@ -147,7 +148,7 @@ def _refuse(
     request: RequestRow, ports: Ports, reason: RefusalReason, wait: float = 0.0, stop: Stop | None = None
 ) -> Answer | Refusal | KeyReused:
     """Refuse what is not accepted yet; but if it was made before, answer as it was then."""
-    earlier = ports.ledger.requests([request.request_id]).get(request.request_id)
+    earlier = ports.ledger.known(request.account_id, request.request_id, [], []).request
     if earlier is not None and _stands(earlier, request):
         return _replay(request, Conflict({request.request_id: earlier}, {}), ports)
     return Refusal(reason, ceil(wait) or None, request, stop)
@@ -169,10 +170,12 @@ def _look_up_first(run: Run, vetting: Vetting, ports: Ports) -> RequestRow | Non
     if earlier is not None and _stands(earlier, request):
         return earlier
     run.rows = dict(known.messages)
+    require_readable(request, run.rows.values())
     if headers:
         vetting.resolve({request.request_id: headers}, known.answers)
         missing = [part for part in map(postfix_part, run.request.message_ids) if part not in run.rows]
         run.rows |= ports.ledger.messages(request.account_id, missing)
+        require_readable(run.request, run.rows.values())
         vetting.compare()
     return None
 

@@ -95,6 +95,10 @@ def results_of(request: RequestRow, rows: Mapping[PostfixPart, MessageRow], now:
             continue
         part = postfix_part(message_id)
         row = rows.get(part)
+        if row is not None and not row.is_readable:
+            stored = LETTERS[request.letters[position]] if request.letters else (Outcome.IN_PROGRESS, None)
+            results.append(Result(given, *stored, row, resolved))
+            continue
         is_wrong = row is not None and row.own_id is not None and contradict(row.own_id, message_id)
         if part not in targets or is_wrong:
             told: tuple[Outcome, Code | None] = (Outcome.NEEDS_REVIEW, Code.ID_CONFLICT)

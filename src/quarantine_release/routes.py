@@ -1,7 +1,7 @@
 """The routes: what each does for a caller who is known, and the answer it gives."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from secrets import token_bytes
 from typing import Any, Final, TypeVar
@@ -14,7 +14,7 @@ from quarantine_release.clients import Client, Scope
 from quarantine_release.credentials import SecretMalformed
 from quarantine_release.guard import Mode
 from quarantine_release.http_event import HttpRequest
-from quarantine_release.outcome import AccountId, AttemptId, RequestId, postfix_part
+from quarantine_release.outcome import AccountId, MessageId, RequestId, postfix_part
 from quarantine_release.ports import LedgerUnavailable, Ports
 from quarantine_release.problem import Declined, problem_body
 from quarantine_release.release import KeyReused, Refusal, cancel, look_up, release
@@ -22,8 +22,8 @@ from quarantine_release.release_request import accept, parse_release_request
 from quarantine_release.request_members import InvalidRequest, parse_account_id, parse_message_id, parse_request_id
 from quarantine_release.run import Answer
 from quarantine_release.secret_store import SecretUnavailable
-from quarantine_release.trace import MessageRow, RequestRow, RequestState
-from quarantine_release.trace_answer import evidence_body, trace_body
+from quarantine_release.trace import RequestRow, RequestState, UnreadableRequest
+from quarantine_release.trace_answer import attempts_of, evidence_body, trace_body
 
 PROBLEM_TYPE: Final = {"Content-Type": "application/problem+json"}
 _POLL_SECONDS: Final = 5
@@ -32,6 +32,7 @@ _HEALTH_SECONDS: Final = 5.0
 _NOTE: Final = "An accepted credential proves no permission: only a release shows that it may release."
 _UNGUARDED: Final = " The guard is off: mail is released whatever it is, malicious mail included."
 Content = TypeVar("Content")
+Found = Mapping[RequestId, RequestRow | UnreadableRequest]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,14 @@ def read_secret(name: str, read: Callable[[], Content]) -> Content:
         raise Declined(f"{name}_not_configured", f"The {name} secret cannot be used; the log says why.") from None
 
 
+def unreadable(ids: Sequence[MessageId] = (), **members: Any) -> Declined:
+    """Return the answer where a row cannot be read. `ids` are those of the caller that it is about."""
+    detail = (
+        "What the ledger holds about this cannot be read for now. Nothing was done for it; the operator is alerted."
+    )
+    return Declined("ledger_row_unreadable", detail, **members, **(dict[str, Any](ids=list(ids)) if ids else {}))
+
+
 def _post_release(call: Call) -> Response:
     client = call.client
     _require(client, Scope.RELEASE)
@@ -102,7 +111,7 @@ def _post_release(call: Call) -> Response:
 def _get_release(call: Call, given: str) -> Response:
     _require(call.client, Scope.READ)
     request_id = parse_request_id(given)
-    found = wiring.ledger().requests([request_id]) if request_id else {}
+    found = wiring.ledger().find_requests([request_id]) if request_id else {}
     return _respond_with(_look_up(found, request_id, call.client, call.ports), call)
 
 
@@ -110,7 +119,7 @@ def _post_cancel(call: Call, given: str) -> Response:
     """End what is not claimed yet; whoever asked for it may, and nobody else."""
     _require(call.client, Scope.RELEASE)
     request_id = parse_request_id(given)
-    row = _visible(wiring.ledger().requests([request_id]) if request_id else {}, request_id, call.client)
+    row = _visible(wiring.ledger().find_requests([request_id]) if request_id else {}, request_id, call.client)
     if row.client != call.client.name:
         raise Declined("not_found", "There is no such request of this client.")
     return _respond_with(cancel(row, call.ports), call)
@@ -122,7 +131,7 @@ def _get_releases(call: Call) -> Response:
     if not 1 <= len(given) <= _LIST_LIMIT:
         raise InvalidRequest("invalid_field", f"ids must name 1 to {_LIST_LIMIT} requests.", "ids")
     request_ids = [parse_request_id(name) for name in given]
-    found = wiring.ledger().requests([request_id for request_id in request_ids if request_id])
+    found = wiring.ledger().find_requests([request_id for request_id in request_ids if request_id])
     bodies = []
     for request_id in request_ids:
         try:
@@ -140,11 +149,13 @@ def _get_message(call: Call, given: str) -> Response:
     account_id = _queried_account(call)
     part = postfix_part(message_id)
     row = call.ports.ledger.messages(account_id, [part]).get(part)
+    if row is not None and not row.is_readable:
+        raise unreadable([message_id])
     ledger = wiring.ledger()
     unclaimed = ledger.unclaimed(account_id, part)
     if row is None and not unclaimed:
         raise Declined("not_found", "Nobody has asked for this message, or what was asked still waits for its turn.")
-    asks, attempts = (row.asks, _attempts(row)) if row is not None else (frozenset(), frozenset())
+    asks = row.asks if row is not None else frozenset()
     visible_to = None if Scope.READ_ALL in client.scopes else client.name
     requests = ledger.requests(sorted(asks | unclaimed))
     return Response(
@@ -152,7 +163,7 @@ def _get_message(call: Call, given: str) -> Response:
         trace_body(
             row,
             requests,
-            ledger.attempts(account_id, sorted(attempts)),
+            ledger.attempts(account_id, sorted(attempts_of(row))),
             ledger.operations_met(account_id, row, requests.values()),
             account_id=account_id,
             part=part,
@@ -160,10 +171,6 @@ def _get_message(call: Call, given: str) -> Response:
             now=call.ports.clock(),
         ),
     )
-
-
-def _attempts(row: MessageRow) -> frozenset[AttemptId]:
-    return row.attempts | {row.last_refused} if row.last_refused else row.attempts
 
 
 def _get_health(call: Call) -> Response:
@@ -198,24 +205,27 @@ def _get_health(call: Call) -> Response:
     return Response(200, {"ok": True, **content})
 
 
-def _look_up(
-    found: Mapping[RequestId, RequestRow], request_id: RequestId | None, client: Client, ports: Ports
-) -> Answer:
+def _look_up(found: Found, request_id: RequestId | None, client: Client, ports: Ports) -> Answer:
     return look_up(_visible(found, request_id, client), ports)
 
 
-def _visible(found: Mapping[RequestId, RequestRow], request_id: RequestId | None, client: Client) -> RequestRow:
+def _visible(found: Found, request_id: RequestId | None, client: Client) -> RequestRow:
     """Return a request that this client may see; what it may not see is not there."""
     row = found.get(request_id) if request_id else None
-    if row is None or not _may_see(client, row) or row.state is RequestState.REFUSED:
+    if isinstance(row, UnreadableRequest) and _may_see(client, row):
+        raise unreadable()
+    if not isinstance(row, RequestRow) or not _may_see(client, row) or row.state is RequestState.REFUSED:
         raise Declined("not_found", "There is no such request.")
     return row
 
 
-def _may_see(client: Client, row: RequestRow) -> bool:
-    """Return whether a client may see a request: not one of an account that was taken from it, even its own."""
-    is_read = row.client == client.name or Scope.READ_ALL in client.scopes
-    return is_read and client.may_act_for(row.account_id)
+def _may_see(client: Client, row: RequestRow | UnreadableRequest) -> bool:
+    """Return whether a client may see a request: not one of an account that was taken from it, even its own.
+
+    A row that is damaged so far that it names no client or account may be this client's own, who must hear of it.
+    """
+    is_read = row.client in (None, client.name) or Scope.READ_ALL in client.scopes
+    return is_read and (row.account_id is None or client.may_act_for(row.account_id))
 
 
 def _require(client: Client, scope: Scope) -> None:
@@ -267,6 +277,8 @@ def _decode(part: str) -> str:
 
 
 def _answer_body(answer: Answer, client: Client, warnings: tuple[str, ...] = ()) -> dict[str, Any]:
+    if answer.unreadable_ids:
+        raise unreadable(answer.unreadable_ids, request_id=answer.request.request_id)
     body = answer_body(answer, warnings, sees_all=Scope.READ_ALL in client.scopes)
     if not is_failure(answer):
         return body

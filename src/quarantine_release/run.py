@@ -8,7 +8,7 @@ from typing import Final
 
 from quarantine_release.calls import Call
 from quarantine_release.guard import Details, Mode
-from quarantine_release.outcome import AccountId, Code, Outcome, PostfixPart, RequestId, Stop
+from quarantine_release.outcome import AccountId, Code, MessageId, Outcome, PostfixPart, RequestId, Stop
 from quarantine_release.ports import LedgerUnavailable, Ports
 from quarantine_release.results import Result, results_of
 from quarantine_release.reuse import is_to_be_compared
@@ -32,6 +32,11 @@ class Answer:
     settled: tuple[MessageRow, ...] = ()
     plan: tuple[Call, ...] = ()
     details: Mapping[PostfixPart, Details] = field(default_factory=dict)
+
+    @property
+    def unreadable_ids(self) -> tuple[MessageId, ...]:
+        """Return the ids, as given, of which nothing can be told, since the message's row cannot be read."""
+        return tuple(each.id for each in self.results if each.row is not None and not each.row.is_readable)
 
 
 class Run:

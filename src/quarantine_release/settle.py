@@ -21,7 +21,7 @@ from quarantine_release.outcome import (
     State,
     Wanted,
 )
-from quarantine_release.ports import Hint, LedgerUnavailable, Move, Ports
+from quarantine_release.ports import Hint, LedgerUnavailable, Move, Ports, RowUnreadable
 from quarantine_release.read_back import UNREAD, read_back, wanted_of
 from quarantine_release.sweep import Swept, sweep
 from quarantine_release.trace import AttemptRow, AttemptState, MessageRow
@@ -74,6 +74,8 @@ def _settle_attempts(ports: Ports, summary: Summary) -> None:
 def _counting(summary: Summary) -> Iterator[None]:
     try:
         yield
+    except RowUnreadable:  # has been reported, and is no failure of this run
+        return
     except LedgerUnavailable:
         summary.failures += 1
 
@@ -156,7 +158,8 @@ def _settle_attempt(
     summary: Summary,
 ) -> None:
     now, terms = ports.clock(), ports.terms
-    moves, left = [], False
+    # What an unreadable row says of this call is not known: the call stays open until somebody can read it.
+    moves, left = [], any(not rows[target.part].is_readable for target in attempt.targets if target.part in rows)
     for part in _unsettled(attempt, rows):
         reading = readings.get(part, UNREAD)
         after = settled(rows[part], attempt, reading, read_at, now, terms)

@@ -13,7 +13,7 @@ from quarantine_release.asking import ask_each
 from quarantine_release.attempt import RECORD_SECONDS
 from quarantine_release.outcome import AccountId, State, has_one_key
 from quarantine_release.permit import Withheld
-from quarantine_release.ports import Hint, LedgerUnavailable, Ports
+from quarantine_release.ports import Hint, LedgerUnavailable, Ports, RowUnreadable
 from quarantine_release.release import free_of, hints_of
 from quarantine_release.run import Run
 from quarantine_release.trace import RequestRow, RequestState, Target, targets_of
@@ -54,6 +54,8 @@ def sweep(ports: Ports, swept: Swept) -> None:
                 return
             try:
                 _look_at(group, ports, swept)
+            except RowUnreadable:  # has been reported, and is no failure of this run
+                continue
             except LedgerUnavailable:
                 swept.failures += 1
 
@@ -78,7 +80,8 @@ def _unclaimed(request: RequestRow, run: Run) -> list[Target]:
     free = free_of(request, run)
     unnamed = [target for target in targets_of(request.message_ids) if not has_one_key(target.message_id)]
     states = {target.part: row.state for target in unnamed if (row := run.rows.get(target.part))}
-    waiting = {target.part for target in unnamed if states.get(target.part) not in (State.RELEASING, State.UNKNOWN)}
+    under_way = (State.RELEASING, State.UNKNOWN, State.UNREADABLE)
+    waiting = {target.part for target in unnamed if states.get(target.part) not in under_way}
     return [target for target in targets_of(request.message_ids) if target.part in free | waiting]
 
 

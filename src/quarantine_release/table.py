@@ -84,14 +84,18 @@ class Table:
         raise LedgerUnavailable("TransactionConflict")
 
     def change(self, update: dict[str, Any]) -> Item:
-        """Make one update that holds whatever the item is, and return what it is then. Repeated, it counts twice.
+        """Make one update that has no condition but the version, and return what the item is then.
 
-        So only conflicts are waited out, which change nothing.
+        Repeated, it counts twice, so only conflicts are waited out, which change nothing. An item of a newer version
+        is returned as it is.
         """
         for round_ in range(_TRIES):
             try:
                 answer: Any = self._client.update_item(TableName=self._name, **update, ReturnValues="ALL_NEW")
             except ClientError as error:
+                if "Item" in error.response:
+                    found: Item = cast("Any", error.response)["Item"]
+                    return found
                 if error.response["Error"]["Code"] not in _PASSING:
                     raise LedgerUnavailable(type(error).__name__) from error
             except BotoCoreError as error:
@@ -120,19 +124,28 @@ class Table:
                 self._pause(round_)
         raise LedgerUnavailable("UnprocessedKeys")
 
-    def due(self, kind: str, until: datetime, limit: int) -> list[str]:
-        """Read keys from the open index, which lags: only the rows themselves tell what is so."""
-        keys: list[str] = []
-        for shard in range(OPEN_SHARDS):
+    def due(self, kind: str, until: datetime, limit: int) -> list[Iterator[list[str]]]:
+        """Return the pages of each shard of the open index: keys, oldest first, so many a page, read when asked for.
+
+        The index lags: only the rows themselves tell what is so.
+        """
+        return [self._pages(f"{kind}#{shard}", until, limit) for shard in range(OPEN_SHARDS)]
+
+    def _pages(self, open_kind: str, until: datetime, limit: int) -> Iterator[list[str]]:
+        following: Any = {}
+        while True:
             try:
-                answer = self._client.query(
+                answer: Any = self._client.query(
                     TableName=self._name,
                     IndexName="open-index",
                     KeyConditionExpression="open_kind = :kind AND open_at <= :until",
-                    ExpressionAttributeValues={":kind": {"S": f"{kind}#{shard}"}, ":until": open_at(until)},
+                    ExpressionAttributeValues={":kind": {"S": open_kind}, ":until": open_at(until)},
                     Limit=limit,
+                    **following,
                 )
             except (ClientError, BotoCoreError) as error:
                 raise LedgerUnavailable(type(error).__name__) from error
-            keys += [item["pk"]["S"] for item in answer["Items"]]
-        return keys
+            yield [item["pk"]["S"] for item in answer["Items"]]
+            if "LastEvaluatedKey" not in answer:
+                return
+            following = {"ExclusiveStartKey": answer["LastEvaluatedKey"]}

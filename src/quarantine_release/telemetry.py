@@ -11,6 +11,7 @@ from aws_lambda_powertools.metrics import MetricUnit
 
 from quarantine_release.ledger_keys import message_key
 from quarantine_release.outcome import AccountId, Evidence, is_header
+from quarantine_release.ports import RowUnreadable
 from quarantine_release.results import Result
 from quarantine_release.settings import SettingsInvalid
 from quarantine_release.trace import MessageRow, RequestRow, WireForm
@@ -137,6 +138,12 @@ def ledger_unavailable(code: str) -> None:
     """Log why DynamoDB could not be read or written, by its error code."""
     logger.error("ledger_unavailable", code=code)
     count("LedgerUnavailable")
+
+
+def row_unreadable(error: RowUnreadable) -> None:
+    """Log and count a row that cannot be read, by its key; a Message-ID in a key is hashed."""
+    logger.error("row_unreadable", kind=error.kind, key=error.key, why=error.why)
+    count("RowsUnreadable")
 
 
 class Unhandled(Exception):

@@ -5,7 +5,7 @@ How they lie in DynamoDB stands in `ledger.py`, and what they mean for a request
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
 from typing import Final
@@ -100,6 +100,23 @@ class MessageRow:
         """Return the id to call the message by."""
         return self.own_id or self.message_id
 
+    @property
+    def is_readable(self) -> bool:
+        return self.state is not State.UNREADABLE
+
+
+def unreadable(account_id: AccountId, part: PostfixPart) -> MessageRow:
+    """Return what stands for a message whose row cannot be read: it is not absent, and nobody may claim it."""
+    never = datetime(1970, 1, 1, tzinfo=UTC)
+    return MessageRow(
+        account_id=account_id,
+        part=part,
+        state=State.UNREADABLE,
+        attempt=AttemptId(""),
+        message_id=MessageId(part),
+        updated_at=never,
+    )
+
 
 class RequestState(StrEnum):
     """OPEN until every id has ended, then CLOSED; REFUSED if the caller was told no and nothing may leave."""
@@ -128,6 +145,15 @@ class Narrowing:
 
 
 ANY: Final = Narrowing()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnreadableRequest:
+    """A request whose row cannot be read. Whose it is as far as the row still tells."""
+
+    request_id: RequestId
+    client: str | None
+    account_id: AccountId | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,16 @@ from datetime import datetime
 from typing import Any, Final
 
 from quarantine_release.answer import guarded_body, recipients_body, utc
-from quarantine_release.outcome import AccountId, Evidence, PostfixPart, RequestId, State, postfix_part
+from quarantine_release.outcome import (
+    AccountId,
+    AttemptId,
+    Evidence,
+    OperationId,
+    PostfixPart,
+    RequestId,
+    State,
+    postfix_part,
+)
 from quarantine_release.results import results_of
 from quarantine_release.trace import AttemptRow, MessageRow, OperationRow, RequestRow, RequestState
 from quarantine_release.visibility import Viewer
@@ -41,13 +50,26 @@ def trace_body(
         "requests": [_request_body(request, row, part, own, now) for request in asked],
         "requests_not_shown": len(row.asks - requests.keys()) + row.asks_uncounted if row is not None else 0,
         "attempts": [_attempt_body(attempt, part, own) for attempt in attempts],
+        "attempts_not_shown": len(attempts_of(row) - {attempt.attempt for attempt in attempts}),
         "refusals": row.refusals if row is not None else 0,
         "operations": [
             operation_body(operation, shows_all=viewer.sees_all)
             for operation in operations
             if viewer.may_see(operation)
         ],
+        "operations_not_shown": len(_operations_of(row) - {operation.operation for operation in operations}),
     }
+
+
+def attempts_of(row: MessageRow | None) -> frozenset[AttemptId]:
+    """Return the attempts that a trace shows: those that may have had an effect, and the last that had none."""
+    if row is None:
+        return frozenset()
+    return row.attempts | {row.last_refused} if row.last_refused else row.attempts
+
+
+def _operations_of(row: MessageRow | None) -> frozenset[OperationId]:
+    return row.operations if row is not None else frozenset()
 
 
 _NOT_KNOWN: Final = ("state", "code", "evidence", "released_by", "guard", "disposition", "confirmed_at")

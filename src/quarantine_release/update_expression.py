@@ -7,10 +7,11 @@ language (DynamoDB developer guide, "Reserved words").
 from typing import Any
 
 from quarantine_release.ledger_codecs import Attribute
+from quarantine_release.ledger_version import NAME, STAMP
 
 
 class UpdateExpression:
-    """One update of one item."""
+    """One update of one item. It stamps the item with this version, and passes no item of a newer one."""
 
     def __init__(self, key: Attribute) -> None:
         self._key = key
@@ -18,6 +19,8 @@ class UpdateExpression:
         self._conditions: list[str] = []
         self._names: dict[str, str] = {}
         self._values: dict[str, Attribute] = {}
+        self.set(NAME, STAMP)
+        self.require_absent_or_below(NAME, STAMP)
 
     def set(self, name: str, value: Attribute) -> None:
         """Set an attribute."""

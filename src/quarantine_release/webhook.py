@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any, Final
 from quarantine_release import init_phase, telemetry, wiring
 from quarantine_release.authentication import AuthenticatedPayload, Unauthenticated, authenticate
 from quarantine_release.http_event import HttpRequest, read_event
-from quarantine_release.ports import LedgerUnavailable, Ports
+from quarantine_release.ports import LedgerUnavailable, Ports, RowUnreadable
 from quarantine_release.problem import PROBLEMS, Declined, problem_body
 from quarantine_release.release_request import BODY_LIMIT
 from quarantine_release.request_members import InvalidRequest
-from quarantine_release.routes import PROBLEM_TYPE, Call, Response, read_secret, route
+from quarantine_release.routes import PROBLEM_TYPE, Call, Response, read_secret, route, unreadable
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -54,6 +54,8 @@ def _serve(request: HttpRequest, ports: Ports) -> Response:
         declined = Declined("unauthenticated", detail)
     except InvalidRequest as error:
         declined = Declined(error.code, error.detail, field=error.field)
+    except RowUnreadable as error:
+        declined = unreadable(error.ids)
     except LedgerUnavailable as error:
         telemetry.ledger_unavailable(str(error))
         detail = "The ledger cannot be reached. Whether the request was accepted is not known: send it again."

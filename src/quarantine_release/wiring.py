@@ -62,13 +62,13 @@ def settings() -> Settings:
 @cache
 def ledger() -> DynamoLedger:
     """Build the ledger."""
-    return DynamoLedger(_table())
+    return DynamoLedger(_table(), telemetry.row_unreadable)
 
 
 @cache
 def budget() -> AccountBudget:
     """Build the budgets of the accounts."""
-    return AccountBudget(_table(), settings().marks, clock)
+    return AccountBudget(_table(), settings().marks, clock, telemetry.row_unreadable)
 
 
 @cache
