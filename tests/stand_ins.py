@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from quarantine_release.batch import Batch, release_hinted
-from quarantine_release.guard import NO_GUARD, Details, Guard, NotRead
+from quarantine_release.guard import NO_GUARD, Details, Guard, NotRead, Several
 from quarantine_release.ledger import DynamoLedger
 from quarantine_release.lookup import Question
 from quarantine_release.outcome import (
@@ -126,7 +126,7 @@ class RememberingReader:
 class RememberingLookup:
     """Knows the messages that it was told of, by their ids and Message-IDs."""
 
-    messages: dict[MessageId, Details | NotRead] = field(default_factory=dict)
+    messages: dict[MessageId, Details | Several | NotRead] = field(default_factory=dict)
     answers: dict[MessageId, Sequence[Details] | NotRead] = field(default_factory=dict)
     looked: list[MessageId] = field(default_factory=list)
     questions: list[Question] = field(default_factory=list)
@@ -149,7 +149,7 @@ class RememberingLookup:
         seconds: float,  # noqa: ARG002
         budget: Budget,  # noqa: ARG002
         mark: Mark,  # noqa: ARG002
-    ) -> Mapping[MessageId, Details | NotRead]:
+    ) -> Mapping[MessageId, Details | Several | NotRead]:
         self.looked += ids
         return {each: self.messages[each] for each in ids if each in self.messages}
 

@@ -20,7 +20,8 @@ OURS = {
     "identity": "outcome trace",
     "results": "guard outcome trace",
     "transitions": "guard identity outcome results trace",
-    "lookup": "guard outcome reading trace",
+    "search_rows": "guard outcome",
+    "lookup": "guard outcome reading search_rows trace",
     "permit": "clients guard trace",
     "ports": "guard lookup outcome permit trace transitions",
     "calls": "guard outcome trace",
@@ -88,7 +89,8 @@ OURS = {
     ),
     "cloudflare_log": "action_log cloudflare_calls guard reading",
     "cloudflare_reading": "action_log cloudflare cloudflare_calls cloudflare_log deadline guard outcome ports reading",
-    "cloudflare_lookup": "cloudflare cloudflare_calls deadline guard lookup outcome ports reading",
+    "cloudflare_look": "cloudflare_calls guard lookup outcome reading search_rows",
+    "cloudflare_lookup": "cloudflare cloudflare_calls cloudflare_look deadline guard lookup outcome ports search_rows",
     "telemetry": "ledger_keys outcome ports results settings trace",
     # What puts it together, and the entry points.
     "wiring": (
@@ -138,6 +140,7 @@ PURE = {
     "functools",
     "hashlib",
     "hmac",
+    "itertools",
     "json",
     "math",
     "operator",

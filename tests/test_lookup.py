@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quarantine_release.guard import Candidate, Details, Ended
-from quarantine_release.lookup import CANDIDATES_SHOWN, Question, choose, details_of, fits
+from quarantine_release.guard import Candidate, Details, Ended, NotRead, Several
+from quarantine_release.lookup import CANDIDATES_SHOWN, Question, choose, details_of, matches, undecided
 from quarantine_release.outcome import Code, MessageId, Outcome
 from quarantine_release.reading import RELEASE
 from quarantine_release.trace import Narrowing
@@ -62,6 +62,7 @@ def test_an_entry_tells_what_the_guard_wants_to_know() -> None:
         sender="News <news@news.example>",
         subject="Your order",
         is_released=False,
+        header="20261122.1200@news.example",
     )
 
 
@@ -158,8 +159,8 @@ def test_whatever_an_entry_holds_nothing_is_raised(members: dict[str, Any]) -> N
     if details is not None:
         assert details.is_quarantined is (entry["is_quarantined"] is True)
         assert details.disposition in (entry["final_disposition"], None)
-        assert fits(details, asking(), entry) is (entry["message_id"] == HEADER)
-        fits(details, asking(recipient="example.com", sender="news.example", since=AT), entry)
+        assert matches([entry], asking(), NOON) == ([details] if entry["message_id"] == HEADER else [])
+        matches([entry], asking(recipient="example.com", sender="news.example", since=AT), NOON)
 
 
 # --- The question ----------------------------------------------------------------------------------------------------
@@ -216,7 +217,7 @@ def test_no_personal_data_is_in_the_repr_of_a_question() -> None:
 
 
 def is_fitting(question: Question, **members: Any) -> bool:
-    return fits(read(**members), question, ENTRY | members)
+    return matches([ENTRY | members], question, NOON) == [read(**members)]
 
 
 @pytest.mark.parametrize("told", [HEADER, HEADER.strip("<>"), f" {HEADER} "])
@@ -272,11 +273,11 @@ def test_an_entry_fits_whose_sender_by_header_or_envelope_is_the_one_wanted(want
 )
 def test_an_entry_fits_that_was_scanned_since(seconds: timedelta, expected: bool) -> None:
     since = datetime(2026, 11, 22, 9, 0, 7, tzinfo=UTC)
-    assert fits(replace(read(), at=since + seconds), asking(since=since), ENTRY) is expected
+    assert is_fitting(asking(since=since), scanned_at=(since + seconds).isoformat()) is expected
 
 
 def test_of_an_entry_that_tells_no_time_cloudflare_is_believed_that_it_is_recent() -> None:
-    assert fits(replace(read(), at=None), asking(since=NOON), ENTRY)
+    assert is_fitting(asking(since=NOON), id="another.shape-1", scanned_at=None, ts=None)
 
 
 # --- Which of them counts --------------------------------------------------------------------------------------------
@@ -304,7 +305,7 @@ def test_another_number_than_expected_is_told_with_what_was_found(number: int, e
     ended = choose(found(number), expected)
     assert isinstance(ended, Ended)
     assert (ended.outcome, ended.code) == (Outcome.AMBIGUOUS, Code.COUNT_DIFFERS)
-    assert ended.detail == f"expect_count is {expected}, and {number} messages were found."
+    assert ended.detail == f"expect_count is {expected}, but {number} messages were found."
     assert len(ended.candidates) == min(number, CANDIDATES_SHOWN)
 
 
@@ -325,3 +326,62 @@ def test_of_a_disposition_that_is_no_name_candidates_keep_nothing() -> None:
     ended = choose([replace(each, disposition="ann@example.com") for each in found(2)], None)
     assert isinstance(ended, Ended)
     assert {each.disposition for each in ended.candidates} == {None}
+
+
+def test_several_messages_behind_an_id_end_like_several_with_a_message_id() -> None:
+    ended = undecided(Several(tuple(found(11))))
+    assert (ended.outcome, ended.code) == (Outcome.AMBIGUOUS, Code.SEVERAL_MATCHES)
+    assert ended.detail == "11 messages go by this id: send the id of the one that is meant."
+    assert [each.message_id for each in ended.candidates] == [each.message_id for each in found(10)]
+
+
+# --- Several rows about one message ----------------------------------------------------------------------------------
+
+OTHER = {**ENTRY, "client_recipients": ["bob@other.example"], "envelope_to": []}
+
+
+def found_in(*entries: dict[str, Any], **narrowing: Any) -> list[Details]:
+    told = matches(entries, asking(**narrowing), NOON)
+    assert not isinstance(told, NotRead)
+    return told
+
+
+def test_rows_about_one_message_are_one_match_with_all_recipients() -> None:
+    (one,) = found_in(ENTRY, OTHER)
+    assert one.recipients == ("ann@example.com", "list@example.com", "bob@other.example")
+    assert isinstance(choose([one], 1), Details)
+
+
+@pytest.mark.parametrize("wanted", ["example.com", "other.example"])
+def test_a_row_for_another_recipient_than_the_one_asked_for_counts_too(wanted: str) -> None:
+    (one,) = found_in(ENTRY, {**OTHER, "final_disposition": "MALICIOUS"}, recipient=wanted)
+    assert (one.disposition, len(one.recipients)) == ("MALICIOUS", 3)
+
+
+def test_a_row_without_a_message_id_counts_with_those_that_have_it() -> None:
+    (one,) = found_in(ENTRY, OTHER | {"message_id": None, "final_disposition": "SPOOF"})
+    assert one.disposition == "SPOOF"
+
+
+@pytest.mark.parametrize(
+    ("members", "why"),
+    [
+        ({"is_quarantined": False}, NotRead.CONTRADICTED),
+        ({"message_id": "<another@news.example>"}, NotRead.CONTRADICTED),
+        ({"is_quarantined": None}, NotRead.FAILED),
+        ({"is_quarantined": None, "message_id": None}, NotRead.FAILED),
+    ],
+)
+@pytest.mark.parametrize("is_first", [False, True])
+def test_a_match_whose_rows_contradict_each_other_makes_the_search_tell_nothing(
+    members: dict[str, Any], why: NotRead, is_first: bool
+) -> None:
+    rows = [ENTRY, OTHER | members]
+    assert matches(rows[::-1] if is_first else rows, asking(), NOON) is why
+
+
+def test_only_a_search_that_is_narrowed_by_what_rows_differ_in_may_leave_rows_out() -> None:
+    assert not asking(expect_count=2).is_narrowed
+    assert asking(recipient="example.com").is_narrowed
+    assert asking(sender="news.example").is_narrowed
+    assert asking(since=AT).is_narrowed

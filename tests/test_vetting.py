@@ -6,7 +6,18 @@ from typing import Any
 
 import pytest
 
-from quarantine_release.guard import DEFAULT_POLICY, NO_GUARD, Details, Ended, Guard, Guarded, Mode, NotRead, Policy
+from quarantine_release.guard import (
+    DEFAULT_POLICY,
+    NO_GUARD,
+    Details,
+    Ended,
+    Guard,
+    Guarded,
+    Mode,
+    NotRead,
+    Policy,
+    Several,
+)
 from quarantine_release.outcome import (
     AccountId,
     Answered,
@@ -354,6 +365,28 @@ def test_what_it_was_narrowed_down_by_is_part_of_the_question(guarded: World) ->
     ask(guarded, HEADER, name="three", narrowing=Narrowing(expect_count=2))
     assert [question.narrowing.sender for question in guarded.lookup.questions] == [None, "example.net", None]
     assert told(later(guarded, "three")) == [(Outcome.AMBIGUOUS, Code.COUNT_DIFFERS)]
+
+
+@pytest.mark.parametrize("given", [BARE, ALERT])
+@pytest.mark.parametrize("has_guard", [False, True])
+def test_an_id_that_several_messages_go_by_is_ambiguous(world: World, given: MessageId, has_guard: bool) -> None:
+    world.guard = STANDARD if has_guard else world.guard
+    world.lookup.messages[given] = Several((SPAM, replace(EVIL, message_id=MessageId(f"{ALERT}-7"))))
+    if given is BARE and not has_guard:  # nothing is read for it
+        return
+    answer = ask(world, given)
+    assert told(answer) == [(Outcome.AMBIGUOUS, Code.SEVERAL_MATCHES)]
+    (result,) = answer.results
+    assert result.ended is not None
+    assert [each.message_id for each in result.ended.candidates] == [FULL, f"{ALERT}-7"]
+    assert world.cloudflare.calls == []
+
+
+def test_contradicting_rows_of_a_message_id_end_as_those_of_an_id(guarded: World) -> None:
+    guarded.lookup.answers[HEADER] = guarded.lookup.messages[FULL] = NotRead.CONTRADICTED
+    by_header, by_id = ask(guarded, HEADER, FULL).results
+    assert (by_header.outcome, by_header.code) == (Outcome.DENIED, Code.GUARD_UNAVAILABLE)
+    assert by_header.ended == by_id.ended
 
 
 def test_of_several_matches_none_is_released_and_all_are_shown(guarded: World) -> None:

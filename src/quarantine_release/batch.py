@@ -41,8 +41,8 @@ _REFUSED_SECONDS: Final = 60
 _LONG_SECONDS: Final = 30.0
 _VETTING_SECONDS: Final = 30.0
 _PROOF_SECONDS: Final = 8.0
-# So old may be what a list has shown, when the guard looks at it.
-LISTS_HOLD: Final = timedelta(seconds=10)
+# Maximum age of a listing that the guard may rely on, counted from its beginning.
+LISTS_HOLD: Final = timedelta(seconds=25)
 # For so long after a look the guard's verdicts hold for the calls that follow; what is left then is looked at anew.
 _VERDICTS_HOLD: Final = timedelta(seconds=15)
 # What could not be read for now is tried again so much later, or when calls are no longer paused.

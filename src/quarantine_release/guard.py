@@ -53,7 +53,8 @@ class NotRead(StrEnum):
     """Why nothing is known of a message.
 
     ABSENT: there is none; NOT_OFFERED: the server has no such reading; TOO_MANY: more lies around it than may be
-    listed; NOT_NOW: no call may be made; REFUSED: there is no credential, or it is refused; FAILED: all else.
+    listed; NOT_NOW: no call may be made; REFUSED: there is no credential, or it is refused; CONTRADICTED: it was shown
+    in ways that cannot all be true; FAILED: all else.
     """
 
     ABSENT = "absent"
@@ -61,6 +62,7 @@ class NotRead(StrEnum):
     TOO_MANY = "too_many"
     NOT_NOW = "not_now"
     REFUSED = "refused"
+    CONTRADICTED = "contradicted"
     FAILED = "failed"
 
 
@@ -104,7 +106,11 @@ NO_GUARD: Final = Guard()
 
 @dataclass(frozen=True, slots=True)
 class Details:
-    """What Cloudflare tells of one message. `at` is when it was scanned; personal data never leaves in a repr."""
+    """What Cloudflare tells of one message. `at` is when it was scanned; personal data never leaves in a repr.
+
+    If several rows describe the message, `disposition` is the worst of theirs, `other_dispositions` are the rest,
+    worst first, and `recipients` is empty unless every row names some. `header` is its Message-ID without brackets.
+    """
 
     message_id: MessageId
     is_quarantined: bool
@@ -115,11 +121,20 @@ class Details:
     sender: str | None = field(default=None, repr=False)
     subject: str | None = field(default=None, repr=False)
     is_released: bool = False
+    other_dispositions: tuple[str | None, ...] = ()
+    header: str | None = field(default=None, repr=False)
 
     @property
     def disposition_name(self) -> str | None:
         """Return the disposition as it may be kept and logged; None for what is no name."""
         return self.disposition if self.disposition and _NAME.match(self.disposition) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Several:
+    """Two or more messages behind one id that is not a full one."""
+
+    messages: tuple[Details, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +167,13 @@ class Ended:
         return self.code in _OF_READ
 
 
+CONTRADICTED: Final = Ended(
+    Outcome.DENIED,
+    Code.GUARD_UNAVAILABLE,
+    "Cloudflare shows the message in rows that contradict each other, so it is not released.",
+)
+
+
 def judge(
     details: Details | NotRead,
     policy: Policy,
@@ -176,6 +198,8 @@ def judge(
         return Ended(Outcome.DENIED, Code.GUARD_CANNOT_READ, said)
     if details is NotRead.ABSENT:
         return Ended(Outcome.NOT_FOUND, None, "Cloudflare knows no such message.")
+    if details is NotRead.CONTRADICTED:
+        return CONTRADICTED
     if isinstance(details, NotRead):
         return Ended(Outcome.DENIED, Code.GUARD_UNAVAILABLE, "The message could not be read, so it is not released.")
     ended = (None if force else _not_held(details)) or _refused(details, policy, now, override)
@@ -196,8 +220,7 @@ def _not_held(details: Details) -> Ended | None:
 
 def _refused(details: Details, policy: Policy, now: datetime, override: bool) -> Ended | None:
     if not (override or _may_be_disposed(details, policy)):
-        told = details.disposition if details.disposition in DISPOSITIONS else "not known"
-        said = f"Rule dispositions: mail whose disposition is {told} is not released."
+        said = f"Rule dispositions: mail whose disposition is {_first_refused(details, policy)} is not released."
         return Ended(Outcome.DENIED, Code.DISPOSITION_NOT_ALLOWED, said)
     if policy.max_age is not None and (details.at is None or now - details.at > policy.max_age):
         said = f"Rule max_age_days: mail older than {policy.max_age.days} days is not released."
@@ -213,9 +236,18 @@ def _passed(details: Details, policy: Policy) -> Guarded:
 
 
 def _may_be_disposed(details: Details, policy: Policy) -> bool:
-    """Say whether the disposition is allowed; one that is not known never is."""
-    is_known = details.disposition in DISPOSITIONS
-    return is_known and (policy.dispositions is None or details.disposition in policy.dispositions)
+    return not _refused_dispositions(details, policy)
+
+
+def _refused_dispositions(details: Details, policy: Policy) -> list[str | None]:
+    """Return the dispositions that the policy refuses, worst first; one that is not known is always refused."""
+    allowed = DISPOSITIONS if policy.dispositions is None else DISPOSITIONS & policy.dispositions
+    return [each for each in (details.disposition, *details.other_dispositions) if each not in allowed]
+
+
+def _first_refused(details: Details, policy: Policy) -> str:
+    refused = _refused_dispositions(details, policy)[0]
+    return refused if refused is not None and refused in DISPOSITIONS else "not known"
 
 
 def _are_within(recipients: tuple[str, ...], domains: frozenset[str]) -> bool:

@@ -5,14 +5,15 @@ Source of the fields: Cloudflare's API reference, "Search email messages".
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from quarantine_release.guard import Candidate, Details, Ended
+from quarantine_release.guard import Candidate, Details, Ended, NotRead, Several
 from quarantine_release.outcome import Code, MessageId, Outcome
 from quarantine_release.reading import RELEASE, id_of, time_of
+from quarantine_release.search_rows import merged
 from quarantine_release.trace import Narrowing
 
 CANDIDATES_SHOWN: Final = 10
@@ -59,6 +60,11 @@ class Question:
                 query[name] = value
         return query
 
+    @property
+    def is_narrowed(self) -> bool:
+        """Whether the search may leave out rows of the very message that it finds."""
+        return (self.narrowing.recipient, self.narrowing.sender, self.narrowing.since) != (None, None, None)
+
 
 def details_of(entry: Mapping[str, Any], now: datetime) -> Details | None:
     """Read an entry of the search, or a message's details; None for what tells no id, or not whether it is held."""
@@ -76,44 +82,79 @@ def details_of(entry: Mapping[str, Any], now: datetime) -> Details | None:
         sender=_text(entry, "from") or _text(entry, "envelope_from"),
         subject=_text(entry, "subject"),
         is_released=isinstance(operations, list) and RELEASE in operations,
+        header=(_text(entry, "message_id") or "").strip("<> ") or None,
     )
 
 
-def bears(entry: Mapping[str, Any], header: MessageId) -> bool:
-    """Say whether an entry tells that it is of this Message-ID."""
-    told = _text(entry, "message_id")
-    return told is not None and told.strip("<> ") == header.strip("<>")
+def matches(entries: Iterable[Mapping[str, Any]], question: Question, now: datetime) -> list[Details] | NotRead:
+    """Return the messages that all entries of a search show for a question, or why one of them cannot be read.
+
+    Cloudflare may match more loosely than it says, so each message must show that it is one. Entries that do not fit
+    count too if they are about a message that does.
+    """
+    wanted = question.header.strip("<>")
+    unreadable: set[MessageId | None] = set()
+    told: dict[MessageId, list[tuple[Details, Mapping[str, Any]]]] = {}
+    for entry in entries:
+        details = details_of(entry, now)
+        if details is not None:
+            told.setdefault(details.message_id, []).append((details, entry))
+        elif (_text(entry, "message_id") or "").strip("<> ") == wanted:
+            return NotRead.FAILED  # it may be a second match, and nobody knows what it is
+        else:
+            unreadable.add(id_of(entry))
+    found = []
+    for message_id, rows in told.items():
+        if all(details.header != wanted for details, _ in rows):
+            continue
+        message = merged([details for details, _ in rows])
+        if message is None:
+            return NotRead.CONTRADICTED
+        if message_id in unreadable:
+            return NotRead.FAILED
+        if _fits(rows, question.narrowing):
+            found.append(message)
+    return found
 
 
-def fits(details: Details, question: Question, entry: Mapping[str, Any]) -> bool:
-    """Say whether an entry tells that it is what was asked for: Cloudflare may match more loosely than it says."""
-    narrowing = question.narrowing
-    if not bears(entry, question.header):
-        return False
-    senders = [each for name in ("from", "envelope_from") if (each := _text(entry, name)) is not None]
-    is_recent = narrowing.since is None or details.at is None or details.at >= narrowing.since
+def _fits(rows: Sequence[tuple[Details, Mapping[str, Any]]], narrowing: Narrowing) -> bool:
+    recipients = {each for details, _ in rows for each in details.recipients}
+    senders = [each for _, entry in rows for name in ("from", "envelope_from") if (each := _text(entry, name))]
+    times = [details.at for details, _ in rows]
     return (
-        is_recent
-        and (narrowing.recipient is None or any(_is_of(each, narrowing.recipient) for each in details.recipients))
+        (narrowing.since is None or any(at is None or at >= narrowing.since for at in times))
+        and (narrowing.recipient is None or any(_is_of(each, narrowing.recipient) for each in recipients))
         and (narrowing.sender is None or any(_is_of(each, narrowing.sender) for each in senders))
     )
 
 
 def choose(found: Sequence[Details], expected: int | None) -> Details | Ended:
-    """Return the one message that a search found, or why there is not one."""
-    candidates = tuple(
-        Candidate(each.message_id, each.at, each.disposition_name, each.is_quarantined)
-        for each in found[:CANDIDATES_SHOWN]
-    )
+    """Return the one message that a search found, or why there is not one. `expected` is a check, never a choice."""
     if expected is not None and len(found) != expected:
-        said = f"expect_count is {expected}, and {len(found)} messages were found."
-        return Ended(Outcome.AMBIGUOUS, Code.COUNT_DIFFERS, said, candidates)
+        said = f"expect_count is {expected}, but {len(found)} messages were found."
+        return Ended(Outcome.AMBIGUOUS, Code.COUNT_DIFFERS, said, _candidates(found))
     if not found:
         return Ended(Outcome.NOT_FOUND, None, "No message with this Message-ID was found in the time looked through.")
     if len(found) > 1:
-        said = f"{len(found)} messages have this Message-ID: send the id of the one that is meant."
-        return Ended(Outcome.AMBIGUOUS, Code.SEVERAL_MATCHES, said, candidates)
+        return _ambiguous(found, "have this Message-ID")
     return found[0]
+
+
+def undecided(several: Several) -> Ended:
+    """Return how an id ends that several messages go by."""
+    return _ambiguous(several.messages, "go by this id")
+
+
+def _ambiguous(found: Sequence[Details], how: str) -> Ended:
+    said = f"{len(found)} messages {how}: send the id of the one that is meant."
+    return Ended(Outcome.AMBIGUOUS, Code.SEVERAL_MATCHES, said, _candidates(found))
+
+
+def _candidates(found: Sequence[Details]) -> tuple[Candidate, ...]:
+    return tuple(
+        Candidate(each.message_id, each.at, each.disposition_name, each.is_quarantined)
+        for each in found[:CANDIDATES_SHOWN]
+    )
 
 
 def _is_of(address: str, wanted: str) -> bool:

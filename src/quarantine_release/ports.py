@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
-from quarantine_release.guard import Details, Guard, NotRead
+from quarantine_release.guard import Details, Guard, NotRead, Several
 from quarantine_release.lookup import Kept, Question
 from quarantine_release.outcome import (
     AccountId,
@@ -173,7 +173,7 @@ class Lookup(Protocol):
 
     def look(
         self, account_id: AccountId, ids: Sequence[MessageId], seconds: float, budget: "Budget", mark: "Mark"
-    ) -> Mapping[MessageId, Details | NotRead]:
+    ) -> Mapping[MessageId, Details | Several | NotRead]:
         """Read messages; what is left out is NOT_NOW."""
 
 

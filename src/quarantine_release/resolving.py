@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Final
 
 from quarantine_release.findings import WAITING, Findings
-from quarantine_release.guard import Details, Ended, NotRead
+from quarantine_release.guard import CONTRADICTED, Details, Ended, NotRead
 from quarantine_release.lookup import Kept, Question, choose
 from quarantine_release.outcome import Code, MessageId, Outcome, PostfixPart, RequestId, State, postfix_part
 from quarantine_release.ports import Ports
@@ -102,5 +102,6 @@ class Resolving:
                 elif chosen in WAITING:
                     self._findings.wait_for_meaning(name, [each], chosen, _NOT_FOUND_OUT)
                 else:
-                    self._findings.end(name, [each], _NOT_FOUND_OUT)
+                    how = CONTRADICTED if chosen is NotRead.CONTRADICTED else _NOT_FOUND_OUT
+                    self._findings.end(name, [each], how)
         return read

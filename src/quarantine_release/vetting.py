@@ -9,8 +9,8 @@ from typing import Final
 
 from quarantine_release.calls import Want
 from quarantine_release.findings import WAITING, Findings
-from quarantine_release.guard import Details, Ended, Guarded, Mode, NotRead, judge
-from quarantine_release.lookup import Kept, Question
+from quarantine_release.guard import Details, Ended, Guarded, Mode, NotRead, Several, judge
+from quarantine_release.lookup import Kept, Question, undecided
 from quarantine_release.outcome import (
     ALERT_ID,
     Code,
@@ -33,6 +33,7 @@ from quarantine_release.trace import Target
 _UNREADABLE: Final = Ended(
     Outcome.DENIED, Code.GUARD_UNAVAILABLE, "The message could not be read, so it is not released."
 )
+Told = Details | Several | NotRead
 
 
 class Vetting:
@@ -87,7 +88,7 @@ class Vetting:
         self.findings.conclude()
         return passed
 
-    def _told(self, want: Want, shown: Mapping[MessageId, Details | NotRead]) -> Details | NotRead:
+    def _told(self, want: Want, shown: Mapping[MessageId, Told]) -> Told:
         """Return what is known of a message by now."""
         target = want.target
         told = self.details.get(target.part) or shown.get(target.message_id, NotRead.NOT_NOW)
@@ -95,17 +96,19 @@ class Vetting:
             return NotRead.FAILED  # a Message-ID has led to another message of this Postfix id
         return told
 
-    def _is_used_again(self, want: Want, told: Details | NotRead) -> bool:
+    def _is_used_again(self, want: Want, told: Told) -> bool:
         """End a message, unless Cloudflare shows the one that the ledger knows; what cannot be read is no other."""
         row = self._run.rows.get(want.target.part)
         ended = used_again(row, told, self._ports.clock()) if isinstance(told, Details) else None
+        if isinstance(told, Several) and row is not None:
+            ended = undecided(told)
         if ended is None:
             return False
         for name in want.requests:
             self.findings.propose(name, want.target.part, ended)
         return True
 
-    def _vet(self, want: Want, told: Details | NotRead) -> Want | None:
+    def _vet(self, want: Want, told: Told) -> Want | None:
         target = want.target
         if is_header(target.message_id) or self._is_used_again(want, told):  # of the one nobody knows yet what it means
             return None
@@ -122,7 +125,7 @@ class Vetting:
         self.has_looked = True
         return ports.lookup.find(self._run.account_id, questions, seconds, ports.budget, self._mark)
 
-    def _look(self, ids: Sequence[MessageId]) -> Mapping[MessageId, Details | NotRead]:
+    def _look(self, ids: Sequence[MessageId]) -> Mapping[MessageId, Told]:
         ports, seconds = self._ports, self._seconds()
         if seconds <= 0:
             return {}
@@ -145,7 +148,7 @@ class Vetting:
                 self._run.requests[name] = replace(request, resolved={**request.resolved, **learned})
         return Target(target.part, fullest((target.message_id, told.message_id)))
 
-    def _guards(self, want: Want, target: Target, told: Details | NotRead) -> dict[RequestId, Guarded | None]:
+    def _guards(self, want: Want, target: Target, told: Told) -> dict[RequestId, Guarded | None]:
         guards: dict[RequestId, Guarded | None] = {}
         is_found = isinstance(told, Details) or not ALERT_ID.match(target.message_id)
         for name in want.requests:
@@ -165,9 +168,12 @@ class Vetting:
         policy = self._ports.permit(self._run.requests[name]).policy
         return self._ports.guard.mode is not Mode.OFF or policy is not None
 
-    def _pass(self, name: RequestId, target: Target, told: Details | NotRead) -> Guarded | None:
+    def _pass(self, name: RequestId, target: Target, told: Told) -> Guarded | None:
         """Say how a message came past the guard for a request; None if it did not."""
         request, guard = self._run.requests[name], self._ports.guard
+        if isinstance(told, Several):
+            self.findings.propose(name, target.part, undecided(told))
+            return None
         if isinstance(told, NotRead) and told is not NotRead.REFUSED and target.message_id not in request.message_ids:
             told = NotRead.NOT_NOW  # a fuller id of another request was looked for, which has ended when its own is
         if isinstance(told, NotRead) and told in WAITING:
@@ -190,6 +196,6 @@ class Vetting:
         return verdict
 
 
-def _as_read(told: Details | NotRead) -> tuple[str | None, MessageId | None]:
+def _as_read(told: Told) -> tuple[str | None, MessageId | None]:
     """Return the disposition and the id of a message that was read."""
     return (told.disposition_name, told.message_id) if isinstance(told, Details) else (None, None)
