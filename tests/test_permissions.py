@@ -211,7 +211,7 @@ def play_what_is_settled_later(stage: Stage) -> None:
     assert stage.outcome_at(lost) == "released"
     # The call was lost: released again after the wait.
     lost = stage.lose_an_answer("4WtWkr6nlBz9sNG")
-    stage.reconcile(details("4WtWkr6nlBz9sNG", is_quarantined=True), seconds=215)
+    stage.reconcile(details("4WtWkr6nlBz9sNG", is_quarantined=True), Reply(result=[]), seconds=215)
     stage.work()
     assert stage.outcome_at(lost) == "released"
     # Nobody can say, until somebody knows a fuller id.
