@@ -1,15 +1,21 @@
 """The stories told by a simulated search: what each comes to without a fault, and the mutants that they catch."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import pytest
 
 from quarantine_release import action_log as action_log_module
 from quarantine_release import cloudflare_log as cloudflare_log_module
+from quarantine_release import cloudflare_look as cloudflare_look_module
 from quarantine_release import cloudflare_reading as cloudflare_reading_module
+from quarantine_release import lookup as lookup_module
 from quarantine_release import reading as reading_module
+from quarantine_release import search_rows as search_rows_module
+from quarantine_release.cloudflare_calls import Calls, Page
+from quarantine_release.guard import Details, NotRead, Several
 from quarantine_release.ledger_items import request_row
 from quarantine_release.outcome import LETTERS, Seen
 from quarantine_release.reading import RELEASE
@@ -34,6 +40,30 @@ def test_without_a_fault_each_story_comes_to_what_it_should(name: str) -> None:
     rows = [request_row(item) for key, item in simulation.dynamodb.items.items() if key.startswith("R#")]
     outcomes = {row.fingerprint: tuple(LETTERS[letter][0] for letter in row.letters or "") for row in rows}
     assert outcomes == story.comes_to
+
+
+def the_last_row_wins(patch: Patch) -> None:
+    for module in (search_rows_module, lookup_module):
+        patch.setattr(module, "merged", lambda rows: rows[-1])
+
+
+def only_one_page_is_read(patch: Patch) -> None:
+    original = Calls.pages
+
+    def mutant(self: Calls, query: Mapping[str, str], **members: Any) -> Iterator[Page]:
+        return (replace(page, is_last=True) for page in islice(original(self, query, **members), 1))
+
+    patch.setattr(Calls, "pages", mutant)
+
+
+def the_first_of_several_is_meant(patch: Patch) -> None:
+    original = search_rows_module.meant_by
+
+    def mutant(*arguments: Any) -> Details | Several | NotRead | None:
+        told = original(*arguments)
+        return told.messages[0] if isinstance(told, Several) else told
+
+    patch.setattr(cloudflare_look_module, "meant_by", mutant)
 
 
 def a_listed_operation_is_proof(patch: Patch) -> None:
@@ -65,6 +95,9 @@ def a_logged_failure_is_a_release(patch: Patch) -> None:
 
 
 MUTANTS: tuple[tuple[Callable[[Patch], None], str], ...] = (
+    (the_last_row_wins, "rows of one message that contradict one another"),
+    (only_one_page_is_read, "the same on two pages"),
+    (the_first_of_several_is_meant, "two messages behind one alert id"),
     (a_listed_operation_is_proof, "a release that goes on being shown as held"),
     (only_one_page_of_an_action_log_is_read, "a release of which only the log tells, on its second page"),
     (a_list_frees_a_message_whose_log_nobody_read, "the same in a pack"),
