@@ -11,6 +11,7 @@ from quarantine_release.release import Refusal
 from quarantine_release.run import Answer
 from quarantine_release.trace import MessageRow, RequestRow, RequestState
 from tests.simulated_evidence import check_evidence, no_review_needed
+from tests.simulated_ids import check_ids, is_made_up
 
 if TYPE_CHECKING:
     from tests.simulation import Post, Simulation
@@ -42,7 +43,7 @@ def check_transition(simulation: Simulation, before: MessageRow | None, after: M
     if new is State.FAILED and after.part not in simulation.rejected:
         simulation.violations.append(f"{where}: but Cloudflare rejected nothing")
     calls = sum(post.part == after.part for post in simulation.posts)
-    is_doubtful = after.part in simulation.doubtful or after.forced_over
+    is_doubtful = after.part in simulation.doubtful or after.forced_over or is_made_up(simulation, after.message_id)
     if new is State.NEEDS_REVIEW and calls < CALLS_BEFORE_REVIEW and not is_doubtful:
         simulation.violations.append(f"{where}: though only {calls} calls may have had an effect")
     if new is State.NEEDS_REVIEW and not after.forced_over and no_review_needed(simulation, after.message_id):
@@ -63,6 +64,7 @@ def check_end(simulation: Simulation) -> list[str]:
         *_denied_and_released(simulation),
         *_released_and_ended(simulation),
         *check_evidence(simulation),
+        *check_ids(simulation),
     ]
 
 

@@ -17,6 +17,7 @@ from tests.model_dynamodb import Fault
 from tests.simulated_clients import never_restored, restored, revoke, revoked_jobs, unreadable
 from tests.simulated_invariants import check_end
 from tests.simulated_stories import AWAITED, SEARCHED, STANDARD, Story, crowd
+from tests.simulated_strangers import STORIES as MADE_UP_IDS
 from tests.simulated_strikes import LEDGER_STRIKES, RELEASES, Strike, strikes_at
 from tests.simulation import Job, Order, Simulation
 
@@ -231,7 +232,7 @@ def _stories() -> dict[str, Story]:
     plain = {name: Story(jobs) for name, jobs in SCENARIOS.items()}
     guarded = {name: Story(jobs, partial(_guard, harmful_from)) for name, (jobs, harmful_from) in GUARDED.items()}
     searched = {name: story for name, story in SEARCHED.items() if name not in AWAITED}
-    return {**plain, **guarded, **searched, **REVOKED}
+    return {**plain, **guarded, **searched, **REVOKED, **MADE_UP_IDS}
 
 
 def _guard(harmful_from: Mapping[PostfixPart, float], simulation: Simulation) -> None:

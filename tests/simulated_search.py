@@ -18,7 +18,7 @@ from quarantine_release.cloudflare_reading import CloudflareReader
 from quarantine_release.credentials import Accounts, Credential
 from quarantine_release.deadline import NoReply
 from quarantine_release.guard import Policy
-from quarantine_release.outcome import AccountId, MessageId, PostfixPart, contradict, postfix_part
+from quarantine_release.outcome import AccountId, MessageId, PostfixPart, postfix_part
 from tests.model_dynamodb import Fault
 from tests.simulated_mail import Habits, Mail, Row, action, matches, plain
 from tests.simulated_strikes import Strike
@@ -80,9 +80,8 @@ class Search:
     # --- what is so
 
     def meant_by(self, message_id: MessageId) -> list[Mail]:
-        """Return the messages that an id may mean."""
-        part = postfix_part(message_id)
-        return [mail for mail in self.mails if mail.part == part and not contradict(mail.message_id, message_id)]
+        """Return the messages that an id may mean: those whose full ids it is, or begins."""
+        return [mail for mail in self.mails if f"{mail.message_id}-".startswith(f"{message_id}-")]
 
     def release(self, message_id: MessageId, at: float, strike: Fault | Strike | None) -> Sequence[str]:
         """Release a message, the first of several, to all recipients, one or none; return to whom."""

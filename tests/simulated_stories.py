@@ -25,17 +25,15 @@ class Story:
     comes_to: Mapping[str, tuple[Outcome, ...]] = field(default_factory=dict)
 
 
-def _searched(mails: tuple[Mail, ...], habits: Habits, guard: Guard, simulation: Simulation) -> None:
+def searched(mails: tuple[Mail, ...], habits: Habits, guard: Guard, simulation: Simulation) -> None:
     simulation.guard, simulation.search = guard, Search(simulation, mails, habits)
 
 
-def _story(
-    *jobs: Job, mails: tuple[Mail, ...], comes_to: str, habits: Habits = PLAIN, guard: Guard = STANDARD
-) -> Story:
+def story(*jobs: Job, mails: tuple[Mail, ...], comes_to: str, habits: Habits = PLAIN, guard: Guard = STANDARD) -> Story:
     """Make a story; `comes_to` has the letters of each job in turn."""
     letters = zip(jobs, comes_to.split(), strict=True)
     ends = {job.name: tuple(LETTERS[letter][0] for letter in word) for job, word in letters}
-    return Story(jobs, partial(_searched, mails, habits, guard), ends)
+    return Story(jobs, partial(searched, mails, habits, guard), ends)
 
 
 MAILS = tuple(mail(number) for number in range(4))
@@ -58,66 +56,66 @@ _FRESH = mail(0, at=0.0, lag=60.0, rows=(HARMFUL,))
 _TWIN = replace(MAILS[0], message_id=MessageId(IDS[0].replace("-2000", "-3000")))
 
 SEARCHED: dict[str, Story] = {
-    "by every kind of id": _story(
+    "by every kind of id": story(
         Job("bare", (_BARE,)),
         Job("alert", (MAILS[0].alert_id,)),
         Job("header", (MAILS[0].header,), inline=False),
         mails=MAILS[:1],
         comes_to="A R A",
     ),
-    "rows of one message that contradict one another": _story(
+    "rows of one message that contradict one another": story(
         *_SINGLY_FOUND_PACKED, mails=_SPLIT, comes_to="DD DD DDRR"
     ),
-    "the same on two pages": _story(
+    "the same on two pages": story(
         *_SINGLY_FOUND_PACKED[1:],
         mails=tuple(replace(each, rows=each.rows[::-1]) for each in _SPLIT),
         habits=Habits(page_size=1),
         comes_to="DD DDRR",
     ),
-    "harmful from the third minute on": _story(
+    "harmful from the third minute on": story(
         Job("early", IDS[:1], inline=False),
         Job("late", (MAILS[0].header,), at=200.0),
         mails=(replace(MAILS[0], harmful_from=180.0),),
         comes_to="R A",
     ),
-    "denied by its full id, then asked for by its bare one, which nobody can read": _story(
+    "denied by its full id, then asked for by its bare one, which nobody can read": story(
         Job("full", IDS[:1]),
         Job("bare", (_BARE,), at=10.0),
         mails=(replace(MAILS[0], rows=(HARMFUL,), is_listed=False),),
         comes_to="D D",
     ),
-    "fresh and harmful, and shown a minute late": _story(
+    "fresh and harmful, and shown a minute late": story(
         Job("bare", (MessageId(_FRESH.part),), at=1.0),
         Job("full", (_FRESH.message_id,), at=2.0, inline=False),
         mails=(_FRESH,),
         comes_to="D D",
     ),
-    "a release of which only the log tells, on its second page": _story(
+    "a release of which only the log tells, on its second page": story(
         Job("one", IDS[:1]), mails=MAILS[:1], habits=_ONLY_LOGGED, guard=Guard(), comes_to="R"
     ),
-    "the same in a pack": _story(
+    "the same in a pack": story(
         Job("three", IDS[:3]), mails=MAILS[:3], habits=_ONLY_LOGGED, guard=Guard(), comes_to="RRR"
     ),
-    "a release that goes on being shown as held": _story(
+    "a release that goes on being shown as held": story(
         Job("one", IDS[:1]),
         Job("two", (MAILS[0].alert_id,), at=30.0, inline=False),
         mails=MAILS[:1],
         habits=Habits(flag_stays=True),
         comes_to="R A",
     ),
-    "releases by somebody else, one of which failed": _story(
+    "releases by somebody else, one of which failed": story(
         Job("one", IDS[:1]),
         Job("two", (MAILS[1].alert_id,)),
         mails=(replace(MAILS[0], log=(FAILED_BEFORE,)), replace(MAILS[1], log=(FAILED_BEFORE, RELEASED_BEFORE))),
         comes_to="D Q",
     ),
-    "two messages behind one alert id": _story(
+    "two messages behind one alert id": story(
         Job("alert", (MAILS[0].alert_id,)),
         Job("bare", (_BARE,), at=1.0),
         mails=(MAILS[0], _TWIN),
         comes_to="M M",
     ),
-    "a second message under a kept Message-ID": _story(
+    "a second message under a kept Message-ID": story(
         Job("first", (MAILS[0].header,)),
         Job("second", (MAILS[0].header,), at=200.0),
         mails=(MAILS[0], mail(1, at=100.0, header=MAILS[0].header)),
@@ -154,6 +152,10 @@ def crowd(seed: int, known: Sequence[MessageId], simulation: Simulation) -> None
     for job in simulation.jobs:
         job.ids = tuple(dict.fromkeys(_any_id(mails[known.index(each)], chance) for each in job.ids))
         job.policy = ONLY_INSIDE if chance.random() < 0.3 else None
+    if chance.random() < 0.2:  # a second client makes up ids
+        wrong = tuple(MessageId(each.message_id.replace("-2000", "-9000")) for each in mails[: chance.choice((1, 3))])
+        stranger = Job("stranger", wrong, chance.uniform(0, 100), client="stranger", inline=chance.random() < 0.5)
+        simulation.jobs = [*simulation.jobs, stranger]
 
 
 def _any_mail(number: int, chance: Random) -> Mail:

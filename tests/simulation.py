@@ -43,6 +43,7 @@ from quarantine_release.outcome import (
     Stop,
     Verdict,
     Wanted,
+    has_one_key,
     postfix_part,
 )
 from quarantine_release.permit import as_accepted
@@ -210,6 +211,7 @@ class Simulation:
         self.random = random.Random(self.seed)  # noqa: S311  reproducible on purpose
         self.now = 0.0
         self.rejected: set[PostfixPart] = set()
+        self.rejected_ids: set[MessageId] = set()
         self.dynamodb = ModelDynamoDB(self._before_dynamodb, checks_sizes=False)
         self.calls: list[float] = []
         self.silences: list[Silence] = []
@@ -444,13 +446,18 @@ class Simulation:
                 self.in_flight[postfix_part(given)] -= 1
         if strike is Strike.REJECTED and len(ids) == 1:
             self.rejected.add(postfix_part(ids[0]))
+            self.rejected_ids.add(ids[0])
             return Answered({ids[0]: Verdict(State.FAILED, Code.CLOUDFLARE_REJECTED)}, Evidence(404))
         if strike is Strike.REJECTED:
             return Answered(dict.fromkeys(ids, Verdict(State.UNKNOWN, Code.CALL_REJECTED)), Evidence(404))
         if strike is not None:
             return Answered(dict.fromkeys(ids, Verdict(State.UNKNOWN, Code.NO_ANSWER)), Evidence(failure=strike))
-        verdicts = {each: Verdict(State.RELEASED, None, Recipients.of(names[each])) for each in ids}
+        verdicts = {each: Verdict(State.RELEASED, None, Recipients.of(names[each]), self._own_id(each)) for each in ids}
         return Answered(verdicts, Evidence(200))
+
+    def _own_id(self, given: MessageId) -> MessageId:
+        """Return the id that Cloudflare's answer has of a message."""
+        return given if self.search is None else self.search.meant_by(given)[0].message_id
 
     def begin_secret(self) -> Fault | Strike | None:
         """Let time pass while a secret is fetched, and say what befalls that."""
@@ -649,6 +656,9 @@ class Simulation:
                 self.note("answers 401 or 503")
                 self.sleep(self.random.uniform(0.5, 30.0))
                 continue
+            if not all(map(has_one_key, job.ids)):
+                self.note("answers 400")
+                return
             request = self._request(job, number)
             outcome: list[Answer | Refusal | KeyReused] = []
             webhook = partial(self._webhook, request, job.inline, outcome)
