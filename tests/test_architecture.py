@@ -21,7 +21,7 @@ OURS = {
     "results": "guard outcome trace",
     "transitions": "guard identity outcome results trace",
     "search_rows": "guard outcome",
-    "lookup": "guard outcome reading search_rows trace",
+    "lookup": "guard outcome reading release_traces search_rows trace",
     "permit": "clients guard trace",
     "ports": "guard lookup outcome permit trace transitions",
     "calls": "guard outcome trace",
@@ -87,10 +87,12 @@ OURS = {
     "cloudflare_calls": (
         "cloudflare cloudflare_answer credentials deadline guard outcome ports reading secret_store telemetry"
     ),
-    "cloudflare_log": "action_log cloudflare_calls guard reading",
+    "cloudflare_log": "action_log cloudflare_calls guard outcome reading",
     "cloudflare_reading": "action_log cloudflare cloudflare_calls cloudflare_log deadline guard outcome ports reading",
     "cloudflare_look": "cloudflare_calls guard lookup outcome reading search_rows",
-    "cloudflare_lookup": "cloudflare cloudflare_calls cloudflare_look deadline guard lookup outcome ports search_rows",
+    "cloudflare_lookup": (
+        "cloudflare cloudflare_calls cloudflare_log cloudflare_look deadline guard lookup outcome ports search_rows"
+    ),
     "telemetry": "ledger_keys outcome ports results settings trace",
     # What puts it together, and the entry points.
     "wiring": (

@@ -38,6 +38,7 @@ from tests.fault_server import (
     says_and_hangs,
 )
 from tests.stand_ins import ACCOUNT, NOON, Clock, RememberingBudget, UnreadableBudget
+from tests.test_action_log import action
 from tests.test_cloudflare_reading import (
     AROUND_BARE,
     AROUND_THREE,
@@ -46,6 +47,8 @@ from tests.test_cloudflare_reading import (
     TOKEN,
     Held,
     escaped,
+    log_of,
+    logged,
     ok,
     page,
     refusal,
@@ -144,10 +147,11 @@ def test_up_to_two_are_read_by_path(number: int) -> None:
 
 
 def test_what_is_read_is_what_the_guard_judges() -> None:
-    looked, _ = look([ok(held(FULLS[0], post_delivery_operations=[RELEASE], subject="s"))], FULLS[0])
+    members = {"post_delivery_operations": [RELEASE], "subject": "s", "is_quarantined": False}
+    looked, _ = look([ok(held(FULLS[0], **members))], FULLS[0])
     assert looked[FULLS[0]] == Details(
         FULLS[0],
-        is_quarantined=True,
+        is_quarantined=False,
         disposition="SPAM",
         at=NOON - 9 * DAY,
         recipients=("ann@example.com",),
@@ -156,6 +160,52 @@ def test_what_is_read_is_what_the_guard_judges() -> None:
         is_released=True,
         header=HEADER.strip("<>"),
     )
+
+
+DOUBTFUL = {"post_delivery_operations": [RELEASE]}
+
+
+@pytest.mark.parametrize(
+    ("log", "expected"),
+    [
+        (logged(action()), (True, False)),
+        (logged(action(success=False), action()), (True, False)),
+        (logged(action(recipient="ann"), action(recipient="bob", success=False)), (True, False)),
+        (logged(action(success=False)), (False, True)),
+        (logged(), (False, True)),
+        (refusal(404), (False, True)),
+        (refusal(500), (False, True)),
+        (refusal(429), NOT_NOW),
+        (refusal(403), REFUSED),
+    ],
+)
+def test_the_log_of_a_held_message_that_may_be_released_is_read(log: Play, expected: Any) -> None:
+    looked, calls = look([ok(held(FULLS[0], **DOUBTFUL)), log], FULLS[0])
+    told = looked[FULLS[0]]
+    assert ((told.is_released, told.is_doubtful) if isinstance(told, Details) else told) == expected
+    assert calls == [escaped(FULLS[0]), log_of(FULLS[0])]
+    (found,), calls = find([page(held(FULLS[0], **DOUBTFUL)), log], asking())
+    assert found == (told if isinstance(told, NotRead) else [told])
+    assert calls[1:] == [log_of(FULLS[0])]
+
+
+def test_in_a_pack_at_most_100_logs_are_read_and_the_rest_later() -> None:
+    many = [full_id(NOON - 9 * DAY + timedelta(seconds=30 * number)) for number in range(102)]
+    entries = [held(each, **DOUBTFUL) for each in many]
+    looked, calls = look([page(*entries), logged(action())], *many)
+    assert [told for told in looked.values() if isinstance(told, NotRead)] == [NOT_NOW] * 2
+    assert len(calls) == 101
+
+
+def test_a_list_that_was_kept_does_not_keep_a_doubtful_message() -> None:
+    entries = [held(FULLS[0], **DOUBTFUL), held(FULLS[1]), held(FULLS[2])]
+    plays = [page(*entries), logged(), page(entries[0]), logged(action())]
+    with FaultServer(plays) as server, lookup_at(server.url, holds=timedelta(minutes=1)) as lookup:
+        for _ in range(2):
+            looked = lookup.look(ACCOUNT, [*map(MessageId, FULLS[:3])], 10.0, RememberingBudget(), Mark.ALL)
+    told = looked[FULLS[0]]
+    assert isinstance(told, Details)
+    assert told.is_released
 
 
 @pytest.mark.parametrize("message_id", [FULLS[0], "an:odd.shape_1", "..:_-._1"])

@@ -172,3 +172,57 @@ def test_a_held_message_with_a_failed_release_is_not_confirmed(system: Deployed)
     (result,) = system.results({"ids": [full], "confirm": True})
     assert outcome(result) == ("released", None)
     assert result["confirmed_at"] is None
+
+
+# --- Before a call ---------------------------------------------------------------------------------------------------
+
+
+OUT = ("not_quarantined", "already_delivered")
+UNREADABLE = ("denied", "guard_unavailable")
+ODD: Mapping[str, Any] = {"post_delivery_operations": "quarantineRelease"}
+PARTLY = [action(recipient="ann@example.com"), action(success=False, recipient="bob@example.com")]
+BEFORE: Mapping[str, tuple[Mapping[str, Any], list[Row], tuple[str, str]]] = {
+    "failed": (LISTED, [FAILED], UNREADABLE),
+    "nothing": (LISTED, [], UNREADABLE),
+    "unknown": (ODD, [action(success=None)], UNREADABLE),
+    "worked": (ODD, [FAILED, action()], OUT),
+    "partly": (ODD, PARTLY, OUT),
+    "paged": ({"properties": {"whitelisted_pattern_type": "quarantine_release"}}, [FAILED] * 25 + [action()], OUT),
+}
+
+
+def show(system: Deployed, name: str, tag: str) -> tuple[str, tuple[str, str]]:
+    trace, log, expected = BEFORE[name]
+    full = investigate_id(f"k{tag}{name}zz")
+    system.cloudflare.rows.append(row(full, **trace))
+    system.cloudflare.logs[full] = log
+    return full, expected
+
+
+@pytest.mark.parametrize("name", BEFORE)
+def test_the_guard_reads_the_log_of_a_held_message_that_may_be_out_already(system: Deployed, name: str) -> None:
+    full, expected = show(system, name, "One")
+    (dry,) = system.results({"ids": [full], "dry_run": True})
+    (result,) = system.results([full])
+    header = system.cloudflare.rows[0]["message_id"]
+    (by_header,) = system.results([header])
+    assert [outcome(each) for each in (dry, result, by_header)] == [expected] * 3
+    assert system.cloudflare.releases == []
+
+
+def test_in_a_pack_the_guard_reads_the_log_of_each_such_message(system: Deployed) -> None:
+    shown = [show(system, name, "Pack") for name in BEFORE]
+    plain = investigate_id("kB4Plain1zz")
+    system.cloudflare.rows.append(row(plain))
+    results = system.results([*(full for full, _ in shown), plain])
+    assert [outcome(each) for each in results] == [*(expected for _, expected in shown), ("released", None)]
+    assert system.cloudflare.releases == [[plain]]
+
+
+def test_force_releases_a_message_whose_release_failed_before(system: Deployed) -> None:
+    full = investigate_id("kB4Force1zz")
+    system.cloudflare.rows, system.cloudflare.logs = [row(full, **LISTED)], {full: [FAILED]}
+    assert [outcome(each) for each in system.results([full])] == [UNREADABLE]
+    body = {"ids": [full], "force": True, "reason": "its release failed, and it is still held"}
+    assert [outcome(each) for each in system.results(body, Idempotency_Key="b4-force")] == [("released", None)]
+    assert system.cloudflare.releases == [[full]]

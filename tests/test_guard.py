@@ -157,7 +157,17 @@ def test_what_is_not_in_quarantine_was_delivered(mode: str | None) -> None:
 def test_what_was_released_outside_is_not_released_again_also_while_it_is_shown_as_held(is_quarantined: bool) -> None:
     verdict = verdict_on(replace(HELD, is_quarantined=is_quarantined, is_released=True))
     assert told(verdict) == (Outcome.NOT_QUARANTINED, Code.ALREADY_DELIVERED)
-    assert "released before" in str(verdict)
+    assert "already released outside this service" in str(verdict)
+
+
+def test_a_message_that_is_shown_as_held_and_as_released_passes_by_force_alone() -> None:
+    doubtful = replace(HELD, is_doubtful=True)
+    verdict = verdict_on(doubtful)
+    assert told(verdict) == (Outcome.DENIED, Code.GUARD_UNAVAILABLE)
+    assert isinstance(verdict, Ended)
+    assert not verdict.was_read
+    assert verdict_on(doubtful, force=True) is PASSED
+    assert told(verdict_on(replace(doubtful, disposition="MALICIOUS"), force=True))[1] is Code.DISPOSITION_NOT_ALLOWED
 
 
 def test_that_it_is_not_held_is_told_before_any_rule_and_an_override_does_not_change_it() -> None:
@@ -238,6 +248,7 @@ messages = st.builds(
     at=st.none() | times,
     recipients=st.lists(names, max_size=3).map(tuple),
     is_released=st.booleans(),
+    is_doubtful=st.booleans(),
 )
 policies = st.builds(
     Policy,
@@ -257,7 +268,7 @@ def test_whatever_the_message_only_what_the_policy_allows_ever_passes(
     if isinstance(verdict, Ended):
         assert verdict.outcome in (Outcome.DENIED, Outcome.NOT_QUARANTINED, Outcome.NOT_FOUND)
         assert verdict.detail
-        assert verdict.was_read is isinstance(details, Details)
+        assert verdict.was_read is (isinstance(details, Details) and verdict.code is not Code.GUARD_UNAVAILABLE)
         told = details.disposition if isinstance(details, Details) else None
         is_name = bool(re.fullmatch(r"[A-Z_-]{1,40}", told or ""))
         assert verdict.disposition == (told if told in DISPOSITIONS or is_name else None)
@@ -270,7 +281,7 @@ def test_whatever_the_message_only_what_the_policy_allows_ever_passes(
     is_allowed = details.disposition in (DISPOSITIONS if policy.dispositions is None else policy.dispositions)
     assert is_allowed or how["override"]
     assert verdict is (PASSED if is_allowed else OVERRIDDEN)
-    assert how["force"] or (details.is_quarantined and not details.is_released)
+    assert how["force"] or (details.is_quarantined and not details.is_released and not details.is_doubtful)
     assert policy.max_age is None or (details.at is not None and now - details.at <= policy.max_age)
     if policy.recipient_domains is not None:
         assert {name.rpartition("@")[2].lower() for name in details.recipients} <= policy.recipient_domains

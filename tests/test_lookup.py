@@ -144,7 +144,26 @@ def test_what_is_no_time_is_looked_for_elsewhere(value: Any) -> None:
     ],
 )
 def test_only_the_documented_operation_in_a_list_is_a_release(value: Any, is_released: bool) -> None:
-    assert read(post_delivery_operations=value).is_released is is_released
+    assert read(post_delivery_operations=value, is_quarantined=False).is_released is is_released
+
+
+@pytest.mark.parametrize(
+    ("members", "is_doubtful"),
+    [
+        ({}, False),
+        ({"post_delivery_operations": ["MOVE"]}, False),
+        ({"post_delivery_operations": [RELEASE]}, True),
+        ({"post_delivery_operations": "quarantineRelease"}, True),
+        ({"properties": {"whitelisted_pattern_type": "quarantine_release"}}, True),
+        ({"delivery_status": ["delivered"]}, True),
+    ],
+)
+def test_a_held_message_that_may_be_released_is_doubtful_and_not_released(
+    members: dict[str, Any], is_doubtful: bool
+) -> None:
+    held, gone = read(**members), read(**members, is_quarantined=False)
+    assert (held.is_quarantined, held.is_doubtful, held.is_released) == (True, is_doubtful, False)
+    assert not gone.is_doubtful
 
 
 def test_of_what_has_no_end_so_much_is_kept_that_it_can_be_written_and_told() -> None:

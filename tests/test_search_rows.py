@@ -43,6 +43,7 @@ details = st.builds(
     at=st.sampled_from([None, NOON, NOON - timedelta(days=3)]),
     recipients=st.sampled_from([(), ("ann@example.com",), ("bob@other.example",), ("ann@example.com", "x")]),
     is_released=st.booleans(),
+    is_doubtful=st.booleans(),
 )
 
 
@@ -92,6 +93,7 @@ def test_what_rows_tell_differently_is_not_known() -> None:
     message = merge(ROW, other)
     assert (message.sender, message.subject, message.delivery_mode) == (None, None, None)
     assert merge(ROW, replace(ROW, is_released=True)).is_released
+    assert merge(ROW, replace(ROW, is_doubtful=True)).is_doubtful
 
 
 @pytest.mark.parametrize("members", [{"is_quarantined": False}, {"message_id": TWIN}, {"header": "2@news.example"}])

@@ -1,11 +1,14 @@
-"""Reads the action log of a message, page by page."""
+"""Reads the action log of a message, page by page, and what it says of a message that may have been released."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final
+from urllib.parse import quote
 
-from quarantine_release.action_log import Action, ActionLog
+from quarantine_release.action_log import Action, ActionLog, released
 from quarantine_release.cloudflare_calls import Got
-from quarantine_release.guard import NotRead
+from quarantine_release.guard import Details, NotRead
+from quarantine_release.outcome import Seen
 from quarantine_release.reading import dicts
 
 # The default of Cloudflare's lists: a server would hardly cut pages shorter than that.
@@ -38,6 +41,18 @@ def read_log(get: Callable[[str], Got], path: str) -> ActionLog:
             return ActionLog(tuple(actions), got.evidence)
         before = page
     return ActionLog(tuple(actions), got.evidence, NotRead.TOO_MANY)
+
+
+def without_doubt(get: Callable[[str], Got], details: Details) -> Details | NotRead:
+    """Return a doubtful message as its log shows it: released if a release worked for any recipient, else unchanged.
+
+    If the log cannot be read for now, return why.
+    """
+    log = read_log(get, f"/{quote(details.message_id, safe='')}")
+    told = released(log.actions, None)
+    if told is not None and told.seen is not Seen.UNCLEAR:
+        return replace(details, is_released=True, is_doubtful=False)
+    return log.why if log.why in (NotRead.NOT_NOW, NotRead.REFUSED) else details
 
 
 def _is_log(result: Any) -> bool:

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from quarantine_release.cloudflare import Secret
 from quarantine_release.cloudflare_calls import Calls
+from quarantine_release.cloudflare_log import without_doubt
 from quarantine_release.cloudflare_look import SEARCH_PAGES, Look
 from quarantine_release.deadline import DeadlineSession
 from quarantine_release.guard import Details, NotRead, Several
@@ -60,14 +61,24 @@ class CloudflareLookup:
         self, account_id: AccountId, ids: Sequence[MessageId], seconds: float, budget: Budget, mark: Mark
     ) -> Mapping[MessageId, Details | Several | NotRead]:
         """Read messages; what is left out is NOT_NOW. Raises LedgerUnavailable."""
-        look = Look(self._calls(account_id, seconds, budget, mark), self._clock(), seconds)
+        calls = self._calls(account_id, seconds, budget, mark)
+        look = Look(calls, self._clock(), seconds)
         if len(ids) > _FEW:
             held = self._held(account_id, ids)
             look.list_around([each for each in ids if each not in held])
             self._hold(account_id, look)
             look.found |= held | look.seen(ids)
-        look.read([each for each in ids if each not in look.found][:_SINGLES])
-        return look.found
+        singly = [each for each in ids if each not in look.found][:_SINGLES]
+        look.read(singly)
+        return self._without_doubts(calls, look.found, _SINGLES - len(singly))
+
+    def _without_doubts(
+        self, calls: Calls, found: Mapping[MessageId, Details | Several | NotRead], logs: int
+    ) -> Mapping[MessageId, Details | Several | NotRead]:
+        """Read the action log of at most so many messages that are shown as held and as released."""
+        doubtful = {each: told for each, told in found.items() if isinstance(told, Details) and told.is_doubtful}
+        read = {each: without_doubt(calls.get, told) for each, told in list(doubtful.items())[:logs]}
+        return {**found, **dict.fromkeys(doubtful, NotRead.NOT_NOW), **read}
 
     def _calls(self, account_id: AccountId, seconds: float, budget: Budget, mark: Mark) -> Calls:
         ends_at, session, secret = self._monotonic() + seconds, self._session, self._secret
@@ -100,10 +111,14 @@ class CloudflareLookup:
         self, calls: Calls, question: Question, entries: Sequence[Mapping[str, Any]]
     ) -> Sequence[Details] | NotRead:
         found = matches(entries, question, self._clock())
-        if isinstance(found, NotRead) or len(found) != 1 or not question.is_narrowed:
+        if isinstance(found, NotRead) or len(found) != 1:
             return found
-        # Cloudflare leaves out the rows for other recipients, senders and times, which the guard must know too.
-        told = Look(calls, self._clock(), calls.seconds_left).completed(found[0])
+        told: Details | Several | NotRead = found[0]
+        if question.is_narrowed:
+            # Cloudflare leaves out the rows for other recipients, senders and times, which the guard must know too.
+            told = Look(calls, self._clock(), calls.seconds_left).completed(found[0])
+        if isinstance(told, Details) and told.is_doubtful:
+            told = without_doubt(calls.get, told)
         if isinstance(told, Details):
             return [told]
         if isinstance(told, NotRead) and told not in (NotRead.ABSENT, NotRead.NOT_OFFERED):
@@ -129,5 +144,5 @@ class CloudflareLookup:
             return
         for part, rows in look.rows.items():
             told = None if part in look.unclear else meant_by(MessageId(part), rows)
-            if isinstance(told, Details) and told.is_quarantined:
+            if isinstance(told, Details) and told.is_quarantined and not told.is_doubtful:
                 self._listed[account_id, part] = (look.now, told)

@@ -110,6 +110,7 @@ class Details:
 
     If several rows describe the message, `disposition` is the worst of theirs, `other_dispositions` are the rest,
     worst first, and `recipients` is empty unless every row names some. `header` is its Message-ID without brackets.
+    `is_doubtful`: it is shown as held and yet something resembles a release, of which the action log shows no success.
     """
 
     message_id: MessageId
@@ -121,6 +122,7 @@ class Details:
     sender: str | None = field(default=None, repr=False)
     subject: str | None = field(default=None, repr=False)
     is_released: bool = False
+    is_doubtful: bool = False
     other_dispositions: tuple[str | None, ...] = ()
     header: str | None = field(default=None, repr=False)
 
@@ -167,6 +169,12 @@ class Ended:
         return self.code in _OF_READ
 
 
+_DOUBTFUL: Final = Ended(
+    Outcome.DENIED,
+    Code.GUARD_UNAVAILABLE,
+    "Cloudflare shows the message as held and as released, but no successful release in its action log,"
+    " so it is not released.",
+)
 CONTRADICTED: Final = Ended(
     Outcome.DENIED,
     Code.GUARD_UNAVAILABLE,
@@ -207,13 +215,13 @@ def judge(
 
 
 def _not_held(details: Details) -> Ended | None:
-    if details.is_quarantined and not details.is_released:  # what was released may still be shown as held for a while
-        return None
+    if details.is_quarantined and not details.is_released:  # a released message may be shown as held for a while
+        return _DOUBTFUL if details.is_doubtful else None
     if details.delivery_mode in _HOLDS_NOTHING:
         said = f"Cloudflare holds no mail in delivery mode {details.delivery_mode}; use its move instead."
         return Ended(Outcome.NOT_QUARANTINED, Code.NOTHING_HELD, said)
     if details.is_released:
-        return Ended(Outcome.NOT_QUARANTINED, Code.ALREADY_DELIVERED, "It was released before, past this service.")
+        return Ended(Outcome.NOT_QUARANTINED, Code.ALREADY_DELIVERED, "It was already released outside this service.")
     said = "It is not in quarantine: it was delivered, or is held elsewhere. To put it into the inbox use move."
     return Ended(Outcome.NOT_QUARANTINED, Code.ALREADY_DELIVERED, said)
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 from quarantine_release.guard import Candidate, Details, Ended, NotRead, Several
 from quarantine_release.outcome import Code, MessageId, Outcome
 from quarantine_release.reading import RELEASE, id_of, time_of
+from quarantine_release.release_traces import hints_at_release
 from quarantine_release.search_rows import merged
 from quarantine_release.trace import Narrowing
 
@@ -81,7 +82,8 @@ def details_of(entry: Mapping[str, Any], now: datetime) -> Details | None:
         recipients=_recipients(entry),
         sender=_text(entry, "from") or _text(entry, "envelope_from"),
         subject=_text(entry, "subject"),
-        is_released=isinstance(operations, list) and RELEASE in operations,
+        is_released=not held and isinstance(operations, list) and RELEASE in operations,
+        is_doubtful=held and hints_at_release(entry),
         header=(_text(entry, "message_id") or "").strip("<> ") or None,
     )
 

@@ -38,6 +38,7 @@ def merged(rows: Sequence[Details]) -> Details | None:
         sender=_agreed(row.sender for row in rows),
         subject=_agreed(row.subject for row in rows),
         is_released=any(row.is_released for row in rows),
+        is_doubtful=any(row.is_doubtful for row in rows),
         header=next(iter(headers), None),
     )
 
