@@ -128,7 +128,6 @@ AWAITED = frozenset(
     {
         "denied by its full id, then asked for by its bare one, which nobody can read",
         "fresh and harmful, and shown a minute late",
-        "releases by somebody else, one of which failed",
     }
 )
 
