@@ -139,7 +139,7 @@ def test_an_answer_by_another_id_proves_nothing(row: MessageRow, told: MessageId
 # --- What a request is told ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize("state", [state for state in State if state is not State.UNREADABLE])
 def test_only_a_confirmed_id_makes_another_one_a_conflict(state: State) -> None:
     request, target = request_row(MADE_UP, name="two"), Target(PART, MADE_UP)
     code = Code.CLOUDFLARE_REJECTED if state is State.FAILED else None
@@ -213,8 +213,8 @@ HELD, OUT, ELSE = reading(Seen.QUARANTINED, FULL), reading(Seen.RELEASED, FULL),
         ([(BARE, UNREAD), (FULL, HELD)], HELD),
         ([(BARE, UNREAD), (MADE_UP, ABSENT)], UNREAD),
         ([(BARE, reading(Seen.RELEASED, BARE)), (FULL, OUT)], OUT),
-        ([(BARE, reading(Seen.RELEASED, BARE)), (FULL, HELD)], reading(Seen.UNCLEAR, FULL)),
-        ([(BARE, reading(Seen.UNCLEAR)), (FULL, HELD)], reading(Seen.UNCLEAR, FULL)),
+        ([(BARE, reading(Seen.RELEASED, BARE)), (FULL, HELD)], reading(Seen.UNCLEAR)),
+        ([(BARE, reading(Seen.UNCLEAR)), (FULL, HELD)], reading(Seen.UNCLEAR)),
         ([(BARE, reading(Seen.RELEASED)), (MADE_UP, ABSENT)], reading(Seen.RELEASED)),
     ],
 )

@@ -88,7 +88,7 @@ def combined(readings: Sequence[tuple[MessageId, Reading]]) -> Reading:
     if not shown:
         return readings[0][1]
     told = [reading.message_id for reading in shown if reading.message_id is not None]
-    if any(contradict(one, other) for one in told for other in told):
+    is_one = all(reading.seen is shown[0].seen for reading in shown)
+    if not is_one or any(contradict(one, other) for one in told for other in told):
         return Reading(Seen.UNCLEAR, shown[-1].evidence)
-    seen = shown[0].seen if all(reading.seen is shown[0].seen for reading in shown) else Seen.UNCLEAR
-    return replace(shown[-1], seen=seen, message_id=fullest(told) if told else None)
+    return replace(shown[-1], message_id=fullest(told) if told else None)
