@@ -52,6 +52,8 @@ def check_transition(simulation: Simulation, before: MessageRow | None, after: M
 
 def check_end(simulation: Simulation) -> list[str]:
     """Return everything that was violated by the end of the run."""
+    if simulation.damages is not None:
+        simulation.damages.end()
     return [
         *simulation.violations,
         *simulation.late_calls,
@@ -166,6 +168,8 @@ def _unended(simulation: Simulation) -> list[str]:
     """What was accepted has reached its end, and one outcome per id."""
     found = []
     for key, item in simulation.dynamodb.items.items():
+        if simulation.damages is not None and key in simulation.damages.waiting:
+            continue
         if "open_kind" in item and not key.startswith("M#"):
             found.append(f"{key} is still open at {simulation.now:.0f}")
         if key.startswith("M#") and message_row(item).state in (State.RELEASING, State.UNKNOWN):

@@ -15,6 +15,7 @@ from functools import partial
 from quarantine_release.outcome import MessageId, PostfixPart, postfix_part
 from tests.model_dynamodb import Fault
 from tests.simulated_clients import never_restored, restored, revoke, revoked_jobs, unreadable
+from tests.simulated_damage import damage
 from tests.simulated_invariants import check_end
 from tests.simulated_stories import AWAITED, SEARCHED, STANDARD, Story, crowd
 from tests.simulated_strangers import STORIES as MADE_UP_IDS
@@ -178,7 +179,7 @@ def seeded(seed: int, *, keeps_history: bool = False) -> Simulation:
     simulation.orders = orders(seed, jobs)
     lifted = max((order.at + order.seconds for order in simulation.orders), default=0.0)
     if not is_short:  # then requests wait long, and would expire
-        lifted = max(lifted, revoke(seed, simulation))
+        lifted = max(lifted, revoke(seed, simulation), damage(seed, simulation))
     simulation.run(until=max(trouble_until, storm[1] + 90, 420.0, lifted) + grace)
     return simulation
 

@@ -62,6 +62,7 @@ from tools import operations
 if TYPE_CHECKING:
     from quarantine_release.cloudflare_lookup import CloudflareLookup
     from tests.simulated_clients import SimulatedClients
+    from tests.simulated_damage import Damages
     from tests.simulated_search import Search
 
 ACCOUNT = AccountId("a" * 32)
@@ -206,6 +207,8 @@ class Simulation:
     search: "Search | None" = None
     # With them worker and reconciler ask what a client may still do, and clients are let in only while they may.
     clients: "SimulatedClients | None" = None
+    # With them some rows cannot be read for a while.
+    damages: "Damages | None" = None
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)  # noqa: S311  reproducible on purpose
@@ -248,6 +251,8 @@ class Simulation:
             self._spawn(f"client {job.name}", partial(self._client, job), job.at)
         for number, order in enumerate(self.orders):
             self._spawn(f"operator {number}", partial(self._operator, number, order), order.at)
+        for name, act, at in self.damages.actors() if self.damages else ():
+            self._spawn(name, act, at)
         ticks = 0
         while self.now < until:
             actor = min(self._actors, key=lambda one: (one.wake_at, one.order), default=None)
@@ -339,6 +344,8 @@ class Simulation:
             self._switch = account.get("switch")
             self._note_pauses(account_row(account).stops)
         for key in self.dynamodb.written:
+            if self.damages is not None and self.damages.check_write(key):
+                continue
             if key.startswith("M#"):
                 now = message_row(self.dynamodb.items[key])
                 check_transition(self, self._seen.get(key), now)
@@ -476,6 +483,8 @@ class Simulation:
             for silence in self.silences
             if silence.at + 1.0 < self.now < silence.until
         ]
+        if self.damages is not None and self.damages.is_silent():
+            self.late_calls.append(f"{self.now:.3f}: a call though the account's row cannot be read")
 
     def _check_pauses(self, parts: Sequence[PostfixPart]) -> None:
         """See that no call begins that a person has forbidden a second ago, or the clients secret for long enough."""
@@ -614,6 +623,8 @@ class Simulation:
             attempt = AttemptId(item.get("attempt", {"S": ""})["S"])
             owner = RequestId(item["owner"]["S"]) if "owner" in item else None
             self.note(f"POST {given} for {owner}")
+            if self.damages is not None:
+                self.damages.check_call(part)
             if self.guard.mode is not Mode.OFF:
                 self._check_guard(given, owner)
             self.in_flight[part] = self.in_flight.get(part, 0) + 1
@@ -626,7 +637,8 @@ class Simulation:
     def _check_guard(self, given: MessageId, owner: RequestId | None) -> None:
         """See that whoever calls has looked, and seen that it may."""
         if self.search is not None:
-            item = self.dynamodb.items.get(f"R#{owner}")
+            damage = self.damages.now.get(f"R#{owner}") if self.damages else None
+            item = damage.sound if damage is not None else self.dynamodb.items.get(f"R#{owner}")
             request = request_row(item) if item is not None else None
             policy = self.guard.policy.with_stricter(request.policy if request is not None else None)
             force = request is not None and request.force

@@ -278,6 +278,33 @@ def dry_runs_stay_open(patch: Patch) -> None:
     patch.setattr(results_module, "_is_over", lambda *_, is_claimed: False)  # noqa: ARG005
 
 
+def a_message_that_cannot_be_read_is_taken_for_absent(patch: Patch) -> None:
+    read, claim = DynamoLedger.messages, DynamoLedger.claim
+
+    def some(self: DynamoLedger, *arguments: Any) -> dict[Any, MessageRow]:
+        return {part: row for part, row in read(self, *arguments).items() if row.is_readable}
+
+    def mutant(self: DynamoLedger, *arguments: Any) -> Conflict | None:
+        conflict = claim(self, *arguments)
+        if conflict is None:
+            return None
+        rows = conflict.messages.items()
+        return replace(conflict, messages={part: row if row and row.is_readable else None for part, row in rows})
+
+    patch.setattr(DynamoLedger, "messages", some)
+    patch.setattr(DynamoLedger, "claim", mutant)
+
+
+def a_row_of_a_newer_version_is_written_over(patch: Patch) -> None:
+    original = UpdateExpression.require_absent_or_below
+
+    def mutant(self: UpdateExpression, name: str, value: Any) -> None:
+        if name != "v":
+            original(self, name, value)
+
+    patch.setattr(UpdateExpression, "require_absent_or_below", mutant)
+
+
 def stories() -> Iterator[list[str]]:
     return (found for jobs in SCENARIOS.values() for _, found in schedules(1, jobs))
 
@@ -316,6 +343,8 @@ MUTANTS: tuple[tuple[Callable[[Patch], None], Callable[[], Iterator[list[str]]]]
     (an_end_before_a_claim_is_not_written, guarded_stories),
     (an_end_stands_though_the_row_moved, seeds(102)),
     (dry_runs_stay_open, stories),
+    (a_message_that_cannot_be_read_is_taken_for_absent, seeds(28)),
+    (a_row_of_a_newer_version_is_written_over, seeds(15)),
     (the_switch_is_ignored, seeds(0)),
     (the_switch_is_not_looked_at_again_after_the_claim, seeds(0)),
 )
