@@ -242,7 +242,7 @@ def a_read_that_failed_lets_pass(patch: Patch) -> None:
 
 
 def what_nobody_looked_at_is_claimed(patch: Patch) -> None:
-    def mutant(_: Vetting, wants: Any) -> list[Want]:
+    def mutant(_: Vetting, wants: Any, ended: Any = ()) -> list[Want]:  # noqa: ARG001
         return [replace(want, guards=dict.fromkeys(want.requests)) for want in wants]
 
     patch.setattr(Vetting, "vet", mutant)

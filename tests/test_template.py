@@ -954,6 +954,9 @@ def test_what_our_alarms_watch_is_what_the_functions_tell(
     clock.move(seconds=215)
     deployment.upstream.answers.append(Reply(404))
     deployment.reconcile()
+    (row,) = deployment.rows("M")
+    deployment.put_row({**row, "v": {"N": "99"}})
+    assert deployment.post().code == "ledger_row_unreadable"
 
     told = set()
     for line in capsys.readouterr().out.splitlines():
