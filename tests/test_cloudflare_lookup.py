@@ -189,6 +189,20 @@ def test_the_log_of_a_held_message_that_may_be_released_is_read(log: Play, expec
     assert calls[1:] == [log_of(FULLS[0])]
 
 
+@pytest.mark.parametrize(
+    ("play", "expected"),
+    [
+        (ok([held(FULLS[0]), held(FULLS[0], final_disposition="MALICIOUS")]), "MALICIOUS"),
+        (refusal(404), FAILED),
+        (refusal(429), NOT_NOW),
+    ],
+)
+def test_what_a_narrowed_search_found_is_read_with_all_its_rows(play: Play, expected: Any) -> None:
+    (found,), calls = find([page(held(FULLS[0])), play], asking(recipient="ann@example.com"))
+    assert (found if isinstance(found, NotRead) else found[0].disposition) == expected
+    assert calls[1:] == [escaped(FULLS[0])]
+
+
 def test_in_a_pack_at_most_100_logs_are_read_and_the_rest_later() -> None:
     many = [full_id(NOON - 9 * DAY + timedelta(seconds=30 * number)) for number in range(102)]
     entries = [held(each, **DOUBTFUL) for each in many]
