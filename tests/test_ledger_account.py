@@ -58,7 +58,7 @@ def test_what_is_removed_is_gone_and_the_rest_stays(dynamodb: Any) -> None:
     assert account_row(table.change(update.build())) == AccountRow(calls={17: 3})
 
 
-@pytest.mark.parametrize("fault", [Fault.TIMEOUT_BEFORE, Fault.TIMEOUT_AFTER, Fault.THROTTLED, Fault.CONFLICT])
+@pytest.mark.parametrize("fault", [Fault.TIMEOUT_BEFORE, Fault.TIMEOUT_AFTER, Fault.THROTTLED])
 def test_an_addition_that_may_not_have_been_made_is_not_tried_again(fault: Fault) -> None:
     faulty = ModelDynamoDB(lambda _: fault)
     update = UpdateExpression({"S": account_key(ACCOUNT)})
@@ -66,3 +66,16 @@ def test_an_addition_that_may_not_have_been_made_is_not_tried_again(fault: Fault
     with pytest.raises(LedgerUnavailable):
         Table(faulty, "ledger", lambda _: None).change(update.build())  # type: ignore[arg-type]
     assert faulty.calls == ["UpdateItem"]
+
+
+def test_an_addition_that_met_a_conflict_changed_nothing_and_is_tried_again() -> None:
+    faults: list[Fault | None] = [Fault.CONFLICT, Fault.CONFLICT]
+    faulty = ModelDynamoDB(lambda _: faults.pop(0) if faults else None)
+    update = UpdateExpression({"S": account_key(ACCOUNT)})
+    update.add(calls_name(17), {"N": "1"})
+    item = Table(faulty, "ledger", lambda _: None).change(update.build())  # type: ignore[arg-type]
+    assert account_row(item) == AccountRow(calls={17: 1})
+    assert faulty.calls == ["UpdateItem"] * 3
+    faults += [Fault.CONFLICT] * 20
+    with pytest.raises(LedgerUnavailable):
+        Table(faulty, "ledger", lambda _: None).change(update.build())  # type: ignore[arg-type]

@@ -67,9 +67,7 @@ def no_fencing(patch: Patch) -> None:
     original = UpdateExpression.require
 
     def mutant(self: UpdateExpression, name: str, value: Any) -> None:
-        if name == "attempt":
-            self.require_present()
-        else:
+        if name != "attempt":
             original(self, name, value)
 
     patch.setattr(UpdateExpression, "require", mutant)
@@ -299,8 +297,7 @@ def a_row_of_a_newer_version_is_written_over(patch: Patch) -> None:
     original = UpdateExpression.require_absent_or_below
 
     def mutant(self: UpdateExpression, name: str, value: Any) -> None:
-        if name != "v":
-            original(self, name, value)
+        original(self, name, {"N": "99"} if name == "v" else value)
 
     patch.setattr(UpdateExpression, "require_absent_or_below", mutant)
 

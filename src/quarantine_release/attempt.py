@@ -75,6 +75,8 @@ def _claim(run: Run, call: Call) -> Claims | Conflict | None:
     seen = {want.target.part: run.rows.get(want.target.part) for want in call.wants}
     attempt_id = run.ports.new_attempt_id(run.ports.clock())
     for _ in range(_CLAIM_ROUNDS):
+        if not run.is_accepted:
+            require_readable(run.request, seen.values())
         now = run.ports.clock()
         owners = _owners(run, call, seen)
         moves, asks = [], []
@@ -116,8 +118,6 @@ def _claim(run: Run, call: Call) -> Claims | Conflict | None:
             return Claims(attempt, tuple(moves)) if moves else None
         if not run.is_accepted and any(conflict.requests.values()):
             return conflict
-        if not run.is_accepted:
-            require_readable(run.request, conflict.messages.values())
         # Closed, refused or cancelled meanwhile: nothing may leave for these any more.
         run.requests |= {name: request for name, request in conflict.requests.items() if request is not None}
         for name in [name for name, request in conflict.requests.items() if request is None and run.is_accepted]:

@@ -38,10 +38,6 @@ class UpdateExpression:
         """Delete from a set."""
         self._clauses["DELETE"].append(f"{self._name(name)} {self._value(value)}")
 
-    def require_present(self) -> None:
-        """Let the update pass only if there is such an item: without it an absent one would be made."""
-        self._conditions.append("attribute_exists(pk)")
-
     def require(self, name: str, value: Attribute) -> None:
         """Let the update pass only if the attribute has this value; an update of an absent item would create it."""
         self._conditions.append(f"{self._name(name)} = {self._value(value)}")
@@ -64,17 +60,14 @@ class UpdateExpression:
     def build(self) -> dict[str, Any]:
         """Return the parameters of UpdateItem but the table, which are also those of an Update within a transaction."""
         clauses = (f"{verb} {', '.join(parts)}" for verb, parts in self._clauses.items() if parts)
-        update: dict[str, Any] = {
+        return {
             "Key": {"pk": self._key},
             "UpdateExpression": " ".join(clauses),
             "ExpressionAttributeNames": self._names,
+            "ExpressionAttributeValues": self._values,
+            "ConditionExpression": " AND ".join(self._conditions),
+            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
         }
-        if self._values:
-            update["ExpressionAttributeValues"] = self._values
-        if self._conditions:
-            update["ConditionExpression"] = " AND ".join(self._conditions)
-            update["ReturnValuesOnConditionCheckFailure"] = "ALL_OLD"
-        return update
 
     def _name(self, name: str) -> str:
         self._names[f"#{name}"] = name
