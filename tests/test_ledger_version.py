@@ -373,6 +373,10 @@ def test_a_message_that_cannot_be_read_is_never_absent(rows: Rows) -> None:
     assert not hidden.is_readable
 
 
+def test_a_row_of_those_who_asked_may_hold_something_else_alone() -> None:
+    assert ledger_items.unclaimed({"pk": ITEMS["UNCLAIMED"]["pk"]}) == frozenset()
+
+
 def test_what_else_cannot_be_read_is_left_out_and_reported(rows: Rows) -> None:
     rows.put("CLOSED_REQUEST", **NEWER)
     rows.put("OPEN_REQUEST")

@@ -20,7 +20,7 @@ from quarantine_release.outcome import Code, Outcome, State
 from quarantine_release.problem import PROBLEMS
 from quarantine_release.routes import _ROUTES
 from quarantine_release.webhook import lambda_handler
-from tests.deployment import MESSAGE, Context, Deployment, proxy_event, token_of
+from tests.deployment import MESSAGE, Context, Deployment, path_of, proxy_event, token_of
 
 PAGE = Path(__file__).parent.parent / "docs" / "openapi.yaml"
 DESCRIPTION: dict[str, Any] = yaml.safe_load(PAGE.read_text("utf-8"))
@@ -121,3 +121,12 @@ def test_examples_are_real_answers(deployment: Deployment) -> None:
 
 def _alike(text: str) -> str:
     return re.sub(r"rq_[a-z2-7]{26}|\d{4}-\d\d-\d\dT[0-9:.]+Z|[a-z.]+@example.com", "*", text)
+
+
+def test_every_member_of_the_problem_of_a_row_is_described(deployment: Deployment) -> None:
+    answer = deployment.post()
+    (row,) = deployment.rows("M")
+    deployment.put_row({**row, "v": {"N": "99"}})
+    told = deployment.get(path_of(answer))
+    assert (told.status, told.body["ids"]) == (503, [MESSAGE])
+    assert told.body.keys() <= DESCRIPTION["components"]["schemas"]["Problem"]["properties"].keys()

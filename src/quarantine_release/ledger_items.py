@@ -249,7 +249,7 @@ def kept(item: Item) -> Kept:
 @readable
 def unclaimed(item: Item) -> frozenset[RequestId]:
     """Read back who asked for a message without a claim. Raises RowUnreadable."""
-    return frozenset(map(RequestId, item["asks"]["SS"]))
+    return frozenset(map(RequestId, item["asks"]["SS"])) if "asks" in item else frozenset()
 
 
 def _encode(row: Any, codecs: Mapping[str, Codec]) -> dict[str, Attribute]:
