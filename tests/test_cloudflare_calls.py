@@ -37,7 +37,8 @@ from tests.fault_server import (
 from tests.stand_ins import ACCOUNT, NOON, RememberingBudget, UnreadableBudget
 from tests.test_cloudflare_reading import INVESTIGATE, ok, page, refusal
 
-ABSENT, NOT_OFFERED, TOO_MANY, NOT_NOW, REFUSED, FAILED = NotRead
+ABSENT, NOT_OFFERED, NOT_NOW = NotRead.ABSENT, NotRead.NOT_OFFERED, NotRead.NOT_NOW
+REFUSED, FAILED = NotRead.REFUSED, NotRead.FAILED
 GOOD = ok({"id": "4Njp3P0STMz2c02Q"})
 ENTRY = {"id": "4Njp3P0STMz2c02Q-2024-01-05T10:00:00-12345678"}
 
