@@ -32,6 +32,7 @@ OVERRIDES = {
     "SECRET_SECONDS": SECONDS,
     "BUDGET_INLINE_CALLS": SECONDS,
     "BUDGET_CALLS": SECONDS,
+    "SEARCH_LAG_SECONDS": SECONDS,
     "GUARD_MODE": (re.compile(r"standard|strict|off"), "standard, strict or off"),
 }
 DEFAULT_RECONCILE_EVERY = "60"

@@ -55,7 +55,7 @@ from tests.test_cloudflare_reading import (
 )
 from tests.test_reading import DAY, HOUR, anything, full_id, likely, queue_id
 
-ABSENT, NOT_OFFERED, TOO_MANY, NOT_NOW, REFUSED, CONTRADICTED, FAILED = NotRead
+ABSENT, NOT_OFFERED, NOT_LISTED, TOO_MANY, UNDATED, NOT_NOW, REFUSED, CONTRADICTED, FAILED = NotRead
 HEADER = MessageId("<20261113.1200@news.example>")
 BARES = [MessageId(postfix_part(each)) for each in FULLS]
 ALERTS = [MessageId(each.rpartition("-")[0]) for each in FULLS]
@@ -434,8 +434,18 @@ def test_where_too_much_lies_around_a_bare_id_that_is_not_in_quarantine_it_has_t
     assert len(calls) == 14
 
 
-def test_a_bare_id_that_tells_no_time_is_absent_without_a_list() -> None:
+def test_a_bare_id_of_a_time_that_no_search_reaches_is_absent_without_a_list() -> None:
     assert look([refusal(404)], "4Njp3P0STMz2c02Q") == ({"4Njp3P0STMz2c02Q": ABSENT}, ["/4Njp3P0STMz2c02Q"])
+
+
+@pytest.mark.parametrize("undated", ["AEIOUAEIOU", "3F2B1D4C5D", "zzzzzzzzzz", queue_id(NOON + 2 * DAY)])
+@pytest.mark.parametrize("play", [refusal(404), answers(404), answers(501, b"<html>")])
+def test_a_bare_id_without_a_time_is_read_by_path_alone(undated: str, play: Play) -> None:
+    assert look([play], undated) == ({undated: UNDATED}, [f"/{undated}"])
+    full = f"{undated}-2026-11-13T12:00:00-1"
+    assert names(look([ok(held(full))], undated)[0]) == {undated: full}
+    assert look([page(), play], undated, *FULLS[:2])[0][MessageId(undated)] is UNDATED
+    assert look([refusal(500)], undated)[0] == {undated: FAILED}
 
 
 @pytest.mark.parametrize(
@@ -487,8 +497,8 @@ def test_where_no_reading_is_offered_a_bare_id_is_told_so_and_any_other_too(play
 
 
 @pytest.mark.parametrize("play", OFFERED_NOWHERE)
-def test_where_one_reading_is_offered_a_bare_id_that_is_not_read_by_the_other_has_failed(play: Play) -> None:
-    assert look([play, page()], BARES[0])[0] == {BARES[0]: FAILED}
+def test_where_one_reading_is_offered_a_bare_id_that_is_not_read_by_the_other_is_not_absent(play: Play) -> None:
+    assert look([play, page()], BARES[0])[0] == {BARES[0]: NOT_LISTED}
     assert look([play, page(held(FULLS[0]))], BARES[0])[0].keys() == {BARES[0]}
     assert look([page(held(FULLS[0])), play], *BARES[:3])[0][BARES[1]] is FAILED
     assert look([play, refusal(500)], BARES[0])[0] == {BARES[0]: FAILED}

@@ -219,6 +219,7 @@ def test_each_named_variable_of_make_run_has_an_effect() -> None:
         "SECRET_SECONDS": "7",
         "BUDGET_INLINE_CALLS": "5",
         "BUDGET_CALLS": "6",
+        "SEARCH_LAG_SECONDS": "8",
         "GUARD_MODE": "strict",
         "RECONCILE_EVERY_SECONDS": "4",
     }

@@ -25,6 +25,7 @@ from quarantine_release.reading import (
     dicts,
     id_of,
     is_partial,
+    is_undated,
     judge,
     match,
     time_of,
@@ -108,6 +109,17 @@ def test_only_times_that_a_search_could_reach_are_believed(make: Any) -> None:
     reachable = [NOON - 366 * DAY + timedelta(seconds=1), NOON, NOON + DAY - timedelta(seconds=1)]
     assert [time_of(make(at), NOON) for at in reachable] == reachable
     assert [time_of(make(at), NOON) for at in (NOON - 366 * DAY, NOON + DAY)] == [None, None]
+
+
+@pytest.mark.parametrize("message_id", ["AEIOUAEIOU", "3F2B1D4C5D", "zzzzzzzzzz", queue_id(NOON + 2 * DAY)])
+def test_a_bare_id_whose_first_characters_are_no_time_is_undated(message_id: str) -> None:
+    assert is_undated(MessageId(message_id), NOON)
+    assert time_of(MessageId(message_id), NOON) is None
+
+
+@pytest.mark.parametrize("message_id", ["4Njp3P0STMz2c02Q", queue_id(NOON + HOUR), full_id(NOON), "an:odd.1"])
+def test_any_other_id_is_not(message_id: str) -> None:
+    assert not is_undated(MessageId(message_id), NOON)
 
 
 # --- Where to look ---------------------------------------------------------------------------------------------------

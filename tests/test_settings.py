@@ -31,6 +31,7 @@ ENVIRONMENT = {
     "GUARD_MAX_AGE_DAYS": "7",
     "GUARD_RECIPIENT_DOMAINS": "Example.com, example.net",
     "LOOKUP_DAYS": "14",
+    "SEARCH_LAG_SECONDS": "60",
     "CONFIRM": "true",
 }
 
@@ -58,6 +59,7 @@ def test_every_variable_is_read() -> None:
             Policy(frozenset({"SPAM", "BULK"}), timedelta(days=7), frozenset({"example.com", "example.net"})),
             window=timedelta(days=14),
             confirms=True,
+            search_lag=timedelta(seconds=60),
         ),
         secrets_fresh=timedelta(seconds=60),
     )

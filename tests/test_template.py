@@ -278,6 +278,7 @@ def test_every_function_is_told_what_the_settings_ask_for(stack: Stack) -> None:
             "GUARD_MAX_AGE_DAYS": "0",
             "GUARD_RECIPIENT_DOMAINS": "",
             "LOOKUP_DAYS": "30",
+            "SEARCH_LAG_SECONDS": "120",
             "CONFIRM": "false",
             "POWERTOOLS_SERVICE_NAME": "quarantine-release",
             "POWERTOOLS_METRICS_NAMESPACE": "QuarantineRelease",
@@ -298,6 +299,7 @@ def test_every_function_is_told_the_parameters() -> None:
         "GuardMaxAgeDays": "7",
         "GuardRecipientDomains": "example.com",
         "LookupDays": "14",
+        "SearchLagSeconds": "60",
         "Confirm": "true",
     }
     for function in Stack(**given).of_type("AWS::Lambda::Function").values():
@@ -316,6 +318,7 @@ def test_every_function_is_told_the_parameters() -> None:
                 "GUARD_MAX_AGE_DAYS",
                 "GUARD_RECIPIENT_DOMAINS",
                 "LOOKUP_DAYS",
+                "SEARCH_LAG_SECONDS",
                 "CONFIRM",
             )
         ] == list(given.values())

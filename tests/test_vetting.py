@@ -42,6 +42,7 @@ from quarantine_release.run import Answer
 from quarantine_release.trace import MessageRow, Narrowing, RequestRow, RequestState, WireForm
 from tests.model_dynamodb import Fault, ModelDynamoDB
 from tests.stand_ins import ACCOUNT, BARE, FULL, NOON, OK, TERMS, World, request_row
+from tests.test_reading import full_id
 
 ALERT = MessageId("4Njp3P0STMz2c02Q-2024-01-05T10:00:00")
 HEADER = MessageId("<1.2@example.net>")
@@ -1077,3 +1078,110 @@ def test_an_alert_id_of_another_mail_than_the_ledger_knows_is_ambiguous(guarded:
     assert isinstance(release(request_row(FULL, name="first"), guarded.ports()), Refusal)
     guarded.lookup.messages[ALERT] = replace(SPAM, message_id=NEXT)
     assert told(ask(guarded, ALERT)) == [AMBIGUOUS]
+
+
+# --- Mail that is too new to be found ---------------------------------------------------------------------------------
+
+FRESH_FULL = full_id(NOON - timedelta(seconds=30))
+FRESH = [FRESH_FULL, MessageId(FRESH_FULL.rpartition("-")[0]), MessageId(postfix_part(FRESH_FULL))]
+WAITS = (Outcome.IN_PROGRESS, None)
+
+
+@pytest.mark.parametrize("given", FRESH, ids=["full", "alert", "bare"])
+@pytest.mark.parametrize("told_", [NotRead.ABSENT, NotRead.NOT_LISTED])
+def test_new_mail_that_is_not_found_waits_and_is_judged_when_it_is(
+    guarded: World, given: MessageId, told_: NotRead
+) -> None:
+    guarded.lookup.messages[given] = told_
+    assert told(ask(guarded, given)) == [WAITS]
+    assert [delay for _, delay in guarded.queue.sent] == [pytest.approx(20.0, abs=0.1)]
+    guarded.clock.move(seconds=20)
+    guarded.work()
+    assert [delay for _, delay in guarded.queue.sent] == [pytest.approx(20.0, abs=0.1)]
+    guarded.clock.move(seconds=140)  # it is old by now, but it was young when it was asked for
+    guarded.work()
+    assert [delay for _, delay in guarded.queue.sent] == [pytest.approx(40.0, abs=0.1)]
+    guarded.lookup.messages[given] = replace(EVIL, message_id=FRESH_FULL)
+    guarded.work()
+    assert told(later(guarded)) == [DENIED]
+    assert guarded.cloudflare.calls == []
+
+
+def test_new_mail_that_turns_out_to_be_good_is_released(guarded: World) -> None:
+    bare = FRESH[2]
+    guarded.lookup.messages[bare] = NotRead.ABSENT
+    ask(guarded, bare)
+    guarded.lookup.messages[bare] = replace(SPAM, message_id=FRESH_FULL)
+    guarded.work()
+    assert told(later(guarded)) == [RELEASED]
+
+
+@pytest.mark.parametrize("given", FRESH, ids=["full", "alert", "bare"])
+def test_new_mail_that_is_not_found_within_ten_minutes_is_denied(guarded: World, given: MessageId) -> None:
+    guarded.lookup.messages[given] = NotRead.ABSENT
+    ask(guarded, given)
+    guarded.clock.move(minutes=9, seconds=59)
+    guarded.work()
+    assert told(later(guarded)) == [WAITS]
+    guarded.clock.move(seconds=2)
+    guarded.work()
+    (result,) = later(guarded).results
+    assert (result.outcome, result.code) == (Outcome.DENIED, Code.GUARD_UNAVAILABLE)
+    assert result.ended is not None
+    assert "within ten minutes" in result.ended.detail
+    assert guarded.cloudflare.calls == []
+
+
+def test_a_new_alert_id_waits_also_where_the_guard_is_off(world: World) -> None:
+    world.lookup.messages[FRESH[1]] = NotRead.ABSENT
+    assert told(ask(world, FRESH[1])) == [WAITS]
+
+
+def test_mail_that_was_not_new_when_it_was_asked_for_does_not_wait(guarded: World) -> None:
+    guarded.clock.move(seconds=90)
+    guarded.lookup.messages |= dict.fromkeys(FRESH, NotRead.ABSENT)
+    assert told(ask(guarded, FRESH[0], name="full")) == [(Outcome.NOT_FOUND, None)]
+    assert told(ask(guarded, FRESH[1], name="alert")) == [(Outcome.NOT_FOUND, None)]
+    assert told(ask(guarded, FRESH[2], name="bare")) == [RELEASED]
+
+
+@pytest.mark.parametrize("how", [{"dry_run": True}, {"force": True, "reason": "a drill"}])
+def test_what_is_done_now_or_never_is_refused_for_new_mail(guarded: World, how: dict[str, Any]) -> None:
+    guarded.lookup.messages |= dict.fromkeys(FRESH, NotRead.ABSENT)
+    request = request_row(FRESH[0], created_at=guarded.clock(), **how)
+    refused = release(request, guarded.ports())
+    assert isinstance(refused, Refusal)
+    assert (refused.reason, refused.retry_after) == (RefusalReason.NOT_SEARCHABLE_YET, 90)
+    assert guarded.ledger.requests([RequestId("rq_one")]) == {}
+
+
+def test_beside_other_ids_a_dry_run_denies_what_is_too_new(guarded: World) -> None:
+    guarded.lookup.messages[FRESH[0]] = NotRead.ABSENT
+    answer = ask(guarded, FRESH[0], FULL, dry_run=True)
+    assert told(answer) == [(Outcome.DENIED, Code.GUARD_UNAVAILABLE), (Outcome.WOULD_RELEASE, None)]
+    assert "too new" in str(answer.results[0].ended)
+
+
+def test_a_retry_after_is_at_least_a_second(guarded: World) -> None:
+    guarded.lookup.messages[FRESH[0]] = NotRead.ABSENT
+    asked_at = guarded.clock()
+    guarded.clock.move(minutes=5)
+    refused = release(request_row(FRESH[0], created_at=asked_at, dry_run=True), guarded.ports())
+    assert isinstance(refused, Refusal)
+    assert refused.retry_after == 1
+
+
+def test_beside_what_waits_for_another_reason_new_mail_is_looked_for_as_soon(guarded: World) -> None:
+    guarded.lookup.messages |= {FRESH[0]: NotRead.ABSENT, FULL: NotRead.NOT_NOW}
+    assert told(ask(guarded, FRESH[0], FULL)) == [WAITS] * 2
+    assert {delay for _, delay in guarded.queue.sent} == {0.0}
+    guarded.work()
+    assert {delay for _, delay in guarded.queue.sent} == {5.0}
+
+
+def test_an_id_without_a_time_is_not_released_unread(guarded: World) -> None:
+    guarded.lookup.messages[BARE] = NotRead.UNDATED
+    (result,) = ask(guarded, BARE).results
+    assert (result.outcome, result.code) == (Outcome.DENIED, Code.GUARD_CANNOT_READ)
+    assert "alert" in str(result.ended).lower()
+    assert guarded.cloudflare.calls == []

@@ -145,7 +145,8 @@ class _Line:
         if findings.is_refused:
             self._wait = _until_full_minute(ports.clock())
         elif findings.is_waiting:
-            self._wait = max(ports.budget.pause_left(run.account_id), _NOT_NOW_SECONDS)
+            again = findings.retry_in(ports.clock()) if findings.are_all_new else _NOT_NOW_SECONDS
+            self._wait = max(ports.budget.pause_left(run.account_id), again)
 
     def _wanted(self) -> list[tuple[RequestRow, Sequence[Target]]]:
         """Return what the hints stand for."""

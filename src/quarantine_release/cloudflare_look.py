@@ -13,7 +13,7 @@ from quarantine_release.cloudflare_calls import Calls
 from quarantine_release.guard import Details, NotRead, Several
 from quarantine_release.lookup import details_of
 from quarantine_release.outcome import ALERT_ID, MessageId, PostfixPart, Wanted, is_bare, postfix_part
-from quarantine_release.reading import Window, dicts, id_of, time_of, windows_of
+from quarantine_release.reading import Window, dicts, id_of, is_undated, time_of, windows_of
 from quarantine_release.search_rows import meant_by
 
 SEARCH_PAGES: Final = 3
@@ -161,9 +161,14 @@ class Look:
         why = self.unsure.get(message_id, by_path)
         if why not in (NotRead.ABSENT, NotRead.NOT_OFFERED):
             return why if isinstance(why, NotRead) else NotRead.FAILED
+        if told is not None or why is not by_path:
+            return NotRead.FAILED
+        if is_undated(message_id, self.now):
+            return NotRead.UNDATED
         # Who offers one reading of a bare id, and not the other, may be about to offer both again.
-        is_offered = self.is_offered and (message_id in self.unsure or by_path is NotRead.NOT_OFFERED)
-        return NotRead.FAILED if told is not None or is_offered or why is not by_path else why
+        if self.is_offered and message_id in self.unsure:
+            return NotRead.FAILED
+        return NotRead.NOT_LISTED if self.is_offered and by_path is NotRead.NOT_OFFERED else why
 
     def _search(self, alert_id: MessageId) -> Details | Several | NotRead:
         at = time_of(alert_id, self.now)

@@ -5,6 +5,7 @@ Pure but for its ports. The ledger is read again before an end that a release th
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Final
 
 from quarantine_release.asking import ask_for
@@ -13,6 +14,7 @@ from quarantine_release.guard import Ended, NotRead
 from quarantine_release.outcome import Code, MessageId, PostfixPart, RequestId, is_header, may_claim, postfix_part
 from quarantine_release.ports import Ports
 from quarantine_release.run import Run
+from quarantine_release.search_lag import TOO_NEW, retry_seconds
 from quarantine_release.trace import RequestRow, Target
 
 # Such messages wait, because the next try may be able to read them.
@@ -45,6 +47,7 @@ class Findings:
         self._before = dict(run.requests)
         self._proposed: list[_End] = []
         self._waiting: list[_End] = []
+        self._searchable_at: dict[PostfixPart, datetime] = {}
         self.moved: set[PostfixPart] = set()
         self.is_refused = False
 
@@ -65,6 +68,25 @@ class Findings:
     def wait(self, name: RequestId, part: PostfixPart, why: NotRead, ended: Ended) -> None:
         """Let a message wait that cannot be read for now; `ended` applies if nobody continues with it."""
         self._wait(_End(name, self._given(name, part), ended, part), why)
+
+    def wait_for_search(self, name: RequestId, part: PostfixPart, searchable_at: datetime) -> None:
+        """Let a message wait that is too new for Cloudflare's search."""
+        self._waiting.append(_End(name, self._given(name, part), TOO_NEW, part))
+        self._searchable_at[part] = searchable_at
+
+    @property
+    def are_all_new(self) -> bool:
+        """Whether all that waits is too new for Cloudflare's search."""
+        return bool(self._waiting) and all(end.part in self._searchable_at for end in self._waiting)
+
+    def searchable_in(self, now: datetime) -> float:
+        """Return in how many seconds all that waits should be searchable, one at least."""
+        return max(1.0, *((at - now).total_seconds() for at in self._searchable_at.values()))
+
+    def retry_in(self, now: datetime) -> float:
+        """Return after how many seconds to look again for what is too new."""
+        waited = min(now - self._run.requests[end.name].created_at for end in self._waiting)
+        return retry_seconds(self._ports.guard.search_lag, waited)
 
     def wait_for_meaning(self, name: RequestId, given: Iterable[MessageId], why: NotRead, ended: Ended) -> None:
         """Let Message-IDs wait that cannot be looked up for now."""

@@ -52,14 +52,17 @@ class Guarded(StrEnum):
 class NotRead(StrEnum):
     """Why nothing is known of a message.
 
-    ABSENT: there is none; NOT_OFFERED: the server has no such reading; TOO_MANY: more lies around it than may be
-    listed; NOT_NOW: no call may be made; REFUSED: there is no credential, or it is refused; CONTRADICTED: it was shown
-    in ways that cannot all be true; FAILED: all else.
+    ABSENT: there is none; NOT_OFFERED: the server has no such reading; NOT_LISTED: it has no reading by path, and its
+    lists show none; TOO_MANY: more lies around it than may be listed; UNDATED: its id tells no time around which to
+    list; NOT_NOW: no call may be made; REFUSED: there is no credential, or it is refused; CONTRADICTED: it was shown in
+    ways that cannot all be true; FAILED: all else.
     """
 
     ABSENT = "absent"
     NOT_OFFERED = "not_offered"
+    NOT_LISTED = "not_listed"
     TOO_MANY = "too_many"
+    UNDATED = "undated"
     NOT_NOW = "not_now"
     REFUSED = "refused"
     CONTRADICTED = "contradicted"
@@ -93,12 +96,16 @@ DEFAULT_POLICY: Final = Policy(dispositions=DISPOSITIONS - HARMFUL)
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """The guard as this deployment has it. `window`: for how long back a message is looked for."""
+    """The guard as this deployment has it.
+
+    `window`: for how long back a message is looked for; `search_lag`: by how much Cloudflare's search may be behind.
+    """
 
     mode: Mode = Mode.OFF
     policy: Policy = DEFAULT_POLICY
     window: timedelta = timedelta(days=30)
     confirms: bool = False
+    search_lag: timedelta = timedelta(seconds=120)
 
 
 NO_GUARD: Final = Guard()
@@ -203,6 +210,9 @@ def judge(
         return Ended(Outcome.DENIED, Code.GUARD_CANNOT_READ, said)
     if details is NotRead.TOO_MANY:
         said = f"Too much mail lies around this Postfix id: {_REMEDY}"
+        return Ended(Outcome.DENIED, Code.GUARD_CANNOT_READ, said)
+    if details is NotRead.UNDATED:
+        said = f"This Postfix id tells no time, so Cloudflare's lists cannot be searched for it: {_REMEDY}"
         return Ended(Outcome.DENIED, Code.GUARD_CANNOT_READ, said)
     if details is NotRead.ABSENT:
         return Ended(Outcome.NOT_FOUND, None, "Cloudflare knows no such message.")

@@ -260,6 +260,7 @@ class RefusalReason(StrEnum):
     UNREACHABLE = "cloudflare_unreachable"
     NO_TIME = "not_enough_time"
     PAUSED = "releases_paused"
+    NOT_SEARCHABLE_YET = "message_not_searchable_yet"
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,7 @@ PROBLEMS: Final = {
     ),
     "cloudflare_unreachable": Problem(503, "Cloudflare cannot be reached", True, 30),
     "not_enough_time": Problem(503, "Too little time was left to release safely", True, 5),
+    "message_not_searchable_yet": Problem(503, "The message is too new for Cloudflare's search", True, 120),
     "releases_paused": Problem(503, "Releases are paused by the operator", True, 60),
     "unhealthy": Problem(503, "Something that releases need does not work", True, 60),
 }

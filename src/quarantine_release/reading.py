@@ -33,6 +33,8 @@ _BASE_52: Final = "0123456789BCDFGHJKLMNPQRSTVWXYZbcdfghjklmnpqrstvwxyz"
 # Cloudflare's search goes back 12 months at most; and clocks differ.
 _OLDEST: Final = timedelta(days=366)
 _NEWEST: Final = timedelta(days=1)
+# Postfix 2.9, the first version with long queue ids. What looks like an earlier time is a short id, which tells none.
+_FIRST: Final = datetime(2012, 1, 1, tzinfo=UTC)
 _AROUND_TIMESTAMP: Final = timedelta(hours=1)
 # The published examples show the two up to a day apart.
 _AROUND_QUEUE_ID: Final = timedelta(hours=36)
@@ -57,14 +59,26 @@ def time_of(message_id: MessageId, now: datetime) -> datetime | None:
             at = datetime.fromisoformat(timed.group(1)).replace(tzinfo=UTC)
         except ValueError:
             return None
-    elif is_bare(message_id) and set(message_id[:6]) <= set(_BASE_52):
-        seconds = 0
-        for character in message_id[:6]:
-            seconds = seconds * len(_BASE_52) + _BASE_52.index(character)
-        at = datetime.fromtimestamp(seconds, UTC)
+    elif is_bare(message_id) and (told := _queued_at(message_id)) is not None:
+        at = told
     else:
         return None
     return at if now - _OLDEST < at < now + _NEWEST else None
+
+
+def is_undated(message_id: MessageId, now: datetime) -> bool:
+    """Whether a bare id encodes no time at which it can have been made, so that nobody knows where to look for it."""
+    at = _queued_at(message_id)
+    return is_bare(message_id) and (at is None or not _FIRST <= at < now + _NEWEST)
+
+
+def _queued_at(message_id: MessageId) -> datetime | None:
+    if not set(message_id[:6]) <= set(_BASE_52):
+        return None
+    seconds = 0
+    for character in message_id[:6]:
+        seconds = seconds * len(_BASE_52) + _BASE_52.index(character)
+    return datetime.fromtimestamp(seconds, UTC)
 
 
 def windows_of(wanted: Iterable[Wanted], now: datetime, near: timedelta = NEAR) -> list[Window]:

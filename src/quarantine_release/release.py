@@ -86,6 +86,9 @@ def release(request: RequestRow, ports: Ports, *, inline: bool = True) -> Answer
         return _refuse(request, ports, RefusalReason.CREDENTIALS)
     if vetting.findings.is_waiting and (request.force or request.dry_run):  # nobody would go on with them
         if not wants and not run.request.ended:
+            if vetting.findings.are_all_new:
+                wait = vetting.findings.searchable_in(ports.clock())
+                return _refuse(request, ports, RefusalReason.NOT_SEARCHABLE_YET, wait)
             pause = ports.budget.pause_left(request.account_id)
             return _refuse(request, ports, RefusalReason.RATE_LIMITED if pause else RefusalReason.NO_TIME, pause)
         vetting.findings.end_waiting()
@@ -140,7 +143,7 @@ def release(request: RequestRow, ports: Ports, *, inline: bool = True) -> Answer
     (answer,) = run.finish()
     hints = hints_of(answer.request, free_of(answer.request, run))
     if hints:
-        ports.queue.send(hints)
+        ports.queue.send(hints, vetting.findings.retry_in(ports.clock()) if vetting.findings.are_all_new else 0.0)
     return answer
 
 

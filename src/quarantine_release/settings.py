@@ -33,6 +33,7 @@ _NAMES: Final = (
     "GUARD_DISPOSITIONS",
     "GUARD_MAX_AGE_DAYS",
     "LOOKUP_DAYS",
+    "SEARCH_LAG_SECONDS",
     "CONFIRM",
 )
 _NUMBERS: Final = (
@@ -44,6 +45,7 @@ _NUMBERS: Final = (
     "BUDGET_CALLS",
     "GUARD_MAX_AGE_DAYS",
     "LOOKUP_DAYS",
+    "SEARCH_LAG_SECONDS",
 )
 _WHOLE_NUMBER: Final = re.compile(r"\A(?:0|[1-9][0-9]{0,4})\Z")
 _LIFETIME: Final = re.compile(r"\A(?:([1-9][0-9]{0,2})h|([1-9][0-9]{0,4})s)\Z")
@@ -131,6 +133,7 @@ class Settings:
                     recipient_domains=frozenset(map(str.lower, _listed(env, "GUARD_RECIPIENT_DOMAINS"))) or None,
                 ),
                 window=timedelta(days=numbers["LOOKUP_DAYS"]),
+                search_lag=timedelta(seconds=numbers["SEARCH_LAG_SECONDS"]),
                 confirms=env["CONFIRM"] == "true",
             ),
             secrets_fresh=timedelta(seconds=numbers["SECRET_SECONDS"]),

@@ -28,6 +28,7 @@ from quarantine_release.ports import Mark, Ports
 from quarantine_release.resolving import Resolving
 from quarantine_release.reuse import is_to_be_compared, used_again
 from quarantine_release.run import Run
+from quarantine_release.search_lag import NEVER_SHOWN, PATIENCE, searchable_at
 from quarantine_release.trace import Target
 
 _UNREADABLE: Final = Ended(
@@ -174,10 +175,17 @@ class Vetting:
         if isinstance(told, Several):
             self.findings.propose(name, target.part, undecided(told))
             return None
+        searchable = searchable_at(told, target.message_id, request.created_at, guard.search_lag)
+        if searchable is not None and self._ports.clock() - request.created_at < PATIENCE:
+            self.findings.wait_for_search(name, target.part, searchable)
+            return None
         if isinstance(told, NotRead) and told is not NotRead.REFUSED and target.message_id not in request.message_ids:
             told = NotRead.NOT_NOW  # a fuller id of another request was looked for, which has ended when its own is
         if isinstance(told, NotRead) and told in WAITING:
             self.findings.wait(name, target.part, told, _UNREADABLE)
+            return None
+        if searchable is not None:
+            self.findings.propose(name, target.part, NEVER_SHOWN)
             return None
         policy = guard.policy.with_stricter(self._ports.permit(request).policy)
         if guard.mode is Mode.STRICT:
