@@ -193,6 +193,8 @@ def test_an_invalid_entry_disables_that_client_alone(members: dict[str, Any], pr
         ("require_signatures", "require_signature"),
         ("polices", "policy"),
         ("expires_at", "expires_at of a token"),
+        ("enabled", "disabled"),
+        ("Disable", "disabled"),
         ("recipient_domain", "recipient_domains of policy"),
     ],
 )

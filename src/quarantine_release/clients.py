@@ -40,6 +40,7 @@ _MEANT: Final = {
     "account_ids": "accounts",
     "expires_at": "expires_at of a token",
     "expires": "expires_at of a token",
+    "enabled": "disabled",
     **{name: f"{name} of policy" for name in ("dispositions", "max_age_days", "recipient_domains", "strict")},
 }
 _TOKEN_MEANT: Final = dict.fromkeys(("expires", "expiry", "expiration", "expiration_date", "valid_until"), "expires_at")
