@@ -141,50 +141,34 @@ def test_a_block_holds_less_than_a_second_and_what_is_left_of_it_is_given_back_w
     assert processes.counted == 8  # a block that was not used up is followed by a lone call, that one by two
 
 
-def test_what_is_left_of_a_block_is_used_in_its_slot_after_a_look_that_holds_up_nobody(processes: Processes) -> None:
+def test_what_is_given_back_and_bought_in_the_same_slot_is_one_number(processes: Processes) -> None:
     budget = processes.start()
     assert taken(budget, 1 + 2 + 1) == 4
-    processes.round_trips()
-    processes.move(2)
-    assert taken(budget, 2) == 2
-    assert processes.round_trips() == ["BatchGetItem"]
     processes.move(2)
     assert take(budget) == 0
-    assert processes.round_trips() == ["BatchGetItem"]
-    assert processes.counted == 1 + 2 + 4
-    assert take(budget) == 0
-    assert processes.counted == 8, "it was not used up in time, so a lone call follows"
-
-
-def test_what_is_left_of_a_block_is_not_used_in_a_pause_that_the_look_shows(processes: Processes) -> None:
-    one, other = processes.start(), processes.start()
-    assert taken(one, 1 + 2 + 1) == 4
-    other.heard(ACCOUNT, limited(60))
-    processes.move(1)
-    assert take(one) == 59
-    assert processes.counted == 7
-    assert taken(other, 1) == 0
-
-
-def test_what_is_left_of_a_block_is_given_back_if_others_have_taken_what_there_was() -> None:
-    processes = Processes(inline=5)
-    one, other = processes.start(), processes.start()
-    assert taken(one, 1 + 2 + 1, Mark.INLINE) == 4
-    assert take(other) == 0
-    processes.move(1)
-    assert take(one, Mark.INLINE) > 0
-    assert processes.counted == 4 + 1
+    assert processes.counted == 5
 
 
 def test_a_conflict_of_a_write_to_the_row_is_waited_out(processes: Processes) -> None:
     budget = processes.start()
-    processes.faults += [Fault.CONFLICT] * 7
+    processes.faults += [Fault.CONFLICT] * 19
     assert take(budget) == 0
     assert processes.counted == 1
-    processes.faults += [Fault.CONFLICT] * 8
+    processes.faults += [Fault.CONFLICT] * 20
     with pytest.raises(LedgerUnavailable):
         take(budget)
     assert processes.counted == 1
+
+
+def test_giving_back_is_tried_twice_at_most_since_nobody_else_can_buy_meanwhile(processes: Processes) -> None:
+    budget = processes.start()
+    assert taken(budget, 1 + 2 + 1) == 4
+    processes.move(1)
+    processes.round_trips()
+    processes.faults += [Fault.CONFLICT] * 2
+    assert take(budget) == 0
+    assert processes.round_trips() == ["TransactWriteItems", "TransactWriteItems", "UpdateItem"]
+    assert processes.counted == 8
 
 
 def test_a_call_that_was_not_made_is_left_for_the_next(processes: Processes) -> None:
@@ -252,7 +236,7 @@ def test_what_others_have_given_back_is_seen_within_a_second(processes: Processe
     one, other = processes.start(), processes.start()
     assert taken(one, 1 + 2 + 1) == 4
     assert taken(other, 9) == 1  # the block of the one has 3 more
-    processes.move(30)
+    processes.move(1)
     assert take(one) == 0
     assert taken(other, 9) == 2
 
@@ -606,7 +590,7 @@ def test_what_is_given_back_is_given_back_once_though_the_sdk_sends_it_again(pro
     budget = processes.start()
     assert taken(budget, 1 + 2 + 4 + 1) == 8
     assert processes.counted == 8 + 7
-    processes.move(30)
+    processes.move(1)
     processes.faults.append(Fault.REPEATED)
     assert take(budget) == 0
     assert processes.counted == 9
@@ -616,7 +600,7 @@ def test_what_is_given_back_is_given_back_once_though_the_sdk_sends_it_again(pro
 def test_what_cannot_be_given_back_stays_counted_and_holds_up_nobody(processes: Processes, fault: Fault) -> None:
     budget = processes.start()
     assert taken(budget, 1 + 2 + 1) == 4
-    processes.move(30)
+    processes.move(1)
     processes.faults.append(fault)
     assert take(budget) == 0
     assert processes.counted == (5 if fault is Fault.TIMEOUT_AFTER else 8)

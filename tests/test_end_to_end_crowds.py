@@ -28,7 +28,7 @@ MESSAGES: Final = ceil(int(os.environ.get("CROWDS", "300")) / CROWD)
 SECONDS_BEFORE_THE_ANSWER: Final = 0.3
 PATIENCE_SECONDS: Final = 600
 # What a crowd reads would use up an account's budget, which has tests of its own.
-SETTINGS: Final = {"BUDGET_INLINE_CALLS": "99999", "BUDGET_CALLS": "99999"}
+SETTINGS: Final = {"BUDGET_INLINE_CALLS": "99999", "BUDGET_CALLS": "99999", "RECONCILE_EVERY_SECONDS": "5"}
 DURING: Final = {"released", "already_released", "in_progress"}
 
 

@@ -85,8 +85,7 @@ class AccountBudget:
     def take(self, account_id: AccountId, mark: Mark) -> float:
         """Take one call and return 0, or return for how many seconds none may be made. Raises LedgerUnavailable.
 
-        One round trip where calls are allowed, two where some of a block of an earlier slot are left, none while a
-        block holds.
+        One round trip where calls are allowed, two where some of the last block are left, none while a block lasts.
         """
         now, known = self._clock(), self._of(account_id)
         limit = min(self._marks[mark], self._marks[Mark.ALL])
@@ -95,26 +94,14 @@ class AccountBudget:
         wait = wait_of(known.row, limit, now)
         if wait:
             return wait
-        if not self._has_left(account_id, known, now):
+        if not known.left or not self._is_fresh(known.bought_at, now):
             self._buy(account_id, known, now)
-        wait = wait_of(known.row, limit, now)
-        if wait:  # others have taken what there was
-            self._give_back(account_id, known, now)
-            return wait
+            wait = wait_of(known.row, limit, now)
+            if wait:  # others have taken what there was
+                self._give_back(account_id, known, now)
+                return wait
         known.move(1)
         return 0.0
-
-    def _has_left(self, account_id: AccountId, known: _Known, now: datetime) -> bool:
-        """Return whether a call of the last block may be made: after another look once the block does not hold.
-
-        Such a look costs what buying does, and no others wait for it. Giving back is a transaction, in which nobody
-        else may write the row: if each process gave back every second, they would refuse each other's writes.
-        """
-        if known.left and not self._is_fresh(known.bought_at, now) and slot_of(known.bought_at) == slot_of(now):
-            if not self._is_fresh(known.seen_at, now):
-                self._look(account_id, known)
-            return known.left > 0
-        return known.left > 0 and self._is_fresh(known.bought_at, now)
 
     def pause_left(self, account_id: AccountId) -> float:
         """Return for how many seconds Cloudflare wants no call. Raises LedgerUnavailable.

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _BATCH_GET_LIMIT: Final = 100
 _TRIES: Final = 8
+# Tries of a write that others delay and never refuse: about two seconds.
+_PATIENT_TRIES: Final = 20
 # Tries of a transaction that can be done without: each holds rows that others need.
 FEW_TRIES: Final = 2
 CONDITION_FAILED: Final = "ConditionalCheckFailed"
@@ -89,7 +91,7 @@ class Table:
         Repeated, it counts twice, so only conflicts are waited out, which change nothing. An item of a newer version
         is returned as it is.
         """
-        for round_ in range(_TRIES):
+        for round_ in range(_PATIENT_TRIES):
             try:
                 answer: Any = self._client.update_item(TableName=self._name, **update, ReturnValues="ALL_NEW")
             except ClientError as error:
