@@ -8,6 +8,7 @@ and quarantineRelease (Logpush); RELEASE is the deprecated one, and `properties.
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 _NOT_LETTERS: Final = re.compile(r"[^a-z]")
@@ -35,10 +36,19 @@ def hints_at_release(entry: Mapping[str, Any]) -> bool:
 
 
 def _tells(name: str, value: Any, depth: int) -> bool:
+    if not value:
+        return False
+    names_release, is_telling = _kind(name)
+    if names_release:
+        return letters(value) not in ("false", "no", "none") if isinstance(value, str) else True
+    return is_telling and _hints(value, depth)
+
+
+@lru_cache(maxsize=1024)
+def _kind(name: str) -> tuple[bool, bool]:
+    """Return whether a field's name names a release, and whether Cloudflare chooses its values."""
     word = letters(name)
-    if "releas" in word:
-        return letters(value) not in ("", "false", "no", "none") if isinstance(value, str) else bool(value)
-    return any(each in word for each in _TELLING) and _hints(value, depth)
+    return "releas" in word, any(each in word for each in _TELLING)
 
 
 def _hints(value: Any, depth: int) -> bool:
