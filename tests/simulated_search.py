@@ -99,6 +99,14 @@ class Search:
             for mail in self.meant_by(message_id)
         )
 
+    def was_missed(self, message_id: MessageId) -> bool:
+        """Say whether a release of a message that an id may mean has failed, for any recipient."""
+        return any(
+            any(one.failed for one in self.tries.get(mail.message_id, ()))
+            or not all(entry["success"] for entry in mail.log)
+            for mail in self.meant_by(message_id)
+        )
+
     def success_logged(self, message_id: MessageId, at: float) -> bool:
         """Say whether an action log showed by then that a message that an id may mean was released."""
         return self.was_released(message_id, at - self.habits.log_lag)

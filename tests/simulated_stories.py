@@ -52,7 +52,7 @@ _ONLY_LOGGED = Habits(row_lag=inf, page_size=3, noise=4)
 FAILED_BEFORE = {"operation": "QUARANTINE_RELEASE", "success": False, "started_at": "2026-11-22T11:30:00Z"}
 RELEASED_BEFORE = {**FAILED_BEFORE, "success": True, "started_at": "2026-11-22T11:40:00Z"}
 _SPLIT = (replace(MAILS[0], rows=(HARMFUL, {})), replace(MAILS[1], rows=(OUTSIDE, INSIDE)), *MAILS[2:])
-_FRESH = mail(0, at=0.0, lag=60.0, rows=(HARMFUL,))
+_FRESH = mail(0, at=0.0, lag=30.0, rows=(HARMFUL,))
 _TWIN = replace(MAILS[0], message_id=MessageId(IDS[0].replace("-2000", "-3000")))
 
 SEARCHED: dict[str, Story] = {
@@ -84,7 +84,7 @@ SEARCHED: dict[str, Story] = {
         mails=(replace(MAILS[0], rows=(HARMFUL,), is_listed=False),),
         comes_to="D D",
     ),
-    "fresh and harmful, and shown a minute late": story(
+    "fresh and harmful, and shown half a minute late": story(
         Job("bare", (MessageId(_FRESH.part),), at=1.0),
         Job("full", (_FRESH.message_id,), at=2.0, inline=False),
         mails=(_FRESH,),
@@ -127,7 +127,6 @@ SEARCHED: dict[str, Story] = {
 AWAITED = frozenset(
     {
         "denied by its full id, then asked for by its bare one, which nobody can read",
-        "fresh and harmful, and shown a minute late",
     }
 )
 

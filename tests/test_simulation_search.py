@@ -14,6 +14,7 @@ from quarantine_release import cloudflare_reading as cloudflare_reading_module
 from quarantine_release import lookup as lookup_module
 from quarantine_release import reading as reading_module
 from quarantine_release import search_rows as search_rows_module
+from quarantine_release import vetting as vetting_module
 from quarantine_release.cloudflare_calls import Calls, Page
 from quarantine_release.guard import Details, NotRead, Several
 from quarantine_release.ledger_items import request_row
@@ -66,6 +67,10 @@ def the_first_of_several_is_meant(patch: Patch) -> None:
     patch.setattr(cloudflare_look_module, "meant_by", mutant)
 
 
+def what_is_too_new_to_be_shown_cannot_be_read(patch: Patch) -> None:
+    patch.setattr(vetting_module, "searchable_at", lambda *_: None)
+
+
 def a_listed_operation_is_proof(patch: Patch) -> None:
     original = reading_module.judge
 
@@ -98,6 +103,7 @@ MUTANTS: tuple[tuple[Callable[[Patch], None], str], ...] = (
     (the_last_row_wins, "rows of one message that contradict one another"),
     (only_one_page_is_read, "the same on two pages"),
     (the_first_of_several_is_meant, "two messages behind one alert id"),
+    (what_is_too_new_to_be_shown_cannot_be_read, "fresh and harmful, and shown half a minute late"),
     (a_listed_operation_is_proof, "a release that goes on being shown as held"),
     (only_one_page_of_an_action_log_is_read, "a release of which only the log tells, on its second page"),
     (a_list_frees_a_message_whose_log_nobody_read, "the same in a pack"),
