@@ -844,6 +844,30 @@ def test_what_cloudflare_matches_more_loosely_is_not_taken_for_a_match(
         assert found_ids([page(other, held(FULLS[1]))], asking()) == [FULLS[1]]
 
 
+@pytest.mark.parametrize(
+    ("single", "why"),
+    [
+        (refusal(404), FAILED),
+        (answers(404), FAILED),
+        (refusal(500), FAILED),
+        (refusal(429), NOT_NOW),
+        (refusal(403), REFUSED),
+        (ok(held(FULLS[0], is_quarantined=False)), CONTRADICTED),
+        (ok(held(FULLS[1])), FAILED),
+    ],
+)
+def test_the_one_match_of_a_narrowed_search_is_read_by_path_or_not_known(single: Play, why: NotRead) -> None:
+    narrowed = asking(recipient="ann@example.com")
+    other = held(FULLS[0], client_recipients=["bob@other.example"], final_disposition="MALICIOUS")
+    (found,), calls = find([page(held(FULLS[0])), ok(other)], narrowed)
+    assert not isinstance(found, NotRead)
+    assert [(each.disposition, each.recipients) for each in found] == [
+        ("MALICIOUS", ("ann@example.com", "bob@other.example"))
+    ]
+    assert calls[1] == escaped(FULLS[0])
+    assert find([page(held(FULLS[0])), single], narrowed)[0] == [why]
+
+
 def test_of_several_matches_none_is_guessed_at() -> None:
     (found,), _ = find([page(held(FULLS[0], final_disposition="MALICIOUS"), held(FULLS[1]))], asking())
     assert not isinstance(found, NotRead)

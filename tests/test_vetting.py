@@ -383,6 +383,15 @@ def test_an_id_that_several_messages_go_by_is_ambiguous(world: World, given: Mes
     assert world.cloudflare.calls == []
 
 
+def test_a_bare_id_that_was_released_and_that_two_messages_go_by_now_is_ambiguous(guarded: World) -> None:
+    guarded.lookup.messages[BARE] = SPAM
+    ask(guarded, BARE)
+    guarded.clock.move(seconds=90)
+    guarded.lookup.messages[BARE] = Several((SPAM, replace(SPAM, message_id=MessageId(f"{ALERT}-7"))))
+    assert told(ask(guarded, BARE, name="two")) == [(Outcome.AMBIGUOUS, Code.SEVERAL_MATCHES)]
+    assert len(guarded.cloudflare.calls) == 1
+
+
 def test_contradicting_rows_of_a_message_id_end_as_those_of_an_id(guarded: World) -> None:
     guarded.lookup.answers[HEADER] = guarded.lookup.messages[FULL] = NotRead.CONTRADICTED
     by_header, by_id = ask(guarded, HEADER, FULL).results
