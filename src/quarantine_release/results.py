@@ -19,7 +19,7 @@ from quarantine_release.outcome import (
     may_claim,
     postfix_part,
 )
-from quarantine_release.trace import MessageRow, RequestRow, Target, targets_of
+from quarantine_release.trace import MessageRow, RequestRow, Target, targets_by_part
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ def is_forgotten(row: MessageRow, now: datetime) -> bool:
 
 def results_of(request: RequestRow, rows: Mapping[PostfixPart, MessageRow], now: datetime) -> tuple[Result, ...]:
     """Tell the request, id by id in the order given, what became of each."""
-    targets = {target.part: target.message_id for target in targets_of(request.message_ids)}
+    targets = targets_by_part(request.message_ids)
     results = []
     for position, given in enumerate(request.ids):
         resolved = request.resolved.get(given)
@@ -103,7 +103,7 @@ def results_of(request: RequestRow, rows: Mapping[PostfixPart, MessageRow], now:
         if part not in targets or is_wrong:
             told: tuple[Outcome, Code | None] = (Outcome.NEEDS_REVIEW, Code.ID_CONFLICT)
         else:
-            told = _of_row(request, targets[part], row, now)
+            told = _of_row(request, targets[part].message_id, row, now)
         outcome, code = told
         is_claimed = row is not None and row.state is State.RELEASING
         if request.cancelled_at is not None and outcome is Outcome.IN_PROGRESS and not is_claimed:

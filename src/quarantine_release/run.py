@@ -12,7 +12,7 @@ from quarantine_release.outcome import AccountId, Code, MessageId, Outcome, Post
 from quarantine_release.ports import LedgerUnavailable, Ports
 from quarantine_release.results import Result, results_of
 from quarantine_release.reuse import is_to_be_compared
-from quarantine_release.trace import MessageRow, RequestRow, RequestState, Target, targets_of
+from quarantine_release.trace import MessageRow, RequestRow, RequestState, Target, targets_by_part
 from quarantine_release.transitions import closed
 
 # A worker that has not looked at a message by then leaves it at the ledger's answer.
@@ -118,7 +118,7 @@ class Run:
         if row is None or row.part in self.compared or now >= request.created_at + _COMPARED_WITHIN:
             return False
         is_held = self.ports.guard.mode is not Mode.OFF or request.policy is not None
-        targets = (target for target in targets_of(request.message_ids) if target.part == row.part)
-        return (
-            is_held and request.may_claim and any(is_to_be_compared(row, each, request.created_at) for each in targets)
-        )
+        target = targets_by_part(request.message_ids).get(row.part)
+        if target is None or not is_held or not request.may_claim:
+            return False
+        return is_to_be_compared(row, target, request.created_at)

@@ -297,6 +297,12 @@ def targets_of(ids: tuple[MessageId, ...]) -> tuple[Target, ...]:
     )
 
 
+@lru_cache(maxsize=1024)
+def targets_by_part(ids: tuple[MessageId, ...]) -> Mapping[PostfixPart, Target]:
+    """Return the targets of the ids given by message."""
+    return {target.part: target for target in targets_of(ids)}
+
+
 def operations_of(row: MessageRow | None, requests: Iterable[RequestRow]) -> list[OperationId]:
     """Return what people have changed about a message: about its row, and the requests they made for it."""
     changed = row.operations if row is not None else frozenset()
