@@ -16,7 +16,7 @@ TREES = {path.stem: ast.parse(path.read_text()) for path in PACKAGE.glob("*.py")
 OURS = {
     "outcome": "",
     "guard": "outcome",
-    "trace": "guard outcome",
+    "trace": "facts guard outcome",
     "identity": "outcome trace",
     "results": "guard outcome trace",
     "transitions": "guard identity outcome results trace",
@@ -24,15 +24,16 @@ OURS = {
     "search_lag": "guard outcome reading",
     "lookup": "guard outcome reading release_traces search_rows trace",
     "permit": "clients guard trace",
-    "ports": "guard lookup outcome permit trace transitions",
-    "calls": "guard outcome trace",
-    "run": "calls guard outcome ports results reuse trace transitions",
-    "asking": "calls outcome ports run trace transitions",
+    "ports": "facts guard lookup outcome permit trace transitions",
+    "calls": "facts guard outcome trace",
+    "run": "calls facts guard outcome ports results reuse trace transitions",
+    "asking": "calls facts outcome ports run trace transitions",
     "attempt": "asking calls identity outcome ports results run trace transitions",
-    "findings": "asking calls guard outcome ports run search_lag trace",
+    "findings": "asking calls facts guard outcome ports run search_lag trace",
     "read_back": "identity outcome ports trace",
     "reuse": "guard lookup outcome reading results trace",
-    "vetting": "calls findings guard lookup outcome ports resolving reuse run search_lag trace",
+    "vetting": "calls facts findings guard lookup outcome ports resolving reuse run search_lag trace",
+    "facts": "guard outcome",
     "proof": "identity outcome ports read_back run trace",
     "release": "attempt calls guard outcome ports proof resolving results run trace vetting",
     "batch": (
@@ -64,19 +65,21 @@ OURS = {
     "aws_clients": "",
     "secret_store": "",
     "current_clients": "clients credentials permit secret_store telemetry trace",
-    "ledger_codecs": "guard outcome trace",
+    "ledger_codecs": "facts guard outcome trace",
     "ledger_version": "ledger_codecs ports",
     "ledger_keys": "ledger_codecs outcome",
     "ledger_account": "allowance ledger_codecs ledger_version outcome",
-    "ledger_items": "guard ledger_codecs ledger_keys ledger_version lookup outcome trace",
+    "ledger_items": "facts guard ledger_codecs ledger_keys ledger_version lookup outcome trace",
     "update_expression": "ledger_codecs ledger_version",
     "table": "ledger_codecs ledger_keys ports",
-    "ledger_reads": "allowance ledger_account ledger_codecs ledger_items ledger_keys lookup outcome ports table trace",
-    "ledger_writes": (
-        "allowance identity ledger_account ledger_codecs ledger_items ledger_keys ledger_version outcome ports trace"
-        " update_expression"
+    "ledger_reads": (
+        "allowance facts ledger_account ledger_codecs ledger_items ledger_keys lookup outcome ports table trace"
     ),
-    "ledger": "ledger_codecs ledger_items ledger_keys ledger_reads ledger_writes outcome ports table trace",
+    "ledger_writes": (
+        "allowance facts identity ledger_account ledger_codecs ledger_items ledger_keys ledger_version outcome"
+        " ports trace update_expression"
+    ),
+    "ledger": "facts ledger_codecs ledger_items ledger_keys ledger_reads ledger_writes outcome ports table trace",
     "budget": "allowance ledger_account ledger_codecs ledger_keys outcome ports table update_expression",
     "release_queue": "outcome ports telemetry",
     "cloudflare_answer": "outcome reading",
@@ -92,7 +95,8 @@ OURS = {
     "cloudflare_reading": "action_log cloudflare cloudflare_calls cloudflare_log deadline guard outcome ports reading",
     "cloudflare_look": "cloudflare_calls guard lookup outcome reading search_rows",
     "cloudflare_lookup": (
-        "cloudflare cloudflare_calls cloudflare_log cloudflare_look deadline guard lookup outcome ports search_rows"
+        "cloudflare cloudflare_calls cloudflare_log cloudflare_look deadline guard lookup outcome ports"
+        " search_rows"
     ),
     "telemetry": "ledger_keys outcome ports results settings trace",
     # What puts it together, and the entry points.
@@ -105,7 +109,8 @@ OURS = {
         " request_members run secret_store telemetry trace trace_answer wiring"
     ),
     "webhook": (
-        "authentication http_event init_phase ports problem release_request request_members routes telemetry wiring"
+        "authentication http_event init_phase ports problem release_request request_members routes telemetry"
+        " wiring"
     ),
     "worker": "batch init_phase release_queue telemetry wiring",
     "reconciler": "init_phase outcome ports settle telemetry trace wiring",

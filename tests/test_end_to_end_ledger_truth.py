@@ -21,12 +21,29 @@ pytestmark = pytest.mark.slow
 PROCESSES = 4
 # Below the five seconds that a read may take while its caller waits.
 PATIENCE = 3.0
+BULK_ONLY, INSIDE, DOMAINS = "token-of-the-client-bulk-only", "token-of-the-client-inside", ["inside.example"]
+# So that no test uses up the calls of another.
+PLENTY = {"BUDGET_INLINE_CALLS": "5000", "BUDGET_CALLS": "9000"}
 DONE = {"is_quarantined": False, "delivery_status": ["delivered"]}
 
 
 @pytest.fixture(scope="module")
 def system() -> Iterator[Deployed]:
-    with deployed(processes=PROCESSES) as running:
+    with deployed(PLENTY, processes=PROCESSES) as running:
+        running.clients(
+            {
+                "name": "bulk-only",
+                "token": BULK_ONLY,
+                "scopes": ["release", "read"],
+                "policy": {"dispositions": ["BULK"]},
+            },
+            {
+                "name": "inside",
+                "token": INSIDE,
+                "scopes": ["release", "read"],
+                "policy": {"recipient_domains": DOMAINS},
+            },
+        )
         yield running
 
 
@@ -254,7 +271,7 @@ def test_the_ledgers_answer_stands_for_a_postfix_id_that_cannot_be_read(system: 
     system.cloudflare.rows = [row(full)]
     message_ended_long_ago(system, full)
     bare = full.partition("-")[0]
-    for shown in (404, 503, [row(full, **DONE)]):
+    for shown in (404, [row(full, **DONE)]):
         system.cloudflare.rows = []
         system.cloudflare.paths = {bare: shown}
         assert outcomes(system.results([bare])) == [("already_released", None)]
@@ -272,3 +289,68 @@ def test_a_message_id_of_another_mail_than_the_ledger_knows_is_ambiguous(system:
     (result,) = system.results([header], **headers)
     assert (result["outcome"], result["code"], result["resolved_id"]) == ("ambiguous", "several_matches", second)
     assert [each["id"] for each in result["candidates"]] == [first, second]
+
+
+# --- What was read holds for the bare Postfix id too
+
+
+def read_before(system: Deployed, name: str, then: str, **members: Any) -> tuple[str, str]:
+    """Have a dry run read a message by its full id; then Cloudflare shows only this id, or nothing. Return both ids."""
+    full = investigate_id(name)
+    message = row(full, **members)
+    system.cloudflare.rows = [message]
+    system.results({"ids": [full], "dry_run": True})
+    system.cloudflare.rows = []
+    system.cloudflare.paths = {full: [message]} if then == "full id" else {}
+    return full, message["postfix_id"]
+
+
+@pytest.mark.parametrize("then", ["full id", "nothing"])
+@pytest.mark.parametrize("how", ["inline", "worker", "dry run"])
+def test_mail_that_was_denied_as_malicious_is_not_released_by_its_postfix_id(
+    system: Deployed, how: str, then: str
+) -> None:
+    full = investigate_id(f"kEvil{how[:3]}{then[:3]}".replace(" ", ""))
+    message = row(full, final_disposition="MALICIOUS")
+    system.cloudflare.rows = [message]
+    assert outcomes(system.results([full])) == [("denied", "disposition_not_allowed")]
+    system.cloudflare.rows = []
+    system.cloudflare.paths = {full: [message]} if then == "full id" else {}
+    headers = {"Prefer": "respond-async"} if how == "worker" else {}
+    (result,) = system.results({"ids": [message["postfix_id"]], "dry_run": how == "dry run"}, **headers)
+    assert (result["outcome"], result["code"]) == ("denied", "disposition_not_allowed")
+    assert result["disposition"] == "MALICIOUS"
+    assert system.cloudflare.releases == []
+
+
+@pytest.mark.parametrize(("then", "guard"), [("full id", "passed"), ("nothing", "passed_by_record")])
+def test_another_clients_denial_denies_nobody_else(system: Deployed, then: str, guard: str) -> None:
+    full, bare = read_before(system, f"kDenied{then[:4]}".replace(" ", ""), then)
+    denied = system.results([bare], Authorization=f"Bearer {BULK_ONLY}")
+    assert outcomes(denied) == [("denied", "disposition_not_allowed")]
+    denied = system.results([bare], Authorization=f"Bearer {INSIDE}")
+    assert outcomes(denied) == [("denied", "recipient_not_allowed")]
+    (result,) = system.results([bare])
+    assert (result["outcome"], result["guard"]) == ("released", guard)
+    assert system.cloudflare.releases == [[full]]
+
+
+def test_a_client_that_is_held_to_recipients_may_release_by_what_was_read(system: Deployed) -> None:
+    full, bare = read_before(system, "kRecipients1", "nothing", client_recipients=["ann@inside.example"])
+    (result,) = system.results([bare], Authorization=f"Bearer {INSIDE}")
+    assert (result["outcome"], result["guard"]) == ("released", "passed_by_record")
+    assert system.cloudflare.releases == [[full]]
+
+
+def test_override_passes_what_was_read_before(system: Deployed) -> None:
+    full, bare = read_before(system, "kOverridden1", "nothing", final_disposition="MALICIOUS")
+    assert outcomes(system.results([bare])) == [("denied", "disposition_not_allowed")]
+    (result,) = system.results({"ids": [bare], "override": True, "reason": "a drill"})
+    assert (result["outcome"], result["guard"]) == ("released", "overridden")
+    assert system.cloudflare.releases == [[full]]
+
+
+def test_an_id_that_nobody_has_read_proves_nothing(system: Deployed) -> None:
+    bare = investigate_id("kNeverRead01").partition("-")[0]
+    (result,) = system.results([bare])
+    assert (result["outcome"], result["guard"]) == ("released", "not_checked")

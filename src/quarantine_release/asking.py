@@ -2,9 +2,11 @@
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Final
 
 from quarantine_release.calls import CLAIM_LIMIT, Want
+from quarantine_release.facts import latest
 from quarantine_release.outcome import MessageId, PostfixPart, RequestId
 from quarantine_release.ports import LedgerContended, LedgerUnavailable, Move
 from quarantine_release.run import Run
@@ -60,10 +62,10 @@ def asked_by(run: Run, row: MessageRow, want: Want) -> MessageRow:
         if name in run.requests:
             given = want.named.get(name, want.target.message_id)
             row = asked(row, Target(want.target.part, given), run.requests[name])
-    return row
+    return replace(row, facts=latest((row.facts, want.facts)))
 
 
-def note_apart(run: Run, wants: Iterable[Want]) -> None:
+def note_apart(run: Run, wants: Sequence[Want]) -> None:
     """Name those who ask in a row of its own for each message, because others contend for the message's row.
 
     Plain additions do not contend with each other. If one fails, the request is only missing in the trace.
@@ -73,6 +75,7 @@ def note_apart(run: Run, wants: Iterable[Want]) -> None:
         for name in want.requests:
             parts.setdefault(name, []).append(want.target.part)
     until = run.ports.terms.expiry(run.ports.clock())
+    facts = {want.target.part: want.facts for want in wants if want.facts is not None}
     with suppress(LedgerUnavailable):
         for name, some in parts.items():
-            run.ports.ledger.note_unclaimed(run.account_id, some, name, until)
+            run.ports.ledger.note_unclaimed(run.account_id, some, name, until, facts)

@@ -21,6 +21,7 @@ from quarantine_release.outcome import (
     MessageId,
     RefusalReason,
     RequestId,
+    is_bare,
     is_header,
 )
 from quarantine_release.permit import Withheld
@@ -125,7 +126,9 @@ class _Line:
         self._resolve([hint for hint in self.hints if hint.request_id not in withheld], vetting)
         wanted = self._wanted()
         parts = {target.part for _, own in wanted for target in own}
-        run.rows = ports.ledger.messages(run.account_id, sorted(parts))
+        bare = {target.part for _, own in wanted for target in own if is_bare(target.message_id)}
+        known = ports.ledger.known(run.account_id, None, sorted(parts), [], sorted(bare))
+        run.rows, run.facts = dict(known.messages), known.facts
         ask_each(run, wanted)
         vetting.compare()
         free = {name: free_of(request, run) for name, request in run.requests.items()}

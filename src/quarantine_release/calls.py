@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from quarantine_release.facts import Facts
 from quarantine_release.guard import Guarded
 from quarantine_release.outcome import MessageId, PostfixPart, RequestId, is_bare
 from quarantine_release.trace import MessageRow, Target, WireForm
@@ -17,7 +18,8 @@ class Want:
     """One message and the requests that want it released; it is claimed for the first of them that still does.
 
     `guards`: how it came past the guard, for each request that it may be claimed for; None where the guard is off.
-    `confirmed`: the id that Cloudflare told when it was read. `named`: the id by which a request wants it, if another.
+    `confirmed`: the id that Cloudflare told when it was read, `facts` what to keep of that. `named`: the id by which a
+    request wants it, if another.
     """
 
     target: Target
@@ -25,6 +27,7 @@ class Want:
     guards: Mapping[RequestId, Guarded | None] = field(default_factory=dict)
     disposition: str | None = None
     confirmed: MessageId | None = None
+    facts: Facts | None = None
     named: Mapping[RequestId, MessageId] = field(default_factory=dict)
 
 

@@ -10,6 +10,7 @@ from typing import Final
 
 from quarantine_release.asking import ask_for
 from quarantine_release.calls import Want
+from quarantine_release.facts import Facts
 from quarantine_release.guard import Ended, NotRead
 from quarantine_release.outcome import Code, MessageId, PostfixPart, RequestId, is_header, may_claim, postfix_part
 from quarantine_release.ports import Ports
@@ -49,6 +50,8 @@ class Findings:
         self._waiting: list[_End] = []
         self._searchable_at: dict[PostfixPart, datetime] = {}
         self.moved: set[PostfixPart] = set()
+        # What was read of messages, for the ledger to keep.
+        self.facts: dict[PostfixPart, Facts] = {}
         self.is_refused = False
 
     @property
@@ -136,9 +139,11 @@ class Findings:
         parts = sorted({postfix_part(each) for each in ids if not is_header(each)})
         unknown = [part for part in parts if part not in self._run.rows]
         until = self._ports.terms.expiry(self._ports.clock())
-        self._ports.ledger.note_unclaimed(self._run.account_id, unknown, request.request_id, until)
+        self._ports.ledger.note_unclaimed(self._run.account_id, unknown, request.request_id, until, self.facts)
         known = [self._run.rows[part] for part in parts if part in self._run.rows]
-        ask_for(self._run, [Want(Target(row.part, row.message_id), (request.request_id,)) for row in known])
+        names = (request.request_id,)
+        wants = [Want(Target(row.part, row.message_id), names, facts=self.facts.get(row.part)) for row in known]
+        ask_for(self._run, wants)
 
     def _given(self, name: RequestId, part: PostfixPart) -> tuple[MessageId, ...]:
         request = self._run.requests[name]

@@ -42,9 +42,10 @@ class Mode(StrEnum):
 
 
 class Guarded(StrEnum):
-    """How a message came past the guard; kept with its claim."""
+    """How a message came past the guard; kept with its claim. PASSED_BY_RECORD: by what was read of it before."""
 
     PASSED = "passed"
+    PASSED_BY_RECORD = "passed_by_record"
     OVERRIDDEN = "overridden"
     NOT_CHECKED = "not_checked"
 
@@ -99,6 +100,7 @@ class Guard:
     """The guard as this deployment has it.
 
     `window`: for how long back a message is looked for; `search_lag`: by how much Cloudflare's search may be behind.
+    `keeps_recipients`: whether the ledger may hold the recipients of what was read.
     """
 
     mode: Mode = Mode.OFF
@@ -106,6 +108,7 @@ class Guard:
     window: timedelta = timedelta(days=30)
     confirms: bool = False
     search_lag: timedelta = timedelta(seconds=120)
+    keeps_recipients: bool = True
 
 
 NO_GUARD: Final = Guard()

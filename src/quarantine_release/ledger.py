@@ -23,6 +23,7 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Final
 
+from quarantine_release.facts import NO_FACTS, Facts
 from quarantine_release.ledger_codecs import Item
 from quarantine_release.ledger_items import checks_item, ended_parts, request_row
 from quarantine_release.ledger_keys import request_key
@@ -37,6 +38,7 @@ from quarantine_release.ledger_writes import (
     end_attempt,
     end_request,
     keep_alias,
+    keep_facts,
     move_message,
     note_findings,
     put_attempt,
@@ -197,10 +199,19 @@ class DynamoLedger(LedgerReads):
         return None
 
     def note_unclaimed(
-        self, account_id: AccountId, parts: Sequence[PostfixPart], request_id: RequestId, until: datetime
+        self,
+        account_id: AccountId,
+        parts: Sequence[PostfixPart],
+        request_id: RequestId,
+        until: datetime,
+        facts: Mapping[PostfixPart, Facts] = NO_FACTS,
     ) -> None:
-        """Have the trace of messages know who asked for them without a claim."""
-        self._write_all([add_unclaimed(account_id, part, request_id, until) for part in dict.fromkeys(parts)])
+        """Have the trace of messages know who asked for them without a claim, and keep what was read of them."""
+        own = [(part, facts.get(part)) for part in dict.fromkeys(parts)]
+        refused = self._write_all([add_unclaimed(account_id, part, request_id, until, read) for part, read in own])
+        # Where many have asked no more are named, but what was read last counts.
+        full = [(part, read) for number, (part, read) in enumerate(own) if number in refused]
+        self._write_all([keep_facts(account_id, part, until, read) for part, read in full if read is not None])
 
     def keep_aliases(
         self, account_id: AccountId, answers: Mapping[str, MessageId], at: datetime, until: datetime
@@ -212,15 +223,19 @@ class DynamoLedger(LedgerReads):
         """Put open rows off until then; without effect on those that are open no more."""
         self._write_all([put_off(row, at) for row in rows])
 
-    def _write_all(self, updates: Sequence[Write]) -> None:
-        """Make updates that have nothing to do with one another, each if it may, in as few round trips as possible."""
+    def _write_all(self, updates: Sequence[Write]) -> set[int]:
+        """Make updates that have nothing to do with one another, each if it may, in as few round trips as possible.
+
+        Return the positions of those that were refused.
+        """
+        refused = set()
         for start in range(0, len(updates), _TRANSACTION_LIMIT):
             some = updates[start : start + _TRANSACTION_LIMIT]
             with suppress(LedgerContended):
                 if len(some) > 1 and self._table.transact(some) is None:
                     continue
-            for update in some:
-                self._table.write(update)
+            refused |= {start + number for number, each in enumerate(some) if self._table.write(each) is not None}
+        return refused
 
     def _reopen(self, asks: Sequence[Move]) -> None:
         """Have a message under review looked at again when another id has been given for it."""

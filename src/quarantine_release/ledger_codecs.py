@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from quarantine_release.facts import Facts
 from quarantine_release.guard import Candidate, Ended, Guarded, policy_entry, policy_of
 from quarantine_release.outcome import (
     Code,
@@ -153,6 +154,29 @@ def _ended_from_json(value: list[Any]) -> Ended:
     )
 
 
+def _facts_to_json(value: Facts) -> dict[str, Any]:
+    return {
+        "id": value.message_id,
+        "read_at": value.read_at.isoformat(),
+        "was_held": value.was_held,
+        **({"disposition": value.disposition} if value.disposition is not None else {}),
+        **({"at": value.at.isoformat()} if value.at is not None else {}),
+        **({"recipients": value.recipients} if value.recipients is not None else {}),
+    }
+
+
+def _facts_from_json(value: dict[str, Any]) -> Facts:
+    at, recipients = value.get("at"), value.get("recipients")
+    return Facts(
+        MessageId(value["id"]),
+        datetime.fromisoformat(value["read_at"]),
+        value["was_held"],
+        value.get("disposition"),
+        datetime.fromisoformat(at) if at is not None else None,
+        tuple(recipients) if recipients is not None else None,
+    )
+
+
 def _verdicts_to_json(verdicts: Mapping[PostfixPart, Verdict], *, named: bool = True) -> dict[str, Any]:
     return {
         part: [
@@ -209,6 +233,7 @@ RECIPIENTS: Final = in_json(_recipients_to_json, _recipients_from_json)
 EVIDENCE: Final = in_json(_evidence_to_json, _evidence_from_json)
 NARROWING: Final = in_json(_narrowing_to_json, _narrowing_from_json)
 POLICY: Final = in_json(policy_entry, policy_of)
+FACTS: Final = in_json(_facts_to_json, _facts_from_json)
 ENDED: Final = in_json(_ended_to_json, _ended_from_json)
 TARGETS: Final = _packed(
     lambda value: [t.message_id for t in value], lambda ids: tuple(Target(postfix_part(i), i) for i in _ids(ids))

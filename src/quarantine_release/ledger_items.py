@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields, replace
 from typing import Any, Final
 
+from quarantine_release.facts import Facts
 from quarantine_release.guard import Guarded
 from quarantine_release.ledger_codecs import (
     ENDED,
     EVIDENCE,
+    FACTS,
     FLAG,
     IDS,
     MILLISECONDS,
@@ -89,6 +91,7 @@ _MESSAGE: Final = {
     "operations": texts(OperationId),
     "confirmed_id": text(MessageId),
     "candidates": texts(MessageId),
+    "facts": FACTS,
     "rejected": texts(MessageId),
 }
 _REQUEST: Final = {
@@ -250,6 +253,12 @@ def kept(item: Item) -> Kept:
 def unclaimed(item: Item) -> frozenset[RequestId]:
     """Read back who asked for a message without a claim. Raises RowUnreadable."""
     return frozenset(map(RequestId, item["asks"]["SS"])) if "asks" in item else frozenset()
+
+
+@readable
+def facts_apart(item: Item) -> Facts | None:
+    """Read back what was read of a message that was not claimed. Raises RowUnreadable."""
+    return FACTS.decode(item["facts"]) if "facts" in item else None
 
 
 def _encode(row: Any, codecs: Mapping[str, Codec]) -> dict[str, Attribute]:

@@ -10,9 +10,18 @@ from datetime import datetime
 from typing import TypeVar
 
 from quarantine_release.allowance import AccountRow
+from quarantine_release.facts import Facts
 from quarantine_release.ledger_account import account_row
 from quarantine_release.ledger_codecs import Item
-from quarantine_release.ledger_items import attempt_row, kept, message_row, operation_row, request_row, unclaimed
+from quarantine_release.ledger_items import (
+    attempt_row,
+    facts_apart,
+    kept,
+    message_row,
+    operation_row,
+    request_row,
+    unclaimed,
+)
 from quarantine_release.ledger_keys import (
     account_key,
     alias_key,
@@ -132,25 +141,29 @@ class LedgerReads:
         request_id: RequestId | None,
         parts: Sequence[PostfixPart],
         questions: Sequence[str],
+        read_before: Sequence[PostfixPart] = (),
     ) -> Known:
-        """Read what is known of a request, its messages and its questions, in one round trip for up to 100 of them.
+        """Read what is known of a request, its messages and its questions, in one round trip for up to 100 rows.
 
-        An answer that cannot be read is left out. Raises RowUnreadable if it is the request.
+        Answers and facts that cannot be read are left out. Raises RowUnreadable if it is the request.
         """
         aliases = {alias_key(account_id, question): question for question in questions}
-        keys = [*(message_key(account_id, part) for part in parts), *aliases]
+        keys = [*(message_key(account_id, part) for part in parts if not is_header(MessageId(part))), *aliases]
         keys += [request_key(request_id)] if request_id is not None else []
-        request, messages, answers = None, {}, dict[str, Kept]()
-        for item in self._table.read(keys):
+        apart = {unclaimed_key(account_id, part): part for part in read_before}
+        request, messages, answers, facts = None, {}, dict[str, Kept](), dict[PostfixPart, Facts]()
+        for item in self._table.read([*keys, *apart]):
             key = item["pk"]["S"]
             if key in aliases:
                 answers.update((aliases[key], answer) for answer in self._readable([item], kept))
+            elif key in apart:
+                facts.update((apart[key], each) for each in self._readable([item], facts_apart) if each is not None)
             elif key.startswith("R#"):
                 request = self._reported(item, request_row)
             else:
                 row = self._message(item)
                 messages[row.part] = row
-        return Known(request, messages, answers)
+        return Known(request, messages, answers, facts)
 
     def _message(self, item: Item) -> MessageRow:
         try:

@@ -9,9 +9,10 @@ from datetime import datetime
 from typing import Any, Final
 
 from quarantine_release.allowance import AccountRow
+from quarantine_release.facts import Facts
 from quarantine_release.identity import CANDIDATES_KEPT
 from quarantine_release.ledger_account import switch
-from quarantine_release.ledger_codecs import MILLISECONDS, Attribute, Item
+from quarantine_release.ledger_codecs import FACTS, MILLISECONDS, Attribute, Item
 from quarantine_release.ledger_items import attempt_item, message_item, operation_item, other_check, request_item
 from quarantine_release.ledger_keys import (
     account_key,
@@ -207,12 +208,24 @@ def keep_alias(account_id: AccountId, question: str, message_id: MessageId, at: 
     return {"Update": update.build()}
 
 
-def add_unclaimed(account_id: AccountId, part: PostfixPart, request_id: RequestId, until: datetime) -> Write:
-    """Add to those who asked for a message without a claim, while they are few."""
+def add_unclaimed(
+    account_id: AccountId, part: PostfixPart, request_id: RequestId, until: datetime, facts: Facts | None
+) -> Write:
+    """Add to those who asked for a message without a claim, while they are few, and keep what was read of it."""
     update = UpdateExpression({"S": unclaimed_key(account_id, part)})
     update.add("asks", {"SS": [request_id]})
     update.set("expires_at", {"N": _seconds(until)})
+    if facts is not None:
+        update.set("facts", FACTS.encode(facts))
     update.require_fewer("asks", _UNCLAIMED_KEPT)
+    return {"Update": update.build()}
+
+
+def keep_facts(account_id: AccountId, part: PostfixPart, until: datetime, facts: Facts) -> Write:
+    """Keep what was read of a message for which many have asked without a claim."""
+    update = UpdateExpression({"S": unclaimed_key(account_id, part)})
+    update.set("facts", FACTS.encode(facts))
+    update.set("expires_at", {"N": _seconds(until)})
     return {"Update": update.build()}
 
 

@@ -1,11 +1,12 @@
 """What the use case needs from outside: the ledger, Cloudflare, time. Owned by the core, kept by the edges."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
+from quarantine_release.facts import NO_FACTS, Facts
 from quarantine_release.guard import Details, Guard, NotRead, Several
 from quarantine_release.lookup import Kept, Question
 from quarantine_release.outcome import (
@@ -69,11 +70,15 @@ class Conflict:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What the ledger knows before a claim. `answers`: the message that each question meant."""
+    """What the ledger knows before a claim. `answers`: the message that each question meant.
+
+    `facts`: what was read of messages that were not claimed. Those of the others are in their rows.
+    """
 
     request: RequestRow | None
     messages: Mapping[PostfixPart, MessageRow]
     answers: Mapping[str, Kept]
+    facts: Mapping[PostfixPart, Facts] = field(default_factory=dict)
 
 
 class Ledger(Protocol):
@@ -111,9 +116,14 @@ class Ledger(Protocol):
         """Write what lookup and guard made of an open request's ids; return the request if it is not as it was seen."""
 
     def note_unclaimed(
-        self, account_id: AccountId, parts: Sequence[PostfixPart], request_id: RequestId, until: datetime
+        self,
+        account_id: AccountId,
+        parts: Sequence[PostfixPart],
+        request_id: RequestId,
+        until: datetime,
+        facts: Mapping[PostfixPart, Facts] = NO_FACTS,
     ) -> None:
-        """Have the trace of messages know who asked for them without a claim."""
+        """Have the trace of messages know who asked for them without a claim, and keep what was read of them."""
 
     def known(
         self,
@@ -121,8 +131,12 @@ class Ledger(Protocol):
         request_id: RequestId | None,
         parts: Sequence[PostfixPart],
         questions: Sequence[str],
+        read_before: Sequence[PostfixPart] = (),
     ) -> Known:
-        """Read what is known of a request, its messages and its questions, in one go."""
+        """Read what is known of a request, its messages and its questions, in one go.
+
+        `read_before`: messages of which facts may be kept apart from their rows.
+        """
 
     def keep_aliases(
         self, account_id: AccountId, answers: Mapping[str, MessageId], at: datetime, until: datetime

@@ -168,11 +168,12 @@ def _look_up_first(run: Run, vetting: Vetting, ports: Ports) -> RequestRow | Non
     headers = [given for given in request.ids if is_header(given)]
     questions = {question_of(request, given, ports.guard.window).text for given in headers}
     parts = {postfix_part(given) for given in request.ids} - set(map(postfix_part, headers))
-    known = ports.ledger.known(request.account_id, request.request_id, sorted(parts), sorted(questions))
+    bare = sorted(parts & set(map(str, request.ids)))
+    known = ports.ledger.known(request.account_id, request.request_id, sorted(parts), sorted(questions), bare)
     earlier = known.request
     if earlier is not None and _stands(earlier, request):
         return earlier
-    run.rows = dict(known.messages)
+    run.rows, run.facts = dict(known.messages), known.facts
     require_readable(request, run.rows.values())
     if headers:
         vetting.resolve({request.request_id: headers}, known.answers)

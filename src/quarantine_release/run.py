@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Final
 
 from quarantine_release.calls import Call
+from quarantine_release.facts import NO_FACTS, Facts, latest
 from quarantine_release.guard import Details, Mode
 from quarantine_release.outcome import AccountId, Code, MessageId, Outcome, PostfixPart, RequestId, Stop
 from quarantine_release.ports import LedgerUnavailable, Ports
@@ -48,6 +49,8 @@ class Run:
         self.account_id: AccountId = requests[0].account_id
         self.ports = ports
         self.rows: dict[PostfixPart, MessageRow] = {}
+        # What was read of messages before, where it is not in their rows.
+        self.facts: Mapping[PostfixPart, Facts] = NO_FACTS
         self.settled: list[MessageRow] = []
         self.is_accepted = is_accepted
         self.was_accepted_before = is_accepted
@@ -61,6 +64,11 @@ class Run:
         """Return the only request."""
         (request,) = self.requests.values()
         return request
+
+    def facts_of(self, part: PostfixPart) -> Facts | None:
+        """Return what the ledger knows to have been read about a message last."""
+        row = self.rows.get(part)
+        return latest((self.facts.get(part), row.facts if row is not None else None))
 
     def end_without_call(self, request: RequestRow, targets: Iterable[Target]) -> None:
         """Take messages for ended that nothing will be sent for any more: for want of time, or of somebody waiting."""

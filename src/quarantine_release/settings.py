@@ -135,6 +135,7 @@ class Settings:
                 window=timedelta(days=numbers["LOOKUP_DAYS"]),
                 search_lag=timedelta(seconds=numbers["SEARCH_LAG_SECONDS"]),
                 confirms=env["CONFIRM"] == "true",
+                keeps_recipients=env["KEEP_RECIPIENTS"] == "true",
             ),
             secrets_fresh=timedelta(seconds=numbers["SECRET_SECONDS"]),
         )

@@ -10,6 +10,7 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Final
 
+from quarantine_release.facts import Facts
 from quarantine_release.guard import Ended, Guarded, Policy
 from quarantine_release.outcome import (
     NO_RECIPIENTS,
@@ -54,7 +55,8 @@ class MessageRow:
     `message_id` is the id under which it was claimed last, `confirmed_id` the one that Cloudflare itself told of it.
     `candidates` are other ids that callers gave and nobody confirmed, `rejected` those under which Cloudflare rejected
     it before.
-    `largest_call` is how many ids a call with this one may hold, since a larger one was rejected as a whole;
+    `largest_call` is how many ids a call with this one may hold, since a larger one was rejected as a whole; `facts`
+    are what was read about it last;
     `operations` are what a person has changed about it.
     """
 
@@ -86,6 +88,7 @@ class MessageRow:
     confirmed_id: MessageId | None = None
     candidates: frozenset[MessageId] = frozenset()
     rejected: frozenset[MessageId] = frozenset()
+    facts: Facts | None = None
 
     @property
     def own_id(self) -> MessageId | None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Final
 
 from quarantine_release.calls import Want
+from quarantine_release.facts import Facts, facts_of, judge_by
 from quarantine_release.findings import WAITING, Findings
 from quarantine_release.guard import Details, Ended, Guarded, Mode, NotRead, Several, judge
 from quarantine_release.lookup import Kept, Question, undecided
@@ -31,6 +32,8 @@ from quarantine_release.run import Run
 from quarantine_release.search_lag import NEVER_SHOWN, PATIENCE, searchable_at
 from quarantine_release.trace import Target
 
+# Why a message was not read, where that says nothing about whether it can be.
+_SAYS_NOTHING: Final = (*WAITING, NotRead.FAILED)
 _UNREADABLE: Final = Ended(
     Outcome.DENIED, Code.GUARD_UNAVAILABLE, "The message could not be read, so it is not released."
 )
@@ -49,6 +52,8 @@ class Vetting:
         self.findings = Findings(run, ports)
         self.details: dict[PostfixPart, Details] = {}
         self.has_looked = False
+        # Bare ids that were read by an investigate id that the ledger knew.
+        self._learned_ids: set[PostfixPart] = set()
 
     def resolve(self, given: Mapping[RequestId, Iterable[MessageId]], answers: Mapping[str, Kept]) -> None:
         """Find what these Message-IDs mean; `answers` are those that the ledger keeps. Raises LedgerUnavailable."""
@@ -82,12 +87,28 @@ class Vetting:
         read = [want for want in wants if self._is_guarded(want) or ALERT_ID.match(want.target.message_id)]
         missing = [want.target.message_id for want in (*read, *ended) if want.target.part not in self.details]
         shown = self._look(missing) if missing else {}
+        shown = {**shown, **self._shown_by_learned_ids(read, shown)}
         passed = [each for want in wants if (each := self._vet(want, self._told(want, shown))) is not None]
         for want in ended:
             self._is_used_again(want, self._told(want, shown))
         self._run.compared |= {want.target.part for want in ended}
         self.findings.conclude()
         return passed
+
+    def _shown_by_learned_ids(self, wants: Sequence[Want], shown: Mapping[MessageId, Told]) -> Mapping[MessageId, Told]:
+        """Read bare ids that cannot be read by the investigate ids that were told of their messages before."""
+        unread = [want.target for want in wants if _cannot_be_read(want.target, shown.get(want.target.message_id))]
+        learned = {target: each for target in unread if (each := self._learned(target.part)) is not None}
+        told = self._look(list(learned.values())) if learned else {}
+        again = {target: told.get(each, NotRead.NOT_NOW) for target, each in learned.items()}
+        found = {target: each for target, each in again.items() if each in _SAYS_NOTHING or isinstance(each, Details)}
+        self._learned_ids |= {target.part for target in found}
+        return {target.message_id: each for target, each in found.items()}
+
+    def _learned(self, part: PostfixPart) -> MessageId | None:
+        """Return the investigate id that Cloudflare told of a message before."""
+        facts, row = self._run.facts_of(part), self._run.rows.get(part)
+        return facts.message_id if facts is not None else row.own_id if row is not None else None
 
     def _told(self, want: Want, shown: Mapping[MessageId, Told]) -> Told:
         """Return what is known of a message by now."""
@@ -97,12 +118,13 @@ class Vetting:
             return NotRead.FAILED  # a Message-ID has led to another message of this Postfix id
         return told
 
-    def _is_used_again(self, want: Want, told: Told) -> bool:
+    def _is_used_again(self, want: Want, told: Told, facts: Facts | None = None) -> bool:
         """End a message, unless Cloudflare shows the one that the ledger knows; what cannot be read is no other."""
-        row = self._run.rows.get(want.target.part)
-        ended = used_again(row, told, self._ports.clock()) if isinstance(told, Details) else None
-        if isinstance(told, Several) and row is not None:
-            ended = undecided(told)
+        row, found = self._run.rows.get(want.target.part), facts.message_id if facts is not None else told
+        if isinstance(found, Several):
+            ended = undecided(found) if row is not None else None
+        else:
+            ended = used_again(row, found, self._ports.clock()) if not isinstance(found, NotRead) else None
         if ended is None:
             return False
         for name in want.requests:
@@ -111,13 +133,28 @@ class Vetting:
 
     def _vet(self, want: Want, told: Told) -> Want | None:
         target = want.target
-        if is_header(target.message_id) or self._is_used_again(want, told):  # of the one nobody knows yet what it means
+        facts = self._run.facts_of(target.part) if _cannot_be_read(target, told) else None
+        # Nobody knows yet what a Message-ID means that is still one.
+        if is_header(target.message_id) or self._is_used_again(want, told, facts):
             return None
         if isinstance(told, Details):
-            self.details[target.part] = told
+            kept = self._keep(told)
             target = self._named(want, told)
-        guards = self._guards(want, target, told)
-        return Want(target, tuple(guards), guards, *_as_read(told)) if guards else None
+            guards = self._guards(want, target, told)
+            return Want(target, tuple(guards), guards, *_as_read(told), kept) if guards else None
+        guards = self._guards(want, target, told, facts)
+        if facts is not None and any(guards.values()):  # what was judged is what is sent
+            target = Target(target.part, facts.message_id)
+            return Want(target, tuple(guards), guards, facts.disposition, facts.message_id)
+        return Want(target, tuple(guards), guards) if guards else None
+
+    def _keep(self, told: Details) -> Facts | None:
+        """Have the ledger keep what was read, with the claim or with the end."""
+        self.details[postfix_part(told.message_id)] = told
+        facts = facts_of(told, self._ports.clock(), keeps_recipients=self._ports.guard.keeps_recipients)
+        if facts is not None:
+            self.findings.facts[postfix_part(told.message_id)] = facts
+        return facts
 
     def _find(self, questions: Sequence[Question]) -> Mapping[Question, Sequence[Details] | NotRead]:
         ports, seconds = self._ports, self._seconds()
@@ -137,9 +174,9 @@ class Vetting:
         return min(self._limit, self._ports.time_left() - self._spared)
 
     def _named(self, want: Want, told: Details) -> Target:
-        """Take over the fuller id of a message; a bare one stays bare, since it has a form of its own."""
+        """Take over the fuller id of a message; a bare one that was read has a form of its own."""
         target = want.target
-        if is_bare(target.message_id):
+        if is_bare(target.message_id) and target.part not in self._learned_ids:
             return target
         for name in want.requests:
             request = self._run.requests[name]
@@ -149,7 +186,9 @@ class Vetting:
                 self._run.requests[name] = replace(request, resolved={**request.resolved, **learned})
         return Target(target.part, fullest((target.message_id, told.message_id)))
 
-    def _guards(self, want: Want, target: Target, told: Told) -> dict[RequestId, Guarded | None]:
+    def _guards(
+        self, want: Want, target: Target, told: Told, facts: Facts | None = None
+    ) -> dict[RequestId, Guarded | None]:
         guards: dict[RequestId, Guarded | None] = {}
         is_found = isinstance(told, Details) or not ALERT_ID.match(target.message_id)
         for name in want.requests:
@@ -157,7 +196,7 @@ class Vetting:
                 # Nobody has found out that the id of another request means the same message.
                 if isinstance(told, Details) or target.message_id in self._run.requests[name].message_ids:
                     guards[name] = None
-            elif (how := self._pass(name, target, told)) is not None:
+            elif (how := self._pass(name, target, told, facts)) is not None:
                 guards[name] = how
         return guards
 
@@ -169,7 +208,7 @@ class Vetting:
         policy = self._ports.permit(self._run.requests[name]).policy
         return self._ports.guard.mode is not Mode.OFF or policy is not None
 
-    def _pass(self, name: RequestId, target: Target, told: Told) -> Guarded | None:
+    def _pass(self, name: RequestId, target: Target, told: Told, facts: Facts | None) -> Guarded | None:
         """Say how a message came past the guard for a request; None if it did not."""
         request, guard = self._run.requests[name], self._ports.guard
         if isinstance(told, Several):
@@ -190,20 +229,22 @@ class Vetting:
         policy = guard.policy.with_stricter(self._ports.permit(request).policy)
         if guard.mode is Mode.STRICT:
             policy = replace(policy, is_strict=True)
-        verdict = judge(
-            told,
-            policy,
-            self._ports.clock(),
-            is_bare=is_bare(target.message_id),
-            override=request.override,
-            force=request.force,
-        )
+        now, how = self._ports.clock(), {"override": request.override, "force": request.force}
+        if facts is not None and isinstance(told, NotRead):
+            verdict = judge_by(facts, told, policy, now, **how)
+        else:
+            verdict = judge(told, policy, now, is_bare=is_bare(target.message_id), **how)
         if isinstance(verdict, Ended):
             self.findings.propose(name, target.part, verdict)
             return None
         return verdict
 
 
-def _as_read(told: Told) -> tuple[str | None, MessageId | None]:
+def _as_read(told: Details) -> tuple[str | None, MessageId]:
     """Return the disposition and the id of a message that was read."""
-    return (told.disposition_name, told.message_id) if isinstance(told, Details) else (None, None)
+    return told.disposition_name, told.message_id
+
+
+def _cannot_be_read(target: Target, told: Told | None) -> bool:
+    """Whether a bare id leads nowhere. A read that failed, or is yet to be made, does not say so."""
+    return is_bare(target.message_id) and isinstance(told, NotRead) and told not in _SAYS_NOTHING
