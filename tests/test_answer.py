@@ -100,8 +100,9 @@ def test_the_answer_has_one_shape() -> None:
 
 
 @pytest.mark.parametrize("outcome", Outcome)
-def test_of_what_was_sent_unread_only_who_had_it_sent_is_warned(outcome: Outcome) -> None:
-    unread = replace(RELEASED, guard=Guarded.NOT_CHECKED)
+@pytest.mark.parametrize("guard", [Guarded.NOT_CHECKED, Guarded.PASSED_BY_RECORD])
+def test_of_what_was_sent_unread_only_who_had_it_sent_is_warned(outcome: Outcome, guard: Guarded) -> None:
+    unread = replace(RELEASED, guard=guard)
     warnings = answer_body(Answer(request_row(BARE, name="own"), (Result(BARE, outcome, None, unread),)))["warnings"]
     was_sent = outcome in (Outcome.RELEASED, Outcome.PARTIALLY_RELEASED, Outcome.UNCONFIRMED, Outcome.WOULD_RELEASE)
     assert bool(warnings) is was_sent

@@ -7,6 +7,7 @@ import pytest
 from quarantine_release.asking import ask_for
 from quarantine_release.attempt import claim
 from quarantine_release.calls import Call
+from quarantine_release.facts import Facts
 from quarantine_release.outcome import MessageId, Outcome, PostfixPart, postfix_part
 from quarantine_release.ports import LedgerContended
 from quarantine_release.release import look_up, release
@@ -14,7 +15,7 @@ from quarantine_release.run import Answer, Run
 from quarantine_release.table import FEW_TRIES
 from quarantine_release.trace import RequestRow, RequestState, WireForm
 from tests.model_dynamodb import Fault
-from tests.stand_ins import ACCOUNT, BARE, OTHER, World, request_row
+from tests.stand_ins import ACCOUNT, BARE, FULL, NOON, OTHER, World, request_row
 from tests.test_calls import want
 
 PART = postfix_part(BARE)
@@ -96,7 +97,9 @@ def test_asks_of_the_worker_are_kept_next_to_a_contended_row(world: World, fault
     run = Run(requests, world.ports(), is_accepted=True)
     run.rows = world.ledger.messages(ACCOUNT, [PART])
     faults += [Fault.CONFLICT] * FEW_TRIES
-    ask_for(run, [want(BARE, "two", "three"), want(MessageId(OTHER), "two")])
+    read = Facts(FULL, NOON, was_held=True)
+    ask_for(run, [replace(want(BARE, "two", "three"), facts=read), want(MessageId(OTHER), "two")])
+    assert world.ledger.known(ACCOUNT, None, [], [], [PART]).facts == {PART: read}
     assert unclaimed(world) == {"rq_two", "rq_three"}
     assert world.ledger.unclaimed(ACCOUNT, PostfixPart(OTHER)) == {"rq_two"}
 

@@ -152,50 +152,6 @@ def test_a_release_that_overtakes_the_read_decides(
     assert system.cloudflare.released(full) == 1
 
 
-# --- Dry runs end
-
-
-def dry_run_beside(
-    system: Deployed, pool: ThreadPoolExecutor, full: str
-) -> tuple[requests.Response, requests.Response]:
-    """Ask for a release that Cloudflare refuses, and for a dry run while the call is under way."""
-    system.cloudflare.rows = [row(full)]
-    called, looked = Event(), Event()
-    refusal = 429 if "429" in full else 403
-
-    def on_release(_: list[str]) -> int:
-        called.set()
-        looked.wait(8)
-        return refusal
-
-    system.cloudflare.on_release = on_release
-    asking = pool.submit(system.post, [full])
-    assert called.wait(60)
-    dry_run = system.post({"ids": [full], "dry_run": True})
-    looked.set()
-    assert dry_run.status_code == 202
-    return asking.result(), dry_run
-
-
-def test_a_dry_run_ends_when_the_release_that_it_met_is_refused(system: Deployed, pool: ThreadPoolExecutor) -> None:
-    full = investigate_id("kDryRefused1")
-    refused, dry_run = dry_run_beside(system, pool, full)
-    assert refused.status_code == 503
-    (result,) = system.ended(dry_run, seconds=15)["results"]
-    assert (result["outcome"], result["code"], result["retryable"]) == ("failed", "not_attempted", True)
-    assert "again" in result["detail"]
-    system.cloudflare.on_release = None
-    assert outcomes(system.results({"ids": [full], "dry_run": True})) == [("would_release", None)]
-
-
-def test_a_dry_run_ends_when_the_release_that_it_met_is_cancelled(system: Deployed, pool: ThreadPoolExecutor) -> None:
-    full = investigate_id("kDryCance429")
-    given_back, dry_run = dry_run_beside(system, pool, full)
-    name = given_back.json()["request_id"]
-    assert outcomes(system.post({}, f"/v1/releases/{name}/cancel").json()["results"]) == [("cancelled", None)]
-    assert outcomes(system.ended(dry_run, seconds=15)["results"]) == [("failed", "not_attempted")]
-
-
 # --- What was true once
 
 
@@ -354,3 +310,47 @@ def test_an_id_that_nobody_has_read_proves_nothing(system: Deployed) -> None:
     bare = investigate_id("kNeverRead01").partition("-")[0]
     (result,) = system.results([bare])
     assert (result["outcome"], result["guard"]) == ("released", "not_checked")
+
+
+# --- Dry runs end. Last, because what Cloudflare refuses here pauses all calls for some seconds.
+
+
+def dry_run_beside(
+    system: Deployed, pool: ThreadPoolExecutor, full: str
+) -> tuple[requests.Response, requests.Response]:
+    """Ask for a release that Cloudflare refuses, and for a dry run while the call is under way."""
+    system.cloudflare.rows = [row(full)]
+    called, looked = Event(), Event()
+    refusal = 429 if "429" in full else 403
+
+    def on_release(_: list[str]) -> int:
+        called.set()
+        looked.wait(8)
+        return refusal
+
+    system.cloudflare.on_release = on_release
+    asking = pool.submit(system.post, [full])
+    assert called.wait(60)
+    dry_run = system.post({"ids": [full], "dry_run": True})
+    looked.set()
+    assert dry_run.status_code == 202
+    return asking.result(), dry_run
+
+
+def test_a_dry_run_ends_when_the_release_that_it_met_is_refused(system: Deployed, pool: ThreadPoolExecutor) -> None:
+    full = investigate_id("kDryRefused1")
+    refused, dry_run = dry_run_beside(system, pool, full)
+    assert refused.status_code == 503
+    (result,) = system.ended(dry_run, seconds=15)["results"]
+    assert (result["outcome"], result["code"], result["retryable"]) == ("failed", "not_attempted", True)
+    assert "again" in result["detail"]
+    system.cloudflare.on_release = None
+    assert outcomes(system.results({"ids": [full], "dry_run": True})) == [("would_release", None)]
+
+
+def test_a_dry_run_ends_when_the_release_that_it_met_is_cancelled(system: Deployed, pool: ThreadPoolExecutor) -> None:
+    full = investigate_id("kDryCance429")
+    given_back, dry_run = dry_run_beside(system, pool, full)
+    name = given_back.json()["request_id"]
+    assert outcomes(system.post({}, f"/v1/releases/{name}/cancel").json()["results"]) == [("cancelled", None)]
+    assert outcomes(system.ended(dry_run, seconds=15)["results"]) == [("failed", "not_attempted")]

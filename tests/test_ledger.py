@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
+from quarantine_release.facts import Facts
 from quarantine_release.guard import Candidate, Ended, Policy
 from quarantine_release.ledger import DynamoLedger
 from quarantine_release.ledger_keys import alias_key, attempt_key, message_key, request_key, unclaimed_key
@@ -1062,3 +1063,38 @@ def test_a_question_is_answered_as_last_found_for_its_account_alone_and_not_kept
 def test_a_message_id_is_no_message_of_the_ledger(ledger: DynamoLedger) -> None:
     release_once(ledger)
     assert ledger.messages(ACCOUNT, [PART, PostfixPart(HEADER)]).keys() == {PART}
+
+
+# --- What was read
+
+READ = Facts(FULL, NOON, was_held=True, disposition="SPAM")
+
+
+def test_what_was_read_is_kept_with_who_asked_without_a_claim(
+    faulty: ModelDynamoDB, faulty_ledger: DynamoLedger
+) -> None:
+    until, other = NOON + timedelta(days=1), postfix_part(OTHER)
+    faulty_ledger.note_unclaimed(ACCOUNT, [PART, other], RequestId("rq_one"), until, {PART: READ})
+    faulty.calls.clear()
+    known = faulty_ledger.known(ACCOUNT, None, [PART, other], [], [PART, other])
+    assert (known.messages, known.facts, faulty.calls) == ({}, {PART: READ}, ["BatchGetItem"])
+    assert faulty_ledger.known(ACCOUNT, None, [PART], []).facts == {}
+    faulty_ledger.note_unclaimed(ACCOUNT, [PART], RequestId("rq_two"), until)
+    assert faulty_ledger.known(ACCOUNT, None, [], [], [PART]).facts == {PART: READ}
+    assert faulty_ledger.unclaimed(ACCOUNT, PART) == {"rq_one", "rq_two"}
+
+
+def test_what_was_read_last_is_kept_though_no_more_are_named(ledger: DynamoLedger) -> None:
+    for number in range(101):
+        ledger.note_unclaimed(ACCOUNT, [PART], RequestId(f"rq_{number}"), NOON)
+    later = replace(READ, disposition="MALICIOUS")
+    ledger.note_unclaimed(ACCOUNT, [PART, postfix_part(OTHER)], RequestId("rq_last"), NOON, {PART: later})
+    assert ledger.known(ACCOUNT, None, [], [], [PART]).facts == {PART: later}
+    assert len(ledger.unclaimed(ACCOUNT, PART)) == 100
+    assert ledger.unclaimed(ACCOUNT, postfix_part(OTHER)) == {"rq_last"}
+
+
+def test_facts_that_cannot_be_read_are_left_out(faulty: ModelDynamoDB, faulty_ledger: DynamoLedger) -> None:
+    faulty_ledger.note_unclaimed(ACCOUNT, [PART], RequestId("rq_one"), NOON, {PART: READ})
+    faulty.items[unclaimed_key(ACCOUNT, PART)]["facts"] = {"S": "{"}
+    assert faulty_ledger.known(ACCOUNT, None, [], [], [PART]).facts == {}

@@ -121,7 +121,8 @@ def test_whether_a_rejected_call_had_no_effect_is_true_or_false() -> None:
 
 def test_whether_recipients_are_kept_is_true_or_false() -> None:
     assert Settings.from_env(ENVIRONMENT).keeps_recipients
-    assert not Settings.from_env(ENVIRONMENT | {"KEEP_RECIPIENTS": "false"}).keeps_recipients
+    without = Settings.from_env(ENVIRONMENT | {"KEEP_RECIPIENTS": "false"})
+    assert (without.keeps_recipients, without.guard.keeps_recipients) == (False, False)
     assert problems(KEEP_RECIPIENTS="no") == "KEEP_RECIPIENTS must be true or false"
 
 

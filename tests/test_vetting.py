@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from quarantine_release.facts import facts_of
 from quarantine_release.guard import (
     DEFAULT_POLICY,
     NO_GUARD,
@@ -544,7 +545,7 @@ def test_a_call_that_was_taken_is_put_back_where_the_ledger_fails(
     ask(guarded, FULL_OTHER, inline=False)
     assert guarded.work().failed
     assert len(guarded.budget.taken) == guarded.budget.put_back_calls == 1
-    monkeypatch.setattr(guarded.ledger, "messages", fails)
+    monkeypatch.setattr(guarded.ledger, "known", fails)
     ask(guarded, FULL_OTHER, inline=False, name="two")
     assert guarded.work().failed
     assert len(guarded.budget.taken) == 1
@@ -1194,3 +1195,131 @@ def test_an_id_without_a_time_is_not_released_unread(guarded: World) -> None:
     assert (result.outcome, result.code) == (Outcome.DENIED, Code.GUARD_CANNOT_READ)
     assert "alert" in str(result.ended).lower()
     assert guarded.cloudflare.calls == []
+
+
+# --- What was read holds for the bare Postfix id
+
+CANNOT_READ = (Outcome.DENIED, Code.GUARD_CANNOT_READ)
+OTHER_BARE = MessageId(postfix_part(FULL_OTHER))
+
+
+def vanish(world: World) -> None:
+    """Have Cloudflare show nothing any more."""
+    world.lookup.messages = dict.fromkeys((BARE, FULL, ALERT, FULL_OTHER, OTHER_BARE), NotRead.ABSENT)
+    world.lookup.looked.clear()
+
+
+@pytest.mark.parametrize("how", ["inline", "worker", "dry run"])
+def test_mail_that_was_denied_is_denied_by_its_bare_id_too(guarded: World, how: str) -> None:
+    members: dict[str, Any] = {"inline": how != "worker", "dry_run": how == "dry run"}
+    ask(guarded, FULL_OTHER, name="first", **members)
+    guarded.work()
+    assert told(later(guarded, "first")) == [DENIED]
+    vanish(guarded)
+    ask(guarded, OTHER_BARE, name="bare", **members)
+    guarded.work()
+    assert told(later(guarded, "bare")) == [DENIED]
+    assert guarded.lookup.looked == [OTHER_BARE, FULL_OTHER]
+    assert guarded.cloudflare.calls == []
+
+
+def test_a_learned_id_is_what_is_read_and_sent(guarded: World) -> None:
+    ask(guarded, FULL, dry_run=True)
+    guarded.lookup.messages[BARE] = NotRead.ABSENT
+    assert told(ask(guarded, BARE, name="two")) == [RELEASED]
+    assert guarded.cloudflare.calls == [(WireForm.OBJECT, [FULL])]
+    assert (message(guarded).guard, message(guarded).confirmed_id) == (Guarded.PASSED, FULL)
+
+
+def test_what_nobody_can_read_any_more_is_judged_by_what_was_read(guarded: World) -> None:
+    ask(guarded, FULL, dry_run=True)
+    vanish(guarded)
+    answer = ask(guarded, BARE, name="two", dry_run=True)
+    assert told(answer) == [(Outcome.WOULD_RELEASE, None)]
+    assert (answer.results[0].guard, answer.results[0].disposition) == (Guarded.PASSED_BY_RECORD, "SPAM")
+    assert told(ask(guarded, BARE, name="three")) == [RELEASED]
+    assert guarded.cloudflare.calls == [(WireForm.OBJECT, [FULL])]
+    row = message(guarded)
+    assert (row.guard, row.disposition, row.confirmed_id) == (Guarded.PASSED_BY_RECORD, "SPAM", FULL)
+
+
+def test_facts_are_kept_in_the_row_of_the_message_if_there_is_one(guarded: World) -> None:
+    guarded.cloudflare.answers.append(Refused(RefusalReason.CREDENTIALS, Evidence(403)))
+    assert isinstance(release(request_row(FULL, name="first"), guarded.ports()), Refusal)
+    first = message(guarded).facts
+    assert first is not None
+    assert first == facts_of(SPAM, first.read_at, keeps_recipients=True)
+    guarded.lookup.messages[FULL] = EVIL
+    assert told(ask(guarded, FULL, name="second")) == [DENIED]
+    second = message(guarded).facts
+    assert second is not None
+    assert second.disposition == "MALICIOUS"
+    vanish(guarded)
+    assert told(ask(guarded, BARE)) == [DENIED]
+
+
+def test_recipients_are_not_kept_where_they_must_not_be(guarded: World) -> None:
+    guarded.guard = replace(STANDARD, keeps_recipients=False)
+    ask(guarded, FULL)
+    facts = message(guarded).facts
+    assert facts is not None
+    assert facts.recipients is None
+
+
+def test_each_request_is_judged_by_its_own_policy(guarded: World) -> None:
+    only_bulk, inside = Policy(dispositions=frozenset({"BULK"})), Policy(recipient_domains=frozenset({"example.org"}))
+    assert told(ask(guarded, FULL, name="first", policy=only_bulk)) == [DENIED]
+    vanish(guarded)
+    assert told(ask(guarded, BARE, name="second", policy=inside)) == [(Outcome.DENIED, Code.RECIPIENT_NOT_ALLOWED)]
+    assert told(ask(guarded, BARE, name="third", policy=only_bulk, override=True, reason="a drill")) == [RELEASED]
+    assert message(guarded).guard is Guarded.OVERRIDDEN
+
+
+def test_strict_does_not_pass_by_the_record(guarded: World) -> None:
+    ask(guarded, FULL, dry_run=True)
+    vanish(guarded)
+    guarded.guard = replace(STANDARD, mode=Mode.STRICT)
+    assert told(ask(guarded, BARE, name="two")) == [CANNOT_READ]
+
+
+@pytest.mark.parametrize("why", [NotRead.FAILED, NotRead.NOT_NOW])
+@pytest.mark.parametrize("which", [BARE, FULL])
+def test_a_read_that_did_not_succeed_is_no_reason_to_go_by_the_record(
+    guarded: World, which: MessageId, why: NotRead
+) -> None:
+    ask(guarded, FULL, dry_run=True)
+    vanish(guarded)
+    guarded.lookup.messages[which] = why
+    waits, unavailable = (Outcome.IN_PROGRESS, None), (Outcome.DENIED, Code.GUARD_UNAVAILABLE)
+    assert told(ask(guarded, BARE, name="two")) == [waits if why is NotRead.NOT_NOW else unavailable]
+
+
+def test_an_id_that_nobody_has_read_proves_nothing(guarded: World) -> None:
+    vanish(guarded)
+    assert told(ask(guarded, FULL, name="made up")) == [(Outcome.NOT_FOUND, None)]
+    assert told(ask(guarded, BARE)) == [RELEASED]
+    assert message(guarded).guard is Guarded.NOT_CHECKED
+
+
+def test_a_record_of_another_mail_than_the_ledger_knows_is_ambiguous(guarded: World) -> None:
+    guarded.cloudflare.answers.append(Refused(RefusalReason.CREDENTIALS, Evidence(403)))
+    assert isinstance(release(request_row(FULL, name="first"), guarded.ports()), Refusal)
+    row = message(guarded)
+    read = facts_of(replace(SPAM, message_id=NEXT), NOON + timedelta(hours=1), keeps_recipients=True)
+    guarded.ledger.project([Move(row, replace(row, facts=read))])
+    vanish(guarded)
+    guarded.lookup.messages[NEXT] = NotRead.ABSENT
+    assert told(ask(guarded, BARE)) == [AMBIGUOUS]
+
+
+def test_with_the_guard_off_a_client_without_a_policy_sends_what_it_gave(guarded: World) -> None:
+    """Beside one that has a policy, in the same batch of the worker."""
+    ask(guarded, FULL, dry_run=True)
+    vanish(guarded)
+    guarded.guard = NO_GUARD
+    ask(guarded, BARE, inline=False, name="held", policy=Policy(dispositions=frozenset({"BULK"})))
+    ask(guarded, BARE, inline=False, name="free")
+    guarded.work()
+    assert told(later(guarded, "held")) == [DENIED]
+    assert told(later(guarded, "free")) == [RELEASED]
+    assert guarded.cloudflare.calls == [(WireForm.ARRAY, [BARE])]

@@ -17,6 +17,10 @@ _DONE: Final = (Outcome.RELEASED, Outcome.ALREADY_RELEASED)
 _ASKED_FOR: Final = (*_DONE, Outcome.WOULD_RELEASE)
 _NOT_ATTEMPTED: Final = "Nothing was sent for this id. Send it again as a new request."
 _UNREAD: Final = {
+    Guarded.NOT_CHECKED: "without a look at what the mail is, since it cannot be read",
+    Guarded.PASSED_BY_RECORD: "by what was read of the mail before, since it cannot be read now",
+}
+_SENT: Final = {
     "Released": (Outcome.RELEASED, Outcome.PARTIALLY_RELEASED),
     "Sent": (Outcome.UNCONFIRMED,),
     "Would be released": (Outcome.WOULD_RELEASE,),
@@ -31,10 +35,10 @@ _FAILURES: Final[dict[FailOn, tuple[str, ...]]] = {
 def answer_body(answer: Answer, warnings: Sequence[str] = (), *, sees_all: bool = False) -> dict[str, Any]:
     """Return the answer to a POST or GET of a release request. `sees_all`: also what others released, and how."""
     results = answer.results if sees_all else [_seen_by_its_client(each, answer.request) for each in answer.results]
-    for said, outcomes in _UNREAD.items():
-        unread = sum(one.guard is Guarded.NOT_CHECKED and one.outcome in outcomes for one in results)
-        if unread:
-            warnings = [*warnings, f"{said} without a look at what the mail is, since it cannot be read: {unread}"]
+    for said, outcomes in _SENT.items():
+        for guard, how in _UNREAD.items():
+            unread = sum(one.guard is guard and one.outcome in outcomes for one in results)
+            warnings = [*warnings, f"{said} {how}: {unread}"] if unread else warnings
     is_open = not all(result.is_end for result in results)
     released = [result.id for result in results if result.outcome in _DONE]
     not_released = [result.id for result in results if result.is_end and result.outcome not in _DONE]

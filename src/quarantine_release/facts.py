@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
 
-from quarantine_release.guard import Details, Ended, Guarded, NotRead, Policy, judge
+from quarantine_release.guard import Details, Ended, Guarded, NotRead, Policy, as_name, judge
 from quarantine_release.outcome import RECIPIENTS_KEPT, Code, MessageId, PostfixPart, is_bare
 
 _ADDRESS_LENGTH: Final = 320  # RFC 3696 erratum 1690: 64 + @ + 255
@@ -28,6 +28,7 @@ class Facts:
     disposition: str | None = None
     at: datetime | None = None
     recipients: tuple[str, ...] | None = field(default=None, repr=False)
+    other_dispositions: tuple[str | None, ...] = ()
 
 
 NO_FACTS: Final[Mapping[PostfixPart, Facts]] = {}
@@ -46,6 +47,7 @@ def facts_of(details: Details, now: datetime, *, keeps_recipients: bool) -> Fact
         disposition=details.disposition_name,
         at=details.at,
         recipients=names if keeps_recipients and is_short else None,
+        other_dispositions=tuple(as_name(each) for each in details.other_dispositions),
     )
 
 
@@ -63,12 +65,19 @@ def judge_by(
     mail.
     """
     details = Details(
-        facts.message_id, facts.was_held, facts.disposition, at=facts.at, recipients=facts.recipients or ()
+        facts.message_id,
+        facts.was_held,
+        facts.disposition,
+        at=facts.at,
+        recipients=facts.recipients or (),
+        other_dispositions=facts.other_dispositions,
     )
     verdict = judge(details, policy, now, is_bare=False, override=override, force=force)
     is_of_recipients = isinstance(verdict, Ended) and verdict.code is Code.RECIPIENT_NOT_ALLOWED
     if (is_of_recipients and facts.recipients is None) or (policy.is_strict and isinstance(verdict, Guarded)):
         return judge(why, replace(policy, is_strict=True), now, is_bare=True)
     if isinstance(verdict, Ended):
-        return replace(verdict, detail=f"{verdict.detail} So it was read as {facts.message_id}; it cannot be read now.")
+        return replace(
+            verdict, detail=f"{verdict.detail} It was read before as {facts.message_id}, and cannot be read now."
+        )
     return Guarded.PASSED_BY_RECORD if verdict is Guarded.PASSED else verdict

@@ -139,7 +139,12 @@ class Details:
     @property
     def disposition_name(self) -> str | None:
         """Return the disposition as it may be kept and logged; None for what is no name."""
-        return self.disposition if self.disposition and _NAME.match(self.disposition) else None
+        return as_name(self.disposition)
+
+
+def as_name(disposition: str | None) -> str | None:
+    """Return a disposition as it may be kept and logged; None for what is no name."""
+    return disposition if disposition and _NAME.match(disposition) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,6 +162,7 @@ def _facts_to_json(value: Facts) -> dict[str, Any]:
         **({"disposition": value.disposition} if value.disposition is not None else {}),
         **({"at": value.at.isoformat()} if value.at is not None else {}),
         **({"recipients": value.recipients} if value.recipients is not None else {}),
+        **({"others": value.other_dispositions} if value.other_dispositions else {}),
     }
 
 
@@ -174,6 +175,7 @@ def _facts_from_json(value: dict[str, Any]) -> Facts:
         value.get("disposition"),
         datetime.fromisoformat(at) if at is not None else None,
         tuple(recipients) if recipients is not None else None,
+        tuple(value.get("others", ())),
     )
 
 
