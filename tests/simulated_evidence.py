@@ -60,14 +60,14 @@ def _untrue(search: Search, message_id: MessageId, at: float, outcome: Outcome, 
         ):
             yield "not_found, though it was shown all the time"
         return
-    meant = search.meant_by(message_id)
+    there = [mail for mail in search.meant_by(message_id) if mail.gone_from > at]
     if outcome in _OUT and not search.was_released(message_id, at):
         yield f"{outcome}, which it was not"
     if outcome is Outcome.PARTIALLY_RELEASED and not search.was_missed(message_id):
         yield "partially_released, though nobody was missed"
     if outcome is Outcome.NOT_QUARANTINED and code is not Code.NOTHING_HELD and not search.was_released(message_id, at):
         yield "not_quarantined, though it is held"
-    if outcome is Outcome.NOT_FOUND and any(mail.at <= 0.0 and mail.is_listed for mail in meant):
+    if outcome is Outcome.NOT_FOUND and any(mail.at <= 0.0 and mail.is_listed for mail in there):
         yield "not_found, though it is there"
 
 

@@ -20,7 +20,8 @@ class Mail:
     """A message that came into quarantine at `at`, and that the search shows `lag` seconds later.
 
     `rows` say in what each row differs from a plain one; from `harmful_from` on a rescan adds another, behind them or
-    before. `log` is what was done to the message before. If not `is_listed`, only its full id leads to it.
+    before. `log` is what was done to the message before. If not `is_listed`, only its full id leads to it. From
+    `gone_from` on nothing shows it.
     """
 
     message_id: MessageId
@@ -32,6 +33,7 @@ class Mail:
     is_rescan_first: bool = True
     log: tuple[Row, ...] = ()
     is_listed: bool = True
+    gone_from: float = inf
 
     @property
     def part(self) -> PostfixPart:
@@ -46,7 +48,7 @@ class Mail:
         return tuple(dict.fromkeys(each for row in self.rows for each in row.get("client_recipients", (ANN, BOB))))
 
     def is_shown(self, at: float) -> bool:
-        return self.at + self.lag <= at
+        return self.at + self.lag <= at < self.gone_from
 
     def rows_at(self, at: float) -> Sequence[Row]:
         """Return in what the rows that are shown then differ from a plain one."""

@@ -18,11 +18,12 @@ from quarantine_release.cloudflare_reading import CloudflareReader
 from quarantine_release.credentials import Accounts, Credential
 from quarantine_release.deadline import NoReply
 from quarantine_release.guard import Policy
-from quarantine_release.outcome import AccountId, MessageId, PostfixPart, postfix_part
+from quarantine_release.ledger_codecs import FACTS
+from quarantine_release.outcome import AccountId, MessageId, PostfixPart, is_bare, postfix_part
 from tests.model_dynamodb import Fault
 from tests.simulated_mail import Habits, Mail, Row, action, matches, plain
 from tests.simulated_strikes import Strike
-from tests.simulation import Crashed, Simulation
+from tests.simulation import ACCOUNT, EPOCH, Crashed, Simulation
 
 _URL: Final = "https://api.example/client/v4"
 # What is younger than that, and is not shown yet, must not be released unread; what is older, nobody can read.
@@ -83,9 +84,14 @@ class Search:
         """Return the messages that an id may mean: those whose full ids it is, or begins."""
         return [mail for mail in self.mails if f"{mail.message_id}-".startswith(f"{message_id}-")]
 
+    def still_meant_by(self, message_id: MessageId) -> list[Mail]:
+        """Return the messages that an id may mean; those that are gone only if there are no others."""
+        meant = self.meant_by(message_id)
+        return [mail for mail in meant if mail.gone_from > self.simulation.now] or meant
+
     def release(self, message_id: MessageId, at: float, strike: Fault | Strike | None) -> Sequence[str]:
         """Release a message, the first of several, to all recipients, one or none; return to whom."""
-        first = self.meant_by(message_id)[0]
+        first = self.still_meant_by(message_id)[0]
         kept = 0 if strike is Strike.FAILS else 1 if strike is Strike.PARTLY else None
         names = first.recipients
         one = _Try(at, names[:kept], () if kept is None else names[kept:])
@@ -94,9 +100,12 @@ class Search:
 
     def was_released(self, message_id: MessageId, at: float) -> bool:
         """Say whether a message that an id may mean was out by then, for any recipient."""
+        return self._is_out(self.meant_by(message_id), at)
+
+    def _is_out(self, mails: Sequence[Mail], at: float) -> bool:
         return any(
             any(one.delivered for one in self._tries(mail, at)) or any(entry["success"] for entry in mail.log)
-            for mail in self.meant_by(message_id)
+            for mail in mails
         )
 
     def was_missed(self, message_id: MessageId) -> bool:
@@ -109,11 +118,13 @@ class Search:
 
     def success_logged(self, message_id: MessageId, at: float) -> bool:
         """Say whether an action log showed by then that a message that an id may mean was released."""
-        return self.was_released(message_id, at - self.habits.log_lag)
+        return self._is_out(self.still_meant_by(message_id), at - self.habits.log_lag)
 
     def objections(self, message_id: MessageId, policy: Policy, since: float, *, force: bool) -> Iterator[str]:
         """Say what has spoken against a release since then, in any row or log."""
-        meant = self.meant_by(message_id)
+        meant = self.still_meant_by(message_id)
+        if is_bare(message_id) and not any(self._may_be_read(mail, since) for mail in meant):
+            return  # nobody could know, unless somebody has read it by another id, and that was written down
         is_unread = self.shown.get(postfix_part(message_id), -inf) < since
         if is_unread and any(mail.is_listed or mail.at + LAG_SECONDS > since for mail in meant):
             yield "it was not read"
@@ -130,6 +141,14 @@ class Search:
                 yield "a row shows it as not held"
         if not force and self.success_logged(message_id, since):
             yield "its action log shows a release that worked"
+
+    def _may_be_read(self, mail: Mail, since: float) -> bool:
+        """Say whether the bare id of a message leads to it, or to what was read of it before then."""
+        rows = (self.simulation.dynamodb.items.get(f"{kind}#{ACCOUNT}#{mail.part}", {}) for kind in "MN")
+        facts = [FACTS.decode(row["facts"]) for row in rows if "facts" in row]
+        is_recorded = any(each.read_at <= EPOCH + timedelta(seconds=since) for each in facts)
+        is_gone = mail.gone_from <= self.simulation.now
+        return is_recorded or (mail.is_listed and not is_gone) or mail.at + LAG_SECONDS > self.simulation.now
 
     def _tries(self, mail: Mail, at: float) -> list[_Try]:
         return [one for one in self.tries.get(mail.message_id, ()) if one.at <= at]

@@ -95,8 +95,7 @@ OURS = {
     "cloudflare_reading": "action_log cloudflare cloudflare_calls cloudflare_log deadline guard outcome ports reading",
     "cloudflare_look": "cloudflare_calls guard lookup outcome reading search_rows",
     "cloudflare_lookup": (
-        "cloudflare cloudflare_calls cloudflare_log cloudflare_look deadline guard lookup outcome ports"
-        " search_rows"
+        "cloudflare cloudflare_calls cloudflare_log cloudflare_look deadline guard lookup outcome ports search_rows"
     ),
     "telemetry": "ledger_keys outcome ports results settings trace",
     # What puts it together, and the entry points.
@@ -109,8 +108,7 @@ OURS = {
         " request_members run secret_store telemetry trace trace_answer wiring"
     ),
     "webhook": (
-        "authentication http_event init_phase ports problem release_request request_members routes telemetry"
-        " wiring"
+        "authentication http_event init_phase ports problem release_request request_members routes telemetry wiring"
     ),
     "worker": "batch init_phase release_queue telemetry wiring",
     "reconciler": "init_phase outcome ports settle telemetry trace wiring",

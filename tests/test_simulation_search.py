@@ -16,9 +16,10 @@ from quarantine_release import reading as reading_module
 from quarantine_release import search_rows as search_rows_module
 from quarantine_release import vetting as vetting_module
 from quarantine_release.cloudflare_calls import Calls, Page
-from quarantine_release.guard import Details, NotRead, Several
+from quarantine_release.guard import Details, Guarded, NotRead, Several
 from quarantine_release.ledger_items import request_row
-from quarantine_release.outcome import LETTERS, Seen
+from quarantine_release.lookup import Kept
+from quarantine_release.outcome import LETTERS, Outcome, Seen
 from quarantine_release.reading import RELEASE
 from tests.simulated_runs import scheduled, schedules
 from tests.simulated_stories import AWAITED, SEARCHED
@@ -36,11 +37,15 @@ def test_no_fault_has_what_a_search_shows_overlooked(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(SEARCHED.keys() - AWAITED))
 def test_without_a_fault_each_story_comes_to_what_it_should(name: str) -> None:
+    assert outcomes_of(name) == SEARCHED[name].comes_to
+
+
+def outcomes_of(name: str) -> dict[str, tuple[Outcome, ...]]:
+    """Return what each job of a story comes to without a fault."""
     story = SEARCHED[name]
     simulation, _ = scheduled((), story.jobs, prepare=story.prepare)
     rows = [request_row(item) for key, item in simulation.dynamodb.items.items() if key.startswith("R#")]
-    outcomes = {row.fingerprint: tuple(LETTERS[letter][0] for letter in row.letters or "") for row in rows}
-    assert outcomes == story.comes_to
+    return {row.fingerprint: tuple(LETTERS[letter][0] for letter in row.letters or "") for row in rows}
 
 
 def the_last_row_wins(patch: Patch) -> None:
@@ -99,6 +104,22 @@ def a_logged_failure_is_a_release(patch: Patch) -> None:
     patch.setattr(action_log_module, "_success", lambda action: original(action) is not None or None)
 
 
+def what_was_read_is_not_kept(patch: Patch) -> None:
+    patch.setattr(vetting_module, "facts_of", lambda *_, **__: None)
+
+
+def nobody_is_judged_by_what_was_read(patch: Patch) -> None:
+    patch.setattr(vetting_module, "judge_by", lambda *_, **__: Guarded.NOT_CHECKED)
+
+
+def a_kept_answer_holds_for_ever(patch: Patch) -> None:
+    patch.setattr(Kept, "is_fresh", lambda *_: True)
+
+
+def a_bare_id_means_what_it_meant(patch: Patch) -> None:
+    patch.setattr(vetting_module, "used_again", lambda *_: None)
+
+
 MUTANTS: tuple[tuple[Callable[[Patch], None], str], ...] = (
     (the_last_row_wins, "rows of one message that contradict one another"),
     (only_one_page_is_read, "the same on two pages"),
@@ -108,6 +129,13 @@ MUTANTS: tuple[tuple[Callable[[Patch], None], str], ...] = (
     (only_one_page_of_an_action_log_is_read, "a release of which only the log tells, on its second page"),
     (a_list_frees_a_message_whose_log_nobody_read, "the same in a pack"),
     (a_logged_failure_is_a_release, "a release that goes on being shown as held"),
+    (what_was_read_is_not_kept, "denied by its full id, then asked for by its bare one, which nobody can read"),
+    (nobody_is_judged_by_what_was_read, "the same, and by now its full id cannot be read either"),
+)
+# What these change violates nothing that holds of every run: what is told is true of one of two messages.
+TOLD_OTHERWISE: tuple[tuple[Callable[[Patch], None], str], ...] = (
+    (a_kept_answer_holds_for_ever, "a second message under a kept Message-ID"),
+    (a_bare_id_means_what_it_meant, "a bare id that was used again"),
 )
 
 
@@ -117,3 +145,11 @@ def test_each_mutant_is_caught(mutant: Callable[[Patch], None], name: str, monke
     mutant(monkeypatch)
     story = SEARCHED[name]
     assert any(found for _, found in schedules(1, story.jobs, prepare=story.prepare))
+
+
+@pytest.mark.parametrize(("mutant", "name"), TOLD_OTHERWISE, ids=[mutant.__name__ for mutant, _ in TOLD_OTHERWISE])
+def test_each_mutant_tells_somebody_something_else(
+    mutant: Callable[[Patch], None], name: str, monkeypatch: Patch
+) -> None:
+    mutant(monkeypatch)
+    assert outcomes_of(name) != SEARCHED[name].comes_to

@@ -1,7 +1,6 @@
 """Has the trace of each message know which requests want it, and by which id. Pure but for its ports."""
 
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
@@ -68,7 +67,8 @@ def asked_by(run: Run, row: MessageRow, want: Want) -> MessageRow:
 def note_apart(run: Run, wants: Sequence[Want]) -> None:
     """Name those who ask in a row of its own for each message, because others contend for the message's row.
 
-    Plain additions do not contend with each other. If one fails, the request is only missing in the trace.
+    Plain additions do not contend with each other. If one fails, the request is only missing in the trace; but what was
+    read of a message must be kept. Raises LedgerUnavailable if it is not.
     """
     parts: dict[RequestId, list[PostfixPart]] = {}
     for want in wants:
@@ -76,6 +76,9 @@ def note_apart(run: Run, wants: Sequence[Want]) -> None:
             parts.setdefault(name, []).append(want.target.part)
     until = run.ports.terms.expiry(run.ports.clock())
     facts = {want.target.part: want.facts for want in wants if want.facts is not None}
-    with suppress(LedgerUnavailable):
-        for name, some in parts.items():
+    for name, some in parts.items():
+        try:
             run.ports.ledger.note_unclaimed(run.account_id, some, name, until, facts)
+        except LedgerUnavailable:
+            if not facts.keys().isdisjoint(some):
+                raise

@@ -13,7 +13,7 @@ from quarantine_release.calls import Want
 from quarantine_release.facts import Facts
 from quarantine_release.guard import Ended, NotRead
 from quarantine_release.outcome import Code, MessageId, PostfixPart, RequestId, is_header, may_claim, postfix_part
-from quarantine_release.ports import Ports
+from quarantine_release.ports import LedgerUnavailable, Ports
 from quarantine_release.run import Run
 from quarantine_release.search_lag import TOO_NEW, retry_seconds
 from quarantine_release.trace import RequestRow, Target
@@ -122,21 +122,32 @@ class Findings:
             after = self._run.requests[name]
             if after is before:
                 continue
+            self.tell_trace(after, before)  # first: with an end that is written nobody would come back for this
             actual = self._ports.ledger.note(before, after)
             if actual is not None:  # somebody else was first, and what he found out is what counts
                 self._run.requests[name] = actual
                 others.add(name)
             else:
                 self._run.requests[name] = replace(after, notes=before.notes + 1)
-                self.tell_trace(after, before)
         kept = (replace(want, requests=tuple(name for name in want.requests if name not in others)) for want in wants)
         return [want for want in kept if want.requests]
 
     def tell_trace(self, request: RequestRow, before: RequestRow | None = None) -> None:
-        """Have the trace of each message know of a request that ended before it was claimed."""
+        """Have the trace of each message know of a request that ended before it was claimed, and keep what was read.
+
+        Raises LedgerUnavailable if what was read cannot be kept: another id of the message could else pass unread. That
+        the trace lacks a request alone hides no answer, since the request itself tells of it.
+        """
         ended = request.ended.keys() - (before.ended.keys() if before is not None else ())
         ids = {request.resolved.get(given, given) for given in ended}
         parts = sorted({postfix_part(each) for each in ids if not is_header(each)})
+        try:
+            self._tell_trace(request, parts)
+        except LedgerUnavailable:
+            if not self.facts.keys().isdisjoint(parts):
+                raise
+
+    def _tell_trace(self, request: RequestRow, parts: Sequence[PostfixPart]) -> None:
         unknown = [part for part in parts if part not in self._run.rows]
         until = self._ports.terms.expiry(self._ports.clock())
         self._ports.ledger.note_unclaimed(self._run.account_id, unknown, request.request_id, until, self.facts)

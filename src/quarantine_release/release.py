@@ -6,7 +6,6 @@ and record.
 
 from collections import deque
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import ceil
 from typing import Final
@@ -119,6 +118,8 @@ def release(request: RequestRow, ports: Ports, *, inline: bool = True) -> Answer
                 return _refuse(request, ports, RefusalReason.PAUSED, stop=stop)
             return _refuse(request, ports, RefusalReason.RATE_LIMITED if has_time else RefusalReason.NO_TIME, wait)
         waiting.popleft()
+        if not run.is_accepted:
+            _tell_trace(run, vetting, is_taken=bool(may_call))
         try:
             claims = claim(run, call if may_call else replace(call, wants=()))
         except LedgerUnavailable:
@@ -134,9 +135,6 @@ def release(request: RequestRow, ports: Ports, *, inline: bool = True) -> Answer
             if run.request.state is RequestState.REFUSED:
                 return Refusal(no.reason, no.retry_after, run.request, no.stop)
             break
-    if run.request.ended:
-        with suppress(LedgerUnavailable):  # the request itself tells of it
-            vetting.findings.tell_trace(run.request)
     if request.force:
         run.end_without_call(request, [want.target for call in waiting for want in call.wants])
     confirm(run, ports, seconds=_PROOF_SECONDS, spared=RECORD_SECONDS)
@@ -145,6 +143,16 @@ def release(request: RequestRow, ports: Ports, *, inline: bool = True) -> Answer
     if hints:
         ports.queue.send(hints, vetting.findings.retry_in(ports.clock()) if vetting.findings.are_all_new else 0.0)
     return answer
+
+
+def _tell_trace(run: Run, vetting: Vetting, *, is_taken: bool) -> None:
+    """Keep what was read of messages that ended, before anybody is told. Raises LedgerUnavailable."""
+    try:
+        vetting.findings.tell_trace(run.request)
+    except LedgerUnavailable:
+        if is_taken:
+            run.ports.budget.put_back(run.account_id)
+        raise
 
 
 def _refuse(
@@ -204,11 +212,10 @@ def _rehearse(run: Run, vetting: Vetting, wants: Sequence[Want]) -> Answer | Key
         vetting.findings.propose(run.request.request_id, want.target.part, ended)
     vetting.findings.conclude()
     would = [want for want in would if want.target.part not in vetting.findings.moved]
+    vetting.findings.tell_trace(run.request)
     claims = claim(run, Call(WireForm.OBJECT, ()))
     if isinstance(claims, Conflict):
         return _replay(run.request, claims, run.ports)
-    with suppress(LedgerUnavailable):
-        vetting.findings.tell_trace(run.request)
     (answer,) = run.finish()
     plan = calls_of(would, run.rows, run.ports.wire_form)
     return replace(answer, plan=tuple(plan), details=vetting.details)
