@@ -9,7 +9,7 @@ from quarantine_release.attempt import claim
 from quarantine_release.calls import Call
 from quarantine_release.facts import Facts
 from quarantine_release.outcome import MessageId, Outcome, PostfixPart, postfix_part
-from quarantine_release.ports import LedgerContended
+from quarantine_release.ports import LedgerContended, LedgerUnavailable
 from quarantine_release.release import look_up, release
 from quarantine_release.run import Answer, Run
 from quarantine_release.table import FEW_TRIES
@@ -110,3 +110,12 @@ def test_an_ask_that_cannot_be_kept_fails_no_answer(world: World, faults: list[F
     assert outcome(release(request_row(BARE, name="late"), world.ports())) is Outcome.ALREADY_RELEASED
     assert faults == []
     assert unclaimed(world) == set()
+
+
+def test_what_was_read_is_kept_or_the_caller_hears_of_it(world: World, faults: list[Fault | None]) -> None:
+    released(world)
+    run = Run([request_row(BARE, name="two")], world.ports(), is_accepted=True)
+    run.rows = world.ledger.messages(ACCOUNT, [PART])
+    faults += [*[Fault.CONFLICT] * FEW_TRIES, Fault.TIMEOUT_BEFORE]
+    with pytest.raises(LedgerUnavailable):
+        ask_for(run, [replace(want(BARE, "two"), facts=Facts(FULL, NOON, was_held=True))])

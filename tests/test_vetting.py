@@ -129,9 +129,22 @@ def test_who_is_denied_what_others_have_claimed_is_in_its_trace(guarded: World) 
 
 
 def test_a_trace_that_cannot_be_written_hides_no_answer(guarded: World, faults: list[Fault | None]) -> None:
+    guarded.lookup.messages[FULL] = NotRead.ABSENT
     faults += [None, None, Fault.TIMEOUT_BEFORE]
-    assert told(ask(guarded, FULL_OTHER)) == [DENIED]
+    assert told(ask(guarded, FULL)) == [(Outcome.NOT_FOUND, None)]
     assert faults == []
+
+
+def test_nobody_is_told_what_was_read_before_it_is_kept(guarded: World, faults: list[Fault | None]) -> None:
+    faults += [None, Fault.TIMEOUT_BEFORE]
+    with pytest.raises(LedgerUnavailable):
+        ask(guarded, FULL, FULL_OTHER)
+    assert guarded.ledger.requests([RequestId("rq_one")]) == {}
+    assert len(guarded.budget.taken) == guarded.budget.put_back_calls == 1
+    faults += [None, Fault.TIMEOUT_BEFORE]
+    with pytest.raises(LedgerUnavailable):
+        ask(guarded, FULL_OTHER)
+    assert guarded.budget.put_back_calls == 1
 
 
 def test_what_could_not_be_read_is_not_released(guarded: World) -> None:
@@ -807,10 +820,7 @@ def test_a_dry_run_of_what_is_under_way_ends_with_it_and_claims_nothing(guarded:
     assert not kept(guarded, "dry").may_claim
 
 
-def test_a_dry_run_may_be_asked_again(
-    guarded: World, faults: list[Fault | None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    faults += [None, None, None, Fault.TIMEOUT_BEFORE]
+def test_a_dry_run_may_be_asked_again(guarded: World, monkeypatch: pytest.MonkeyPatch) -> None:
     ask(guarded, FULL, dry_run=True)
     assert ask(guarded, FULL, dry_run=True, nonce="again").replayed
     known = World(guarded.dynamodb).ledger.known(ACCOUNT, RequestId("rq_one"), [], [])

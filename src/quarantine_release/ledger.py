@@ -7,7 +7,7 @@ message    `M#<account>#<postfix part>`    state, last attempt, owner, its ids, 
 attempt    `T#<account>#<ulid>`            the write-ahead intent of one Cloudflare call, then its outcome
 request    `R#<request_id>`                who, why, which ids; at the end one outcome letter per id
 alias      `I#<account>#<sha256>`          the message that a Message-ID was found to mean, and when
-unclaimed  `N#<account>#<postfix part>`    who asked for a message without a claim: denied, or a dry run
+unclaimed  `N#<account>#<postfix part>`    who asked for a message without a claim, and what was read of it
 operation  `O#<account>#<ulid>`            what a person has changed with the operations tool, who, why; never deleted
 =========  ==============================  =============================================================
 
