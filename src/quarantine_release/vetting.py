@@ -33,7 +33,7 @@ from quarantine_release.search_lag import NEVER_SHOWN, PATIENCE, searchable_at
 from quarantine_release.trace import Target
 
 # Why a message was not read, where that says nothing about whether it can be.
-_SAYS_NOTHING: Final = (*WAITING, NotRead.FAILED)
+_SAYS_NOTHING: Final = (*WAITING, NotRead.CONTRADICTED, NotRead.FAILED)
 _UNREADABLE: Final = Ended(
     Outcome.DENIED, Code.GUARD_UNAVAILABLE, "The message could not be read, so it is not released."
 )
@@ -215,6 +215,8 @@ class Vetting:
             self.findings.propose(name, target.part, undecided(told))
             return None
         searchable = searchable_at(told, target.message_id, request.created_at, guard.search_lag)
+        if facts is not None:  # what was read before is not too new to be found
+            searchable = None
         if searchable is not None and self._ports.clock() - request.created_at < PATIENCE:
             self.findings.wait_for_search(name, target.part, searchable)
             return None
