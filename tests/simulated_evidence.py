@@ -55,9 +55,8 @@ def check_evidence(simulation: Simulation) -> list[str]:
 
 def _untrue(search: Search, message_id: MessageId, at: float, outcome: Outcome, code: Code | None) -> Iterator[str]:
     if is_header(message_id):
-        if outcome is Outcome.NOT_FOUND and any(
-            mail.header == message_id and mail.is_shown(0.0) for mail in search.mails
-        ):
+        shown = [mail for mail in search.mails if mail.header == message_id and mail.is_listed and mail.is_shown(0.0)]
+        if outcome is Outcome.NOT_FOUND and shown:
             yield "not_found, though it was shown all the time"
         return
     there = [mail for mail in search.meant_by(message_id) if mail.gone_from > at]
@@ -104,8 +103,7 @@ def _mistaken(simulation: Simulation, row: RequestRow) -> Iterator[MessageId]:
 def no_review_needed(simulation: Simulation, message_id: MessageId) -> bool:
     """Say whether an action log has shown for a minute that a message was released, which only a read need tell."""
     search = simulation.search
-    return (
-        search is not None
-        and len(search.meant_by(message_id)) == 1
-        and search.success_logged(message_id, simulation.now - _KEPT_SECONDS)
-    )
+    meant = search.meant_by(message_id) if search is not None else []
+    if search is None or len(meant) != 1 or not meant[0].is_listed:
+        return False
+    return search.success_logged(message_id, simulation.now - _KEPT_SECONDS)

@@ -20,6 +20,7 @@ from quarantine_release.deadline import NoReply
 from quarantine_release.guard import Policy
 from quarantine_release.ledger_codecs import FACTS
 from quarantine_release.outcome import AccountId, MessageId, PostfixPart, is_bare, postfix_part
+from quarantine_release.run import Answer
 from tests.model_dynamodb import Fault
 from tests.simulated_mail import Habits, Mail, Row, action, matches, plain
 from tests.simulated_strikes import Strike
@@ -64,7 +65,9 @@ class Search:
 
     def __post_init__(self) -> None:
         parts = [mail.part for mail in self.mails]
-        self.simulation.doubtful |= {mail.part for mail in self.mails if mail.log or parts.count(mail.part) > 1}
+        self.simulation.doubtful |= {
+            mail.part for mail in self.mails if mail.log or not mail.is_listed or parts.count(mail.part) > 1
+        }
 
     def lookup(self, account_id: AccountId, holds: timedelta) -> CloudflareLookup:
         """Make a real lookup that gets these replies."""
@@ -148,7 +151,14 @@ class Search:
         facts = [FACTS.decode(row["facts"]) for row in rows if "facts" in row]
         is_recorded = any(each.read_at <= EPOCH + timedelta(seconds=since) for each in facts)
         is_gone = mail.gone_from <= self.simulation.now
-        return is_recorded or (mail.is_listed and not is_gone) or mail.at + LAG_SECONDS > self.simulation.now
+        is_known = is_recorded or self._was_refused(mail.part, since)
+        return is_known or (mail.is_listed and not is_gone) or mail.at + LAG_SECONDS > self.simulation.now
+
+    def _was_refused(self, part: PostfixPart, at: float) -> bool:
+        """Say whether somebody had been told by then that a message was read and refused for what it is."""
+        told = [told.answer for told in self.simulation.told if told.at <= at and isinstance(told.answer, Answer)]
+        ends = [result.ended for answer in told for result in answer.results if result.part == part]
+        return any(ended is not None and ended.was_read for ended in ends)
 
     def _tries(self, mail: Mail, at: float) -> list[_Try]:
         return [one for one in self.tries.get(mail.message_id, ()) if one.at <= at]

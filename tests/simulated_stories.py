@@ -182,6 +182,8 @@ def _any_mail(number: int, chance: Random) -> Mail:
         return mail(number, rows=tuple(chance.sample((INSIDE, OUTSIDE), 2)))
     if kind < 0.4:
         return mail(number, harmful_from=chance.uniform(0, 400), is_rescan_first=chance.random() < 0.5)
+    if kind < 0.45:
+        return mail(number, rows=chance.choice(((HARMFUL,), ({},))), is_listed=False)
     return mail(number, log=(FAILED_BEFORE,) if kind > 0.95 else ())
 
 
