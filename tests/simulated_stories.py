@@ -131,8 +131,10 @@ SEARCHED: dict[str, Story] = {
     "two messages behind one alert id": story(
         Job("alert", (MAILS[0].alert_id,)),
         Job("bare", (_BARE,), at=1.0),
+        Job("queued alert", (MAILS[0].alert_id,), at=100.0, inline=False),
+        Job("queued", IDS[:1], at=100.0, inline=False),
         mails=(MAILS[0], _TWIN),
-        comes_to="M M",
+        comes_to="M M M R",
     ),
     "a second message under a kept Message-ID": story(
         Job("first", (MAILS[0].header,)),

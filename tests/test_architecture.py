@@ -29,7 +29,7 @@ OURS = {
     "run": "calls facts guard outcome ports results reuse trace transitions",
     "asking": "calls facts outcome ports run trace transitions",
     "attempt": "asking calls identity outcome ports results run trace transitions",
-    "findings": "asking calls facts guard outcome ports run search_lag trace",
+    "findings": "asking calls facts guard lookup outcome ports reading run search_lag trace",
     "read_back": "identity outcome ports trace",
     "reuse": "guard lookup outcome reading results trace",
     "vetting": "calls facts findings guard lookup outcome ports resolving reuse run search_lag trace",

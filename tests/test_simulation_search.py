@@ -16,6 +16,7 @@ from quarantine_release import reading as reading_module
 from quarantine_release import search_rows as search_rows_module
 from quarantine_release import vetting as vetting_module
 from quarantine_release.cloudflare_calls import Calls, Page
+from quarantine_release.findings import Findings
 from quarantine_release.guard import Details, Guarded, NotRead, Several
 from quarantine_release.ledger_items import request_row
 from quarantine_release.lookup import Kept
@@ -72,6 +73,10 @@ def the_first_of_several_is_meant(patch: Patch) -> None:
     patch.setattr(cloudflare_look_module, "meant_by", mutant)
 
 
+def a_full_id_tells_what_a_shorter_one_means(patch: Patch) -> None:
+    patch.setattr(Findings, "shorter", lambda *_: [])
+
+
 def what_is_too_new_to_be_shown_cannot_be_read(patch: Patch) -> None:
     patch.setattr(vetting_module, "searchable_at", lambda *_: None)
 
@@ -124,6 +129,7 @@ MUTANTS: tuple[tuple[Callable[[Patch], None], str], ...] = (
     (the_last_row_wins, "rows of one message that contradict one another"),
     (only_one_page_is_read, "the same on two pages"),
     (the_first_of_several_is_meant, "two messages behind one alert id"),
+    (a_full_id_tells_what_a_shorter_one_means, "two messages behind one alert id"),
     (what_is_too_new_to_be_shown_cannot_be_read, "fresh and harmful, and shown half a minute late"),
     (a_listed_operation_is_proof, "a release that goes on being shown as held"),
     (only_one_page_of_an_action_log_is_read, "a release of which only the log tells, on its second page"),

@@ -397,6 +397,26 @@ def test_an_id_that_several_messages_go_by_is_ambiguous(world: World, given: Mes
     assert world.cloudflare.calls == []
 
 
+@pytest.mark.parametrize("given", [BARE, ALERT])
+def test_a_full_id_of_another_request_does_not_tell_what_a_shorter_one_means(guarded: World, given: MessageId) -> None:
+    guarded.lookup.messages[given] = Several((SPAM, replace(SPAM, message_id=MessageId(f"{ALERT}-7"))))
+    ask(guarded, given, inline=False)
+    ask(guarded, FULL, inline=False, name="two")
+    guarded.work()
+    assert told(later(guarded)) == [(Outcome.AMBIGUOUS, Code.SEVERAL_MATCHES)]
+    assert told(later(guarded, "two")) == [RELEASED]
+
+
+def test_a_shorter_id_waits_until_it_is_read_itself(guarded: World) -> None:
+    guarded.lookup.messages[ALERT] = NotRead.NOT_NOW
+    ask(guarded, ALERT, inline=False)
+    ask(guarded, FULL, inline=False, name="two")
+    guarded.work()
+    assert told(later(guarded, "two")) == [RELEASED]
+    guarded.work()
+    assert told(later(guarded)) == [(Outcome.ALREADY_RELEASED, None)]
+
+
 def test_a_bare_id_that_was_released_and_that_two_messages_go_by_now_is_ambiguous(guarded: World) -> None:
     guarded.lookup.messages[BARE] = SPAM
     ask(guarded, BARE)

@@ -3,7 +3,7 @@
 Pure but for its ports. The ledger is read again before an end that a release through it could explain.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
@@ -11,15 +11,30 @@ from typing import Final
 from quarantine_release.asking import ask_for
 from quarantine_release.calls import Want
 from quarantine_release.facts import Facts
-from quarantine_release.guard import Ended, NotRead
-from quarantine_release.outcome import Code, MessageId, PostfixPart, RequestId, is_header, may_claim, postfix_part
+from quarantine_release.guard import Details, Ended, NotRead, Several
+from quarantine_release.lookup import undecided
+from quarantine_release.outcome import (
+    Code,
+    MessageId,
+    Outcome,
+    PostfixPart,
+    RequestId,
+    is_header,
+    may_claim,
+    postfix_part,
+)
 from quarantine_release.ports import LedgerUnavailable, Ports
+from quarantine_release.reading import is_partial
 from quarantine_release.run import Run
 from quarantine_release.search_lag import TOO_NEW, retry_seconds
 from quarantine_release.trace import RequestRow, Target
 
 # Such messages wait, because the next try may be able to read them.
 WAITING: Final = (NotRead.NOT_NOW, NotRead.REFUSED)
+UNREADABLE: Final = Ended(
+    Outcome.DENIED, Code.GUARD_UNAVAILABLE, "The message could not be read, so it is not released."
+)
+Told = Details | Several | NotRead
 # A rule forbids the mail, whether or not another request has released it meanwhile.
 _OF_RULES: Final = frozenset({Code.DISPOSITION_NOT_ALLOWED, Code.MESSAGE_TOO_OLD, Code.RECIPIENT_NOT_ALLOWED})
 
@@ -58,6 +73,29 @@ class Findings:
     def is_waiting(self) -> bool:
         """Say whether anything could not be read for now."""
         return bool(self._waiting)
+
+    def shorter(self, want: Want, name: RequestId) -> list[MessageId]:
+        """Return the partial ids by which a request asks for a message that is read by another request's full id."""
+        own = [each for each in self._run.requests[name].message_ids if postfix_part(each) == want.target.part]
+        return [] if want.target.message_id in own else [each for each in own if is_partial(each)]
+
+    def told_apart(self, want: Want, shown: Mapping[MessageId, Told]) -> Want:
+        """Leave out requests whose own ids mean several messages, or could not be read for now.
+
+        They are read too, because a fuller id of another request does not tell what they mean.
+        """
+        left = []
+        for name in want.requests:
+            told = [shown.get(each, NotRead.NOT_NOW) for each in self.shorter(want, name)]
+            several = next((each for each in told if isinstance(each, Several)), None)
+            unread = next((each for each in told if isinstance(each, NotRead) and each in WAITING), None)
+            if several is not None:
+                self.propose(name, want.target.part, undecided(several))
+            elif unread is not None:
+                self.wait(name, want.target.part, unread, UNREADABLE)
+            else:
+                left.append(name)
+        return replace(want, requests=tuple(left))
 
     def end(self, name: RequestId, given: Iterable[MessageId], ended: Ended) -> None:
         """End ids of a request at once."""

@@ -9,14 +9,12 @@ from typing import Final
 
 from quarantine_release.calls import Want
 from quarantine_release.facts import Facts, facts_of, judge_by
-from quarantine_release.findings import WAITING, Findings
+from quarantine_release.findings import UNREADABLE, WAITING, Findings, Told
 from quarantine_release.guard import Details, Ended, Guarded, Mode, NotRead, Several, judge
 from quarantine_release.lookup import Kept, Question, undecided
 from quarantine_release.outcome import (
     ALERT_ID,
-    Code,
     MessageId,
-    Outcome,
     PostfixPart,
     RequestId,
     contradict,
@@ -34,10 +32,6 @@ from quarantine_release.trace import Target
 
 # Why a message was not read, where that says nothing about whether it can be.
 _SAYS_NOTHING: Final = (*WAITING, NotRead.CONTRADICTED, NotRead.FAILED)
-_UNREADABLE: Final = Ended(
-    Outcome.DENIED, Code.GUARD_UNAVAILABLE, "The message could not be read, so it is not released."
-)
-Told = Details | Several | NotRead
 
 
 class Vetting:
@@ -86,7 +80,10 @@ class Vetting:
         """
         read = [want for want in wants if self._is_guarded(want) or ALERT_ID.match(want.target.message_id)]
         missing = [want.target.message_id for want in (*read, *ended) if want.target.part not in self.details]
+        missing += {each: None for want in read for name in want.requests for each in self.findings.shorter(want, name)}
         shown = self._look(missing) if missing else {}
+        apart = {want.target.part: self.findings.told_apart(want, shown) for want in read}
+        wants = [apart.get(want.target.part, want) for want in wants]
         shown = {**shown, **self._shown_by_learned_ids(read, shown)}
         passed = [each for want in wants if (each := self._vet(want, self._told(want, shown))) is not None]
         for want in ended:
@@ -223,7 +220,7 @@ class Vetting:
         if isinstance(told, NotRead) and told is not NotRead.REFUSED and target.message_id not in request.message_ids:
             told = NotRead.NOT_NOW  # a fuller id of another request was looked for, which has ended when its own is
         if isinstance(told, NotRead) and told in WAITING:
-            self.findings.wait(name, target.part, told, _UNREADABLE)
+            self.findings.wait(name, target.part, told, UNREADABLE)
             return None
         if searchable is not None:
             self.findings.propose(name, target.part, NEVER_SHOWN)
