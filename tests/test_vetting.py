@@ -1353,3 +1353,32 @@ def test_with_the_guard_off_a_client_without_a_policy_sends_what_it_gave(guarded
     assert told(later(guarded, "held")) == [DENIED]
     assert told(later(guarded, "free")) == [RELEASED]
     assert guarded.cloudflare.calls == [(WireForm.ARRAY, [BARE])]
+
+
+# --- Ids that may mean more than another request says
+
+
+@pytest.mark.parametrize("partial", [BARE, ALERT])
+@pytest.mark.parametrize("shown", [Several((SPAM, replace(SPAM, message_id=NEXT))), replace(SPAM, message_id=NEXT)])
+def test_what_another_request_names_more_fully_does_not_settle_what_an_id_means(
+    guarded: World, partial: MessageId, shown: Details | Several
+) -> None:
+    guarded.lookup.messages[partial] = shown
+    ask(guarded, partial, inline=False)
+    ask(guarded, FULL, inline=False, name="two")
+    guarded.work()
+    assert told(later(guarded)) == [AMBIGUOUS]
+    assert told(later(guarded, "two")) == [RELEASED]
+    assert guarded.cloudflare.calls == [(WireForm.OBJECT, [FULL])]
+
+
+@pytest.mark.parametrize("shown", [SPAM, NotRead.ABSENT])
+def test_an_id_that_means_no_other_message_is_released_with_the_one_that_is_named(
+    guarded: World, shown: Details | NotRead
+) -> None:
+    guarded.lookup.messages[BARE] = shown
+    ask(guarded, BARE, inline=False)
+    ask(guarded, FULL, inline=False, name="two")
+    guarded.work()
+    assert told(later(guarded)) == [RELEASED]
+    assert told(later(guarded, "two")) == [(Outcome.ALREADY_RELEASED, None)]

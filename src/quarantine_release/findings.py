@@ -19,6 +19,7 @@ from quarantine_release.outcome import (
     Outcome,
     PostfixPart,
     RequestId,
+    contradict,
     is_header,
     may_claim,
     postfix_part,
@@ -80,14 +81,14 @@ class Findings:
         return [] if want.target.message_id in own else [each for each in own if is_partial(each)]
 
     def told_apart(self, want: Want, shown: Mapping[MessageId, Told]) -> Want:
-        """Leave out requests whose own ids mean several messages, or could not be read for now.
+        """Leave out requests whose own ids mean several messages or another one, or could not be read for now.
 
         They are read too, because a fuller id of another request does not tell what they mean.
         """
-        left = []
+        left, meant = [], shown.get(want.target.message_id)
         for name in want.requests:
             told = [shown.get(each, NotRead.NOT_NOW) for each in self.shorter(want, name)]
-            several = next((each for each in told if isinstance(each, Several)), None)
+            several = next((found for each in told if (found := _several(each, meant)) is not None), None)
             unread = next((each for each in told if isinstance(each, NotRead) and each in WAITING), None)
             if several is not None:
                 self.propose(name, want.target.part, undecided(several))
@@ -218,3 +219,10 @@ class Findings:
             if not may_claim(row.state, row.code, force=False)
             and ((known := before[part]) is None or (known.state, known.attempt) != (row.state, row.attempt))
         }
+
+
+def _several(own: Told, meant: Told | None) -> Several | None:
+    """Return the messages that an id means, if they are more than the one that another request names."""
+    if isinstance(own, Details) and isinstance(meant, Details) and contradict(own.message_id, meant.message_id):
+        return Several((meant, own))
+    return own if isinstance(own, Several) else None
