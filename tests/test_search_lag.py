@@ -31,7 +31,9 @@ def test_mail_younger_than_the_lag_that_is_not_found_should_be_soon(told: NotRea
 
 
 @pytest.mark.parametrize(
-    "told", [HELD, Several((HELD, HELD)), *(each for each in NotRead if each not in (NotRead.ABSENT, NotRead.NOT_LISTED))], ids=str
+    "told",
+    [HELD, Several((HELD, HELD)), *(each for each in NotRead if each not in (NotRead.ABSENT, NotRead.NOT_LISTED))],
+    ids=str,
 )
 def test_what_was_found_or_not_looked_for_is_not_waited_for(told: Details | Several | NotRead) -> None:
     assert searchable_at(told, full_id(NOON), NOON, LAG) is None
