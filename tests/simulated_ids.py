@@ -41,7 +41,9 @@ def _harmed(simulation: Simulation, search: Search, row: RequestRow) -> Iterator
         ):
             yield f"{given} is told as a wrong id, which it is not"
         part = postfix_part(given)
-        is_plain = part not in simulation.doubtful and not any(job.force for job in simulation.jobs)
+        # A cancelled request asks for nothing any more, so nobody reads its ids.
+        is_asked = row.cancelled_at is None and part not in simulation.doubtful
+        is_plain = is_asked and not any(job.force for job in simulation.jobs)
         calls = sum(post.part == part for post in simulation.posts)
         if code is Code.UNSETTLED and is_plain and calls < _CALLS_BEFORE_REVIEW:
             yield f"{given} needs a review after {calls} calls"
