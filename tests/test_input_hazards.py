@@ -67,7 +67,7 @@ def padded(text: str) -> bytes:
     return text.ljust(BODY_LIMIT).encode()
 
 
-IDS = [f"{number:04}{'x' * 40}" for number in range(1000)]
+IDS = [f"{number:04}.{'x' * 39}" for number in range(1000)]
 COSTLY: dict[str, tuple[Callable[[], Event], str]] = {
     "a thousand ids": (lambda: event(padded(json.dumps({"ids": IDS, "reason": "r" * 500}))), "accepted"),
     "in one string": (lambda: event(padded(json.dumps({"ids": ",".join(IDS)}))), "accepted"),
@@ -92,7 +92,7 @@ COSTLY: dict[str, tuple[Callable[[], Event], str]] = {
     "no base64": (lambda: event(b"x") | {"body": "!" * BODY_LIMIT, "isBase64Encoded": True}, "wrong_signature"),
     "a stranger": (lambda: event(padded("[]"), token="wrong"), "unknown_token"),
     "a stranger who sends megabytes": (lambda: event(b"[]" * 2_500_000, token="wrong"), "unknown_token"),
-    "too many ids": (lambda: event(padded(json.dumps([f"{number:08}" for number in range(5400)]))), "too_many_ids"),
+    "too many ids": (lambda: event(padded(json.dumps([f"{number:010}" for number in range(4600)]))), "too_many_ids"),
     "a long reason": (lambda: event(padded(json.dumps({"ids": IDS[0], "reason": "r" * 60_000}))), "field_too_long"),
 }
 
