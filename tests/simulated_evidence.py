@@ -75,7 +75,9 @@ def _kept(simulation: Simulation, row: RequestRow) -> Iterator[MessageId]:
     assert simulation.search is not None
     since = simulation.seconds(row.created_at) - _KEPT_SECONDS
     for given, resolved in row.resolved.items():
-        shown = [mail for mail in simulation.search.mails if mail.header == given and mail.is_shown(since)]
+        shown = [
+            mail for mail in simulation.search.mails if mail.header == given and mail.is_listed and mail.is_shown(since)
+        ]
         item = simulation.dynamodb.items.get(message_key(row.account_id, postfix_part(resolved)))
         message = message_row(item) if item is not None else None
         was_open = message is not None and (
@@ -95,7 +97,7 @@ def _mistaken(simulation: Simulation, row: RequestRow) -> Iterator[MessageId]:
     for given, letter in zip(row.ids, row.letters or "", strict=False):
         if is_header(given) or (is_bare(given) and not is_guarded):
             continue
-        shown = [mail for mail in simulation.search.meant_by(given) if mail.is_shown(since)]
+        shown = [mail for mail in simulation.search.meant_by(given) if mail.is_listed and mail.is_shown(since)]
         if len(shown) > 1 and LETTERS[letter][0] is Outcome.RELEASED:
             yield given
 
