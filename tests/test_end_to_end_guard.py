@@ -47,11 +47,12 @@ def post(stack: Stack, body: Any) -> requests.Response:
 
 def results(stack: Stack, body: Any) -> list[dict[str, Any]]:
     """Ask, wait for the end, and return what came of each id."""
-    answer, ends_at = post(stack, body), time.monotonic() + 120
+    answer, ends_at = post(stack, body), time.monotonic() + 240
     headers = {"Authorization": f"Bearer {stack.token}"}
-    while answer.status_code == 202 and time.monotonic() < ends_at:
+    location = f"{stack.base_url}/v1/releases/{answer.json()['request_id']}"
+    # On a busy machine a poll may find the ledger too slow, which is a 503 that says to ask again.
+    while answer.status_code in (202, 503) and time.monotonic() < ends_at:
         time.sleep(0.5)
-        location = f"{stack.base_url}/v1/releases/{answer.json()['request_id']}"
         answer = requests.get(location, headers=headers, timeout=TIMEOUT)
     assert answer.status_code == 200, answer.text
     return list(answer.json()["results"])
