@@ -32,6 +32,8 @@ from quarantine_release.vetting import Vetting
 from tests import simulation as simulation_module
 from tests.simulated_invariants import check_end
 from tests.simulated_runs import GUARDED, SCENARIOS, schedules, seeded, standing_still
+from tests.simulated_strikes import Strike
+from tests.simulation import Order, Simulation
 
 pytestmark = pytest.mark.simulation
 TRIES = 4000
@@ -317,6 +319,20 @@ def standstills(first: int) -> Callable[[], Iterator[list[str]]]:
     return lambda: (check_end(standing_still(seed)) for seed in range(first, first + TRIES))
 
 
+def stalled_claims() -> Iterator[list[str]]:
+    """Have the process stand still within its claim, while a person pauses the account."""
+    for seed in range(1, 20):
+        stalls = iter((Strike.STALL,))
+        simulation = Simulation(
+            SCENARIOS["one request"],
+            lambda boundary, stalls=stalls: next(stalls, None) if boundary == "TransactWriteItems" else None,  # type: ignore[misc]
+            seed=seed,
+        )
+        simulation.orders = [Order(at=0.3, seconds=100.0)]
+        simulation.run(until=1000.0)
+        yield check_end(simulation)
+
+
 MUTANTS: tuple[tuple[Callable[[Patch], None], Callable[[], Iterator[list[str]]]], ...] = (
     (ambiguous_means_retry, stories),
     (retry_on_lease_expiry, stories),
@@ -343,7 +359,7 @@ MUTANTS: tuple[tuple[Callable[[Patch], None], Callable[[], Iterator[list[str]]]]
     (a_message_that_cannot_be_read_is_taken_for_absent, seeds(28)),
     (a_row_of_a_newer_version_is_written_over, seeds(15)),
     (the_switch_is_ignored, seeds(0)),
-    (the_switch_is_not_looked_at_again_after_the_claim, seeds(0)),
+    (the_switch_is_not_looked_at_again_after_the_claim, stalled_claims),
 )
 
 
@@ -354,6 +370,10 @@ def test_each_mutant_is_caught(
     """What the same runs find of the code as it is, `test_simulation.py` asks: nothing."""
     mutant(monkeypatch)
     assert any(runs())
+
+
+def test_a_pause_during_a_claim_violates_nothing() -> None:
+    assert [found for found in stalled_claims() if found] == []
 
 
 @pytest.mark.parametrize("first", [0, 83, 502])
