@@ -391,3 +391,11 @@ def test_what_people_have_changed_is_told_to_those_who_may_see_all_and_else_when
     ]
     seen_by_others = trace_body(row, {}, [], [operation], account_id=ACCOUNT, part=PART, visible_to="soar", now=NOON)
     assert seen_by_others["operations"] == [{"at": "2026-11-22T12:00:00.000Z", "kind": "settle"}]
+
+
+def test_an_id_that_nothing_was_sent_for_says_what_to_do() -> None:
+    body = result_body(Result(BARE, Outcome.FAILED, Code.NOT_ATTEMPTED, None))
+    assert (body["detail"], body["retryable"]) == (
+        "Nothing was sent for this id. Send it again as a new request.",
+        True,
+    )

@@ -121,9 +121,7 @@ class CloudflareLookup:
             told = without_doubt(calls.get, told)
         if isinstance(told, Details):
             return [told]
-        if isinstance(told, NotRead) and told not in (NotRead.ABSENT, NotRead.NOT_OFFERED):
-            return told
-        return NotRead.FAILED
+        return NotRead.FAILED if isinstance(told, Several) or told in (NotRead.ABSENT, NotRead.NOT_OFFERED) else told
 
     def _held(self, account_id: AccountId, ids: Iterable[MessageId]) -> dict[MessageId, Details]:
         listed = [(each, self._listed.get((account_id, postfix_part(each)))) for each in ids]
