@@ -218,7 +218,7 @@ class _Line:
         cancelled = [request for request in run.requests.values() if request.cancelled_at is not None]
         known = run.rows.keys() - {target.part for request in cancelled for target in targets_of(request.message_ids)}
         run.rows |= self._ports.ledger.messages(run.account_id, sorted(parts - known))
-        # Who has claimed nothing, since another request came first, may know the message by another id.
+        # A request that claimed nothing, because another came first, may know the message by another id.
         ask_each(run, self._wanted(), is_repeat=True)
         confirm(run, self._ports, seconds=_PROOF_SECONDS, spared=2 * RECORD_SECONDS)
         run.finish()

@@ -34,7 +34,7 @@ class _Kind:
 # All rows of mail that may have been held, wherever it is now. A list of the quarantine alone would leave out the very
 # rows that contradict it, and all mail would be too much to list. What arrived in half a day costs about one more list.
 _DETECTED: Final = _Kind({"detections_only": "true"}, timedelta(hours=12))
-# What is in quarantine is little enough that a day of it costs less than one more list.
+# A quarantine is so small that listing a day of it costs less than one more list.
 _HELD: Final = _Kind({"delivery_status": "quarantined"}, timedelta(hours=24))
 
 
@@ -165,7 +165,7 @@ class Look:
             return NotRead.FAILED
         if is_undated(message_id, self.now):
             return NotRead.UNDATED
-        # Who offers one reading of a bare id, and not the other, may be about to offer both again.
+        # A server that offers one reading of a bare id and not the other may soon offer both again.
         if self.is_offered and message_id in self.unsure:
             return NotRead.FAILED
         return NotRead.NOT_LISTED if self.is_offered and by_path is NotRead.NOT_OFFERED else why
