@@ -163,6 +163,7 @@ class RememberingBudget:
     put_back_calls: int = 0
     heard_of: list[Answered | Refused] = field(default_factory=list)
     paused: float = 0.0
+    renewal: float = 0.0
     stops: dict[str, Stop] = field(default_factory=dict)
 
     def take(self, account_id: AccountId, mark: Mark) -> float:  # noqa: ARG002
@@ -176,6 +177,12 @@ class RememberingBudget:
 
     def stop_of(self, account_id: AccountId, client: str) -> Stop | None:  # noqa: ARG002
         return self.stops.get("*") or self.stops.get(client)
+
+    def reserve(self, account_id: AccountId, mark: Mark) -> float:
+        return self.take(account_id, mark)
+
+    def renew(self, account_id: AccountId) -> float:  # noqa: ARG002
+        return self.renewal
 
     def put_back(self, account_id: AccountId) -> None:  # noqa: ARG002
         self.put_back_calls += 1

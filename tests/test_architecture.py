@@ -48,6 +48,7 @@ OURS = {
     "answer": "guard outcome results run trace visibility",
     "trace_answer": "answer outcome results trace visibility",
     "allowance": "outcome",
+    "known_calls": "allowance",
     # From bytes to a request.
     "http_event": "",
     "resemblance": "",
@@ -80,7 +81,7 @@ OURS = {
         " ports trace update_expression"
     ),
     "ledger": "facts ledger_codecs ledger_items ledger_keys ledger_reads ledger_writes outcome ports table trace",
-    "budget": "allowance ledger_account ledger_codecs ledger_keys outcome ports table update_expression",
+    "budget": "allowance known_calls ledger_account ledger_codecs ledger_keys outcome ports table update_expression",
     "release_queue": "outcome ports telemetry",
     "cloudflare_answer": "outcome reading",
     "deadline": "cloudflare_answer",

@@ -223,6 +223,16 @@ def test_a_pause_that_began_since_the_call_was_taken_is_kept(world: World) -> No
     assert {each.state for each in run.rows.values()} == {State.RETRYABLE}
 
 
+def test_a_call_that_was_taken_long_ago_is_not_made_if_none_are_left(world: World) -> None:
+    run, claims = claim_both(world)
+    world.budget.renewal = 12.5
+    no = make_call(run, claims)
+    assert no is not None
+    assert (no.reason, no.retry_after, no.evidence.failure) == (RefusalReason.RATE_LIMITED, 13, "calls_used_up")
+    assert (world.budget.put_back_calls, world.cloudflare.calls) == (1, [])
+    assert {each.state for each in run.rows.values()} == {State.RETRYABLE}
+
+
 def test_a_call_for_which_there_is_no_time_is_put_back(world: World) -> None:
     world.seconds_left = [7.9]
     run, claims = claim_both(world)

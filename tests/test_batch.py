@@ -358,7 +358,7 @@ class Budgets:
     waiting: AccountId
     seconds: float
 
-    def take(self, account_id: AccountId, mark: Mark) -> float:
+    def reserve(self, account_id: AccountId, mark: Mark) -> float:
         return self.seconds if account_id == self.waiting else self.world.budget.take(account_id, mark)
 
     def __getattr__(self, name: str) -> Any:
@@ -501,7 +501,7 @@ class Beside:
     world: World
     act: Callable[[], object] | None
 
-    def take(self, account_id: AccountId, mark: Mark) -> float:
+    def reserve(self, account_id: AccountId, mark: Mark) -> float:
         act, self.act = self.act, None
         if act is not None:
             act()

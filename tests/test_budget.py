@@ -53,9 +53,16 @@ class Processes:
     limit: int = 900
     now: datetime = NOON
     faults: deque[Fault | None] = field(default_factory=deque)
+    stalls: deque[float] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
-        self.dynamodb = ModelDynamoDB(lambda _: self.faults.popleft() if self.faults else None)
+        self.dynamodb = ModelDynamoDB(self._before)
+
+    def _before(self, _: str) -> Fault | None:
+        """Let time pass before a round trip, and say what befalls it."""
+        if self.stalls:
+            self.move(self.stalls.popleft())
+        return self.faults.popleft() if self.faults else None
 
     def start(self) -> AccountBudget:
         """Start a process, which knows nothing yet."""
@@ -90,6 +97,10 @@ def processes() -> Processes:
 
 def take(budget: AccountBudget, mark: Mark = Mark.ALL, account: AccountId = ACCOUNT) -> float:
     return budget.take(account, mark)
+
+
+def reserve(budget: AccountBudget) -> float:
+    return budget.reserve(ACCOUNT, Mark.ALL)
 
 
 def taken(budget: AccountBudget, at_most: int, mark: Mark = Mark.ALL) -> int:
@@ -173,26 +184,104 @@ def test_giving_back_is_tried_twice_at_most_since_nobody_else_can_buy_meanwhile(
 
 def test_a_call_that_was_not_made_is_left_for_the_next(processes: Processes) -> None:
     budget = processes.start()
-    assert take(budget) == 0
+    assert reserve(budget) == 0
     budget.put_back(ACCOUNT)
     processes.round_trips()
-    assert take(budget) == 0
+    assert reserve(budget) == 0
     assert processes.round_trips() == []
     assert processes.counted == 1
+    budget.put_back(ACCOUNT)
     budget.put_back(ACCOUNT)
     processes.move(1)
     assert take(budget) == 0
     assert processes.counted == 1
 
 
-def test_the_slots_that_are_past_leave_the_row(processes: Processes) -> None:
+def test_a_call_is_put_back_only_into_the_slot_that_counts_it(processes: Processes) -> None:
     budget = processes.start()
-    for _ in range(40):
-        assert take(budget) == 0
-        processes.move(30)
+    processes.move(29.5)
+    assert reserve(budget) == 0
+    old = slot_of(processes.now)
+    processes.move(1)
+    assert take(budget) == 0  # for a read, which is made
+    budget.put_back(ACCOUNT)
+    processes.move(1)
     assert take(budget) == 0
-    slots = sorted(int(name.removeprefix("calls_")) for name in processes.row if name.startswith("calls_"))
-    assert slots == list(range(slot_of(processes.now) - 11, slot_of(processes.now) + 1))
+    assert processes.row == {f"calls_{old}": 1, f"calls_{old + 1}": 2, "resumed": 3}
+
+
+def test_a_call_is_put_back_beside_what_was_bought_since_in_its_slot(processes: Processes) -> None:
+    budget = processes.start()
+    assert reserve(budget) == 0
+    processes.move(1)
+    assert take(budget) == 0
+    budget.put_back(ACCOUNT)
+    processes.move(1)
+    assert take(budget) == 0
+    assert processes.counted == 2
+
+
+def test_a_call_from_before_a_pause_is_not_put_back_to_those_after_it(processes: Processes) -> None:
+    budget = processes.start()
+    assert reserve(budget) == 0
+    budget.heard(ACCOUNT, limited(2))
+    budget.put_back(ACCOUNT)
+    processes.move(3)
+    assert take(budget) == 0
+    assert processes.row["resumed"] == 1
+
+
+# --- Calls that are made long after they were taken ------------------------------------------------------------------
+
+
+def test_a_call_that_was_just_taken_may_be_made_without_a_round_trip(processes: Processes) -> None:
+    budget = processes.start()
+    assert reserve(budget) == 0
+    processes.move(14.9)
+    processes.round_trips()
+    assert budget.renew(ACCOUNT) == 0
+    assert (processes.round_trips(), processes.counted) == ([], 1)
+
+
+def test_a_call_that_was_taken_long_ago_is_counted_when_it_is_made(processes: Processes) -> None:
+    budget = processes.start()
+    assert reserve(budget) == 0
+    old = slot_of(processes.now)
+    processes.move(46)
+    assert budget.renew(ACCOUNT) == 0
+    assert processes.row == {f"calls_{old}": 1, f"calls_{old + 1}": 1, "resumed": 2}
+    assert budget.renew(ACCOUNT) == 0
+    assert processes.counted == 2
+
+
+def test_a_call_that_was_taken_long_ago_is_not_made_if_none_are_left(processes: Processes) -> None:
+    processes.limit = 3
+    budget = processes.start()
+    assert reserve(budget) == 0
+    processes.move(46)
+    assert taken(processes.start(), 9) == 2
+    assert budget.renew(ACCOUNT) == 314
+    budget.put_back(ACCOUNT)
+    assert processes.counted == 3
+
+
+def test_what_a_process_has_bought_while_it_stood_still_is_given_back_and_bought_anew(processes: Processes) -> None:
+    budget = processes.start()
+    processes.stalls += [46, 0, 0]
+    assert take(budget) == 0
+    assert processes.round_trips() == ["UpdateItem", "TransactWriteItems", "UpdateItem"]
+    assert {name: number for name, number in processes.row.items() if number} == {
+        f"calls_{slot_of(processes.now)}": 1,
+        "resumed": 1,
+    }
+
+
+def test_a_process_that_stands_still_again_and_again_makes_no_call(processes: Processes) -> None:
+    budget = processes.start()
+    processes.stalls += [10, 0, 10, 0, 10]
+    with pytest.raises(LedgerUnavailable):
+        take(budget)
+    assert processes.counted == 0
 
 
 # --- Marks -----------------------------------------------------------------------------------------------------------
@@ -482,7 +571,9 @@ def test_after_a_pause_all_processes_together_begin_one_by_one(processes: Proces
 # --- Whatever happens ------------------------------------------------------------------------------------------------
 
 steps = st.tuples(
-    st.sampled_from(["take", "take", "take", "take inline", "put back", "limited", "trouble", "good", "restart"]),
+    st.sampled_from(
+        ["take", "take", "take", "take inline", "put back", "late", "late", "limited", "trouble", "good", "restart"]
+    ),
     st.integers(0, 3),
     st.integers(1, 12),
     st.sampled_from([0, 0, 0, 0.3, 0.3, 1, 1, 7, 29, 31, 60, 240, 270, 300]),
@@ -520,13 +611,25 @@ class Run:
                         return
                     self.made.append((now, who, mark))
             case "put back":
-                if not take(budget):
-                    budget.put_back(ACCOUNT)
+                self._reserve_and_read(budget, who, number)
+                budget.put_back(ACCOUNT)
+            case "late":
+                if not self._reserve_and_read(budget, who, number) and not budget.renew(ACCOUNT):
+                    self.made.append((self.processes.now, who, Mark.ALL))
             case "limited":
                 budget.heard(ACCOUNT, limited(number))
                 self.pauses.append((now, who, now + timedelta(seconds=number)))
             case _:
                 budget.heard(ACCOUNT, BROKEN if what == "trouble" else GOOD)
+
+    def _reserve_and_read(self, budget: AccountBudget, who: int, number: int) -> float:
+        """Reserve a call, let time pass, and make others meanwhile."""
+        wait = reserve(budget)
+        for _ in range(number // 3 if not wait else 0):
+            self.processes.move(number * 2)
+            if not take(budget):
+                self.made.append((self.processes.now, who, Mark.ALL))
+        return wait
 
     def assert_within_the_limits(self) -> None:
         """Look at the five minutes that end with each call; of the first mark, at what was to be known by then.
@@ -567,6 +670,13 @@ def test_never_more_than_the_limit_is_called_in_five_minutes(several: list[Step]
 @given(st.lists(steps, max_size=60), st.integers(1, 25), st.lists(st.none() | st.sampled_from(Fault), max_size=60))
 def test_not_even_when_the_ledger_fails(several: list[Step], limit: int, faults: list[Fault | None]) -> None:
     run = Run(Processes(limit, limit, faults=deque(faults))).play(several)
+    run.assert_within_the_limits()
+
+
+@settings(max_examples=200)
+@given(st.lists(steps, max_size=60), st.integers(1, 25), st.lists(st.sampled_from([0, 0, 0, 5, 9.9, 46]), max_size=60))
+def test_not_even_when_processes_stand_still(several: list[Step], limit: int, stalls: list[float]) -> None:
+    run = Run(Processes(limit, limit, stalls=deque(stalls))).play(several)
     run.assert_within_the_limits()
 
 

@@ -17,7 +17,6 @@ pytestmark = pytest.mark.simulation
 SEEDS, BLOCK = 20_000, 200
 # Violations that crowds found when they met the real search, and that are not repaired yet. They keep issue 13 open.
 NOT_REPAIRED = {
-    12104: "calls within five minutes",
     15532: "needs a review after",
     18205: "is still open",
 }

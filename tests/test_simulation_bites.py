@@ -15,10 +15,11 @@ from quarantine_release import sweep as sweep_module
 from quarantine_release import vetting as vetting_module
 from quarantine_release.allowance import AccountRow
 from quarantine_release.attempt import Claims
-from quarantine_release.budget import AccountBudget, _Known
+from quarantine_release.budget import AccountBudget
 from quarantine_release.calls import Want
 from quarantine_release.findings import Findings
 from quarantine_release.guard import Guarded, NotRead, judge
+from quarantine_release.known_calls import Known
 from quarantine_release.ledger import DynamoLedger
 from quarantine_release.ledger_writes import Write, check_open, move_message
 from quarantine_release.outcome import Answered, Reading, Refused, Seen, State, Verdict, may_claim
@@ -203,16 +204,20 @@ def what_cannot_be_read_is_taken_for_released(patch: Patch) -> None:
 
 def budget_counted_per_process(patch: Patch) -> None:
     def alone(original: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda self, account_id, *others: original(self, f"{account_id} in {id(self)}", *others)
+        def mutant(self: AccountBudget, account_id: str, *others: Any) -> Any:
+            own = f" in {id(self)}"
+            return original(self, f"{account_id.removesuffix(own)}{own}", *others)
 
-    for name in ("take", "pause_left", "put_back", "heard"):
+        return mutant
+
+    for name in ("take", "reserve", "renew", "pause_left", "put_back", "heard"):
         patch.setattr(AccountBudget, name, alone(getattr(AccountBudget, name)))
 
 
 def a_pause_stays_with_the_process_that_saw_the_429(patch: Patch) -> None:
     original = AccountBudget._see
 
-    def mutant(self: AccountBudget, known: _Known, row: AccountRow) -> None:
+    def mutant(self: AccountBudget, known: Known, row: AccountRow) -> None:
         original(self, known, replace(row, paused_until=known.row.paused_until))
 
     patch.setattr(AccountBudget, "_see", mutant)

@@ -215,6 +215,7 @@ def _too_late(run: Run, attempt: AttemptRow, seconds: float) -> Refused | None:
     try:
         paused = run.ports.budget.pause_left(run.account_id)
         stops = [run.stop_of(run.requests[name]) for name in sorted(set(attempt.owners.values()))]
+        wait = 0.0 if paused or any(stops) or seconds < LEAST_CALL_SECONDS else run.ports.budget.renew(run.account_id)
     except LedgerUnavailable:  # who cannot be told of a pause must not call into it
         return Refused(RefusalReason.NO_TIME, Evidence(failure="pause_not_known"))
     for stop in filter(None, stops):
@@ -223,6 +224,8 @@ def _too_late(run: Run, attempt: AttemptRow, seconds: float) -> Refused | None:
         return Refused(RefusalReason.RATE_LIMITED, Evidence(failure="calls_paused"), ceil(paused))
     if seconds < LEAST_CALL_SECONDS:
         return Refused(RefusalReason.NO_TIME, Evidence(failure="not_enough_time"))
+    if wait:
+        return Refused(RefusalReason.RATE_LIMITED, Evidence(failure="calls_used_up"), ceil(wait))
     return None
 
 

@@ -173,7 +173,7 @@ class _Line:
     def _may_look(self) -> bool:
         """Take the release's own call before anything is read: else reading could use up a small budget for ever."""
         if not self._is_taken and self._ports.time_left() >= CALL_SECONDS + 2 * RECORD_SECONDS:
-            self._wait = self._ports.budget.take(self._run.account_id, Mark.ALL)
+            self._wait = self._ports.budget.reserve(self._run.account_id, Mark.ALL)
             self._is_taken = not self._wait
         return self._is_taken
 
@@ -193,7 +193,7 @@ class _Line:
             if self._is_taken:
                 ports.budget.put_back(self._run.account_id)
             return self._end(0.0 if self._calls else self._wait)
-        wait = 0.0 if self._is_taken else ports.budget.take(self._run.account_id, Mark.ALL)
+        wait = 0.0 if self._is_taken else ports.budget.reserve(self._run.account_id, Mark.ALL)
         self._is_taken = False
         if wait:
             return self._end(wait)

@@ -13,11 +13,12 @@ told that the same call is theirs.
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Final
 
 from quarantine_release.allowance import (
+    SLOT_SECONDS,
     AccountRow,
     allowed,
     is_past,
@@ -27,6 +28,7 @@ from quarantine_release.allowance import (
     stop_of,
     wait_of,
 )
+from quarantine_release.known_calls import Known, Reserved
 from quarantine_release.ledger_account import account_row, calls_name
 from quarantine_release.ledger_codecs import Item
 from quarantine_release.ledger_keys import account_key
@@ -37,29 +39,13 @@ from quarantine_release.update_expression import UpdateExpression
 
 # So long a block holds, and so long what others wrote may be unknown here: within a second a pause reaches everybody.
 _HOLDS: Final = timedelta(seconds=0.9)
+# A call counts where it was bought, for five minutes and a slot more: so it must be made within a slot. A process may
+# stand still while it buys, so a block that came so late is given back, and a call taken so long ago is taken anew.
+_LATEST_BLOCK: Final = timedelta(seconds=SLOT_SECONDS / 3)
+_LATEST_CALL: Final = timedelta(seconds=SLOT_SECONDS / 2)
+_PURCHASES: Final = 3
 # A block grows while it is used up, so that a lone call costs a lone call.
 _LARGEST_BLOCK: Final = 8
-
-
-@dataclass(slots=True)
-class _Known:
-    """What this process knows of an account: the row without the calls it has bought and not made, and these."""
-
-    row: AccountRow
-    seen_at: datetime
-    bought_at: datetime
-    block: int = 1
-    left: int = 0
-
-    def move(self, calls: int) -> None:
-        """Count so many of the calls that were bought as made."""
-        slot = slot_of(self.bought_at)
-        counted = {**self.row.calls, slot: self.row.calls.get(slot, 0) + calls}
-        self.row = replace(self.row, calls=counted, resumed=self.row.resumed + calls)
-        self.left -= calls
-
-
-_LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
 
 
 class AccountBudget:
@@ -80,7 +66,7 @@ class AccountBudget:
         self._table = table
         self._marks = marks
         self._clock = clock
-        self._accounts: dict[AccountId, _Known] = {}
+        self._accounts: dict[AccountId, Known] = {}
 
     def take(self, account_id: AccountId, mark: Mark) -> float:
         """Take one call and return 0, or return for how many seconds none may be made. Raises LedgerUnavailable.
@@ -95,13 +81,28 @@ class AccountBudget:
         if wait:
             return wait
         if not known.left or not self._is_fresh(known.bought_at, now):
-            self._buy(account_id, known, now)
-            wait = wait_of(known.row, limit, now)
-            if wait:  # others have taken what there was
-                self._give_back(account_id, known, now)
+            wait = self._buy_in_time(account_id, known, limit)
+            if wait:
                 return wait
         known.move(1)
         return 0.0
+
+    def reserve(self, account_id: AccountId, mark: Mark) -> float:
+        """Take a call that is made later, if at all: one at a time for an account. Else as `take`."""
+        wait, known = self.take(account_id, mark), self._of(account_id)
+        if not wait:
+            known.reserved = Reserved(known.bought_at, known.row.paused_until)
+        return wait
+
+    def renew(self, account_id: AccountId) -> float:
+        """Return 0 if the call that was reserved may be made at once, or for how many seconds it may not.
+
+        One that was taken long ago is taken anew, since it counts where it was bought. Raises LedgerUnavailable.
+        """
+        reserved = self._of(account_id).reserved
+        if reserved is None or self._clock() - reserved.bought_at < _LATEST_CALL:
+            return 0.0
+        return self.reserve(account_id, Mark.ALL)
 
     def pause_left(self, account_id: AccountId) -> float:
         """Return for how many seconds Cloudflare wants no call. Raises LedgerUnavailable.
@@ -118,8 +119,14 @@ class AccountBudget:
         return stop_of(self._recent(account_id), client)
 
     def put_back(self, account_id: AccountId) -> None:
-        """Put a call back that was taken and not made."""
-        self._of(account_id).move(-1)
+        """Put the call back that was reserved and not made.
+
+        It stays counted if it was bought in another slot than what is left here, or if calls have paused since.
+        """
+        known = self._of(account_id)
+        if known.reserved is not None and known.is_of_block(known.reserved):
+            known.move(-1)
+        known.reserved = None
 
     def heard(self, account_id: AccountId, called: Answered | Refused) -> None:
         """Take note of what a call came to: Cloudflare may want none for a while."""
@@ -139,8 +146,8 @@ class AccountBudget:
                 until = self._clock() + timedelta(seconds=rest)
                 known.row = replace(known.row, paused_until=max(until, known.row.paused_until or until))
 
-    def _of(self, account_id: AccountId) -> _Known:
-        return self._accounts.setdefault(account_id, _Known(AccountRow(), _LONG_AGO, _LONG_AGO))
+    def _of(self, account_id: AccountId) -> Known:
+        return self._accounts.setdefault(account_id, Known())
 
     def _recent(self, account_id: AccountId) -> AccountRow:
         known = self._of(account_id)
@@ -151,11 +158,25 @@ class AccountBudget:
     def _is_fresh(self, at: datetime, now: datetime) -> bool:
         return now - at < _HOLDS
 
-    def _look(self, account_id: AccountId, known: _Known) -> None:
+    def _look(self, account_id: AccountId, known: Known) -> None:
         item = next(self._table.read([account_key(account_id)]), None)
         self._see(known, self._read(item) if item else AccountRow())
 
-    def _buy(self, account_id: AccountId, known: _Known, now: datetime) -> None:
+    def _buy_in_time(self, account_id: AccountId, known: Known, limit: int) -> float:
+        """Buy a block of which at least one call may be made now; else return for how many seconds none may."""
+        for _ in range(_PURCHASES):
+            now = self._clock()
+            self._buy(account_id, known, now)
+            wait = wait_of(known.row, limit, now)
+            if wait:  # others have taken what there was
+                self._give_back(account_id, known, now)
+                return wait
+            if self._clock() - now < _LATEST_BLOCK:
+                return 0.0
+        self._give_back(account_id, known, self._clock())
+        raise LedgerUnavailable
+
+    def _buy(self, account_id: AccountId, known: Known, now: datetime) -> None:
         """Buy a block: a larger one if the last was used up in time."""
         is_used_up = not known.left and self._is_fresh(known.bought_at, now)
         known.block = min(known.block * 2, _LARGEST_BLOCK) if is_used_up else 1
@@ -171,7 +192,7 @@ class AccountBudget:
         known.bought_at = now
         known.move(-calls)
 
-    def _give_back(self, account_id: AccountId, known: _Known, now: datetime) -> None:
+    def _give_back(self, account_id: AccountId, known: Known, now: datetime) -> None:
         """Give back what was bought and not made, unless calls have paused since: then it counts for nothing.
 
         In a transaction, which has its effect once however often it is sent: a call given back twice is one too many.
@@ -192,7 +213,7 @@ class AccountBudget:
         with suppress(LedgerUnavailable):
             self._table.transact([{"Update": update.build()}], FEW_TRIES)
 
-    def _pause(self, account_id: AccountId, known: _Known, until: datetime) -> None:
+    def _pause(self, account_id: AccountId, known: Known, until: datetime) -> None:
         known.row = replace(known.row, paused_until=max(until, known.row.paused_until or until))
         update = UpdateExpression({"S": account_key(account_id)})
         update.set("paused_until", {"N": _milliseconds(until)})
@@ -202,20 +223,20 @@ class AccountBudget:
         known.row = replace(known.row, resumed=0)
         known.left = 0
 
-    def _count(self, account_id: AccountId, known: _Known, calls: int) -> None:
+    def _count(self, account_id: AccountId, known: Known, calls: int) -> None:
         """Count calls that were made without being taken before."""
         update = UpdateExpression({"S": account_key(account_id)})
         update.add(calls_name(slot_of(self._clock())), {"N": str(calls)})
         self._see(known, self._read(self._table.change(update.build())))
 
-    def _count_trouble(self, account_id: AccountId, known: _Known) -> int:
+    def _count_trouble(self, account_id: AccountId, known: Known) -> int:
         known.row = replace(known.row, troubles=known.row.troubles + 1)
         update = UpdateExpression({"S": account_key(account_id)})
         update.add("troubles", {"N": "1"})
         self._see(known, self._read(self._table.change(update.build())))
         return known.row.troubles
 
-    def _forget_troubles(self, account_id: AccountId, known: _Known) -> None:
+    def _forget_troubles(self, account_id: AccountId, known: Known) -> None:
         update = UpdateExpression({"S": account_key(account_id)})
         update.remove("troubles")
         self._see(known, self._read(self._table.change(update.build())))
@@ -227,7 +248,7 @@ class AccountBudget:
             self._report(error)
             raise
 
-    def _see(self, known: _Known, row: AccountRow) -> None:
+    def _see(self, known: Known, row: AccountRow) -> None:
         """Take over the row as it is, less what is bought and not made. What was bought before a pause is gone."""
         mine, theirs = known.row.paused_until, row.paused_until
         if mine is not None and (theirs is None or theirs < mine):  # a pause that could not be told to all

@@ -213,8 +213,17 @@ class Budget(Protocol):
         No round trip within a second of the last, that of `take` included.
         """
 
+    def reserve(self, account_id: AccountId, mark: Mark) -> float:
+        """Take a call that is made later, if at all: one at a time for an account. Else as `take`."""
+
+    def renew(self, account_id: AccountId) -> float:
+        """Return 0 if the call that was reserved may be made at once, or for how many seconds it may not.
+
+        Raises LedgerUnavailable.
+        """
+
     def put_back(self, account_id: AccountId) -> None:
-        """Put a call back that was taken and not made."""
+        """Put the call back that was reserved and not made."""
 
     def heard(self, account_id: AccountId, called: Answered | Refused) -> None:
         """Take note of what a call came to: Cloudflare may want none for a while."""

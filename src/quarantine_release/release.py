@@ -102,7 +102,7 @@ def release(request: RequestRow, ports: Ports, *, inline: bool = True) -> Answer
         wait = 0.0
         try:
             if has_time and call.wants:
-                wait = ports.budget.take(request.account_id, Mark.ALL if request.force else Mark.INLINE)
+                wait = ports.budget.reserve(request.account_id, Mark.ALL if request.force else Mark.INLINE)
             stop = run.stop_of(request)  # after the call was taken, which has read the row that tells it
         except LedgerUnavailable:
             if not run.is_accepted:
