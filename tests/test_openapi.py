@@ -130,3 +130,16 @@ def test_every_member_of_the_problem_of_a_row_is_described(deployment: Deploymen
     told = deployment.get(path_of(answer))
     assert (told.status, told.body["ids"]) == (503, [MESSAGE])
     assert told.body.keys() <= DESCRIPTION["components"]["schemas"]["Problem"]["properties"].keys()
+
+
+def test_an_incomplete_release_in_a_list_is_described(deployment: Deployment) -> None:
+    """`fail_on` makes the entry of an ended request a problem with results, which is neither a release nor a problem."""
+    asked = deployment.post({"ids": MESSAGE, "fail_on": "none"}, headers=[("Prefer", "respond-async")])
+    deployment.send("POST", f"{path_of(asked)}/cancel")
+    listed = deployment.get("/v1/releases", query=[("ids", asked.body["request_id"])])
+    (entry,) = listed.body["releases"]
+    assert (listed.status, entry["code"]) == (200, "release_incomplete")
+    content = DESCRIPTION["paths"]["/v1/releases"]["get"]["responses"]["200"]["content"]["application/json"]
+    names = {each["$ref"].rpartition("/")[2] for each in content["schema"]["properties"]["releases"]["items"]["anyOf"]}
+    schemas = [DESCRIPTION["components"]["schemas"][name] for name in names]
+    assert any(set(each["required"]) <= entry.keys() <= each["properties"].keys() for each in schemas)
