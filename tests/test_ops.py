@@ -511,7 +511,7 @@ def _words(text: str) -> str:
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
-        (("trace", "4Njp3P0STMz2cXXX"), 1, "Nobody has asked"),
+        (("trace", "4Njp3P0STMz2cXXX"), 1, "Nobody has asked for this message, or what was asked still waits"),
         (("request", "rq_" + "a" * 26), 1, "no such request"),
         (("redrive", "rq_" + "a" * 26, *WHY), 1, "no such request"),
         (("request", "other"), 2, "rq_ and 26"),

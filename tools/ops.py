@@ -124,7 +124,7 @@ def _trace(options: argparse.Namespace, place: Place) -> tuple[Mapping[str, Any]
         raise _cannot_be_read(place)
     unclaimed = place.ledger.unclaimed(account_id, part)
     if row is None and not unclaimed:
-        raise Ended("Nobody has asked for this message")
+        raise Ended("Nobody has asked for this message, or what was asked still waits for its turn")
     requests = place.ledger.requests(sorted(unclaimed | (row.asks if row is not None else frozenset())))
     attempts = place.ledger.attempts(account_id, sorted(attempts_of(row)))
     operations = place.ledger.operations_met(account_id, row, requests.values())
