@@ -133,7 +133,7 @@ def test_every_member_of_the_problem_of_a_row_is_described(deployment: Deploymen
 
 
 def test_an_incomplete_release_in_a_list_is_described(deployment: Deployment) -> None:
-    """`fail_on` makes the entry of an ended request a problem with results, which is neither a release nor a problem."""
+    """With `fail_on` the entry of an ended request is a problem with results: neither a release nor a problem."""
     asked = deployment.post({"ids": MESSAGE, "fail_on": "none"}, headers=[("Prefer", "respond-async")])
     deployment.send("POST", f"{path_of(asked)}/cancel")
     listed = deployment.get("/v1/releases", query=[("ids", asked.body["request_id"])])
