@@ -65,6 +65,7 @@ def test_a_reading_that_does_not_tell_which_message_it_is_of_is_not_kept() -> No
         FACTS_READ,
         Facts(FULL, NOON, was_held=False),
         replace(FACTS_READ, recipients=(), other_dispositions=("BULK", None)),
+        replace(FACTS_READ, is_clear=False),
     ],
 )
 def test_what_is_kept_is_read_back_as_it_was(facts: Facts) -> None:

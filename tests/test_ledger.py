@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
-from quarantine_release.facts import Facts
+from quarantine_release.facts import Facts, latest
 from quarantine_release.guard import Candidate, Ended, Policy
 from quarantine_release.ledger import DynamoLedger
 from quarantine_release.ledger_keys import alias_key, attempt_key, message_key, request_key, unclaimed_key
@@ -1094,7 +1094,9 @@ def test_what_was_read_last_is_kept_though_no_more_are_named(ledger: DynamoLedge
     assert ledger.unclaimed(ACCOUNT, postfix_part(OTHER)) == {"rq_last"}
 
 
-def test_facts_that_cannot_be_read_are_left_out(faulty: ModelDynamoDB, faulty_ledger: DynamoLedger) -> None:
+def test_facts_that_cannot_be_read_are_not_clear(faulty: ModelDynamoDB, faulty_ledger: DynamoLedger) -> None:
     faulty_ledger.note_unclaimed(ACCOUNT, [PART], RequestId("rq_one"), NOON, {PART: READ})
     faulty.items[unclaimed_key(ACCOUNT, PART)]["facts"] = {"S": "{"}
-    assert faulty_ledger.known(ACCOUNT, None, [], [], [PART]).facts == {}
+    facts = faulty_ledger.known(ACCOUNT, None, [], [], [PART]).facts[PART]
+    assert not facts.is_clear
+    assert latest((facts, READ)) is facts

@@ -295,6 +295,8 @@ def test_what_no_function_needs_none_may_do(function: str, need: Need) -> None:
         (Need("secretsmanager:GetSecretValue", "${ClientsSecret}"), {WEBHOOK, WORKER, RECONCILER}),
         (Need("dynamodb:BatchGetItem", LEDGER, frozenset({"O#1"})), {WEBHOOK}),
         (Need("dynamodb:Query", INDEX), {RECONCILER}),
+        # The sweep too names who asks in a row of its own, where others contend for the message's.
+        (Need("dynamodb:UpdateItem", LEDGER, frozenset({"N#1"})), {WEBHOOK, WORKER, RECONCILER}),
         (Need("sqs:SendMessage", QUEUE), {WEBHOOK, WORKER, RECONCILER}),
         *((need, {WORKER}) for need in RECEIVING),
     ],

@@ -19,6 +19,7 @@ from quarantine_release.guard import (
     Policy,
     Several,
 )
+from quarantine_release.ledger_keys import unclaimed_key
 from quarantine_release.outcome import (
     AccountId,
     Answered,
@@ -426,6 +427,23 @@ def test_a_bare_id_that_was_released_and_that_two_messages_go_by_now_is_ambiguou
     assert len(guarded.cloudflare.calls) == 1
 
 
+@pytest.mark.parametrize("inline", [True, False])
+def test_an_alert_id_that_leads_to_two_messages_is_ambiguous_though_one_was_released(
+    guarded: World, inline: bool
+) -> None:
+    ask(guarded, FULL)
+    assert told(ask(guarded, ALERT, name="at once")) == [(Outcome.ALREADY_RELEASED, None)]
+    guarded.clock.move(seconds=90)
+    ask(guarded, ALERT, name="same", inline=inline)
+    guarded.work()
+    assert told(later(guarded, "same")) == [(Outcome.ALREADY_RELEASED, None)]
+    guarded.lookup.messages[ALERT] = Several((SPAM, replace(SPAM, message_id=MessageId(f"{ALERT}-7"))))
+    ask(guarded, ALERT, name="two", inline=inline)
+    guarded.work()
+    assert told(later(guarded, "two")) == [(Outcome.AMBIGUOUS, Code.SEVERAL_MATCHES)]
+    assert len(guarded.cloudflare.calls) == 1
+
+
 def test_contradicting_rows_of_a_message_id_end_as_those_of_an_id(guarded: World) -> None:
     guarded.lookup.answers[HEADER] = guarded.lookup.messages[FULL] = NotRead.CONTRADICTED
     by_header, by_id = ask(guarded, HEADER, FULL).results
@@ -545,6 +563,17 @@ def test_the_wrong_id_of_another_ends_nothing_but_his_own(guarded: World, wrong:
     assert told(later(guarded, "two")) == [(Outcome.NOT_FOUND, None)]
     guarded.work()
     assert told(later(guarded)) == [RELEASED]
+
+
+def test_new_made_up_ids_of_another_keep_nobody_waiting(guarded: World) -> None:
+    """Each of them is waited for, since mail that new may not be shown yet."""
+    made_up = MessageId(f"{BARE}-{guarded.clock.now:%Y-%m-%dT%H:%M:%S}-99")
+    guarded.lookup.messages |= {BARE: SPAM, made_up: NotRead.ABSENT}
+    ask(guarded, BARE, inline=False)
+    ask(guarded, made_up, inline=False, name="two", client="stranger")
+    guarded.work()
+    assert told(later(guarded)) == [RELEASED]
+    assert guarded.cloudflare.calls == [(WireForm.ARRAY, [BARE])]
 
 
 def test_a_wrong_id_does_not_become_the_messages_own(guarded: World) -> None:
@@ -1329,6 +1358,40 @@ def test_an_id_that_nobody_has_read_proves_nothing(guarded: World) -> None:
     assert told(ask(guarded, FULL, name="made up")) == [(Outcome.NOT_FOUND, None)]
     assert told(ask(guarded, BARE)) == [RELEASED]
     assert message(guarded).guard is Guarded.NOT_CHECKED
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        (FULL, replace(SPAM, is_doubtful=True)),
+        (FULL, NotRead.CONTRADICTED),
+        (ALERT, Several((SPAM, replace(SPAM, message_id=MessageId(f"{ALERT}-7"))))),
+    ],
+    ids=["held and released", "contradicting rows", "two messages"],
+)
+@pytest.mark.parametrize("inline", [True, False])
+def test_nothing_passes_by_a_record_of_what_was_not_clear(
+    guarded: World, given: MessageId, shown: Any, inline: bool
+) -> None:
+    guarded.lookup.messages |= {given: shown, BARE: NotRead.ABSENT}
+    ((outcome, _),) = told(ask(guarded, given, name="first"))
+    assert outcome in (Outcome.DENIED, Outcome.AMBIGUOUS)
+    ask(guarded, BARE, name="second", inline=inline)
+    guarded.work()
+    assert told(later(guarded, "second")) == [CANNOT_READ]
+    vanish(guarded)
+    assert told(ask(guarded, BARE, name="third", force=True)) == [CANNOT_READ]
+    assert guarded.cloudflare.calls == []
+    guarded.lookup.messages[FULL] = SPAM
+    assert told(ask(guarded, FULL, name="fourth")) == [RELEASED]
+
+
+def test_a_record_that_cannot_be_read_counts_as_not_clear(guarded: World) -> None:
+    guarded.lookup.messages[FULL] = EVIL
+    assert told(ask(guarded, FULL)) == [DENIED]
+    guarded.dynamodb.items[unclaimed_key(ACCOUNT, PART)]["v"] = {"N": "9"}
+    vanish(guarded)
+    assert told(ask(guarded, BARE, name="two")) == [CANNOT_READ]
 
 
 def test_a_record_of_another_mail_than_the_ledger_knows_is_ambiguous(guarded: World) -> None:

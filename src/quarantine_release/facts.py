@@ -19,7 +19,8 @@ _ADDRESS_LENGTH: Final = 320  # RFC 3696 erratum 1690: 64 + @ + 255
 class Facts:
     """What Cloudflare showed of the message with this investigate id at `read_at`. `at` is when it was scanned.
 
-    `recipients` None: not known, since they are not to be kept, or are more than 20.
+    `recipients` None: not known, since they are not to be kept, or are more than 20. Not `is_clear`: what was shown
+    contradicts itself, or is of several messages, so nothing passes by it.
     """
 
     message_id: MessageId
@@ -29,6 +30,7 @@ class Facts:
     at: datetime | None = None
     recipients: tuple[str, ...] | None = field(default=None, repr=False)
     other_dispositions: tuple[str | None, ...] = ()
+    is_clear: bool = True
 
 
 NO_FACTS: Final[Mapping[PostfixPart, Facts]] = {}
@@ -48,7 +50,13 @@ def facts_of(details: Details, now: datetime, *, keeps_recipients: bool) -> Fact
         at=details.at,
         recipients=names if keeps_recipients and is_short else None,
         other_dispositions=tuple(as_name(each) for each in details.other_dispositions),
+        is_clear=not details.is_doubtful,
     )
+
+
+def unclear(message_id: MessageId, now: datetime) -> Facts:
+    """Return what to keep where Cloudflare showed something under this id that does not tell what the message is."""
+    return Facts(message_id, now, was_held=True, is_clear=False)
 
 
 def latest(facts: Iterable[Facts | None]) -> Facts | None:
@@ -62,8 +70,10 @@ def judge_by(
     """Say by what was read before whether a message may be released that cannot be read now, for a reason `why`.
 
     A message that was held then counts as held. A strict policy wants a reading now; but it is told what forbids the
-    mail.
+    mail. Nothing passes by what was not clear, with `force` neither.
     """
+    if not facts.is_clear:
+        return judge(why, replace(policy, is_strict=True), now, is_bare=True)
     details = Details(
         facts.message_id,
         facts.was_held,

@@ -10,7 +10,7 @@ from typing import Final
 
 from quarantine_release.asking import ask_for
 from quarantine_release.calls import Want
-from quarantine_release.facts import Facts
+from quarantine_release.facts import Facts, unclear
 from quarantine_release.guard import Details, Ended, NotRead, Several
 from quarantine_release.lookup import undecided
 from quarantine_release.outcome import (
@@ -91,12 +91,34 @@ class Findings:
             several = next((found for each in told if (found := _several(each, meant)) is not None), None)
             unread = next((each for each in told if isinstance(each, NotRead) and each in WAITING), None)
             if several is not None:
+                self.keep_unclear(want.target)
                 self.propose(name, want.target.part, undecided(several))
             elif unread is not None:
                 self.wait(name, want.target.part, unread, UNREADABLE)
             else:
                 left.append(name)
         return replace(want, requests=tuple(left))
+
+    def by_own_ids(self, want: Want, shown: Mapping[MessageId, Told]) -> list[Want]:
+        """Have requests go on by their own shorter id where there is nothing under the fuller one that another gave.
+
+        That id may be made up, and its request waits for as long as it is new.
+        """
+        if shown.get(want.target.message_id) not in (NotRead.ABSENT, NotRead.NOT_LISTED):
+            return [want]
+        ids = {name: self.shorter(want, name) for name in want.requests}
+        own = next(
+            (each for some in ids.values() for each in some if shown.get(each, NotRead.NOT_NOW) not in WAITING), None
+        )
+        names = tuple(name for name in want.requests if own in ids[name])
+        if own is None or not names:
+            return [want]
+        others = tuple(name for name in want.requests if name not in names)
+        return [replace(want, requests=others), Want(Target(want.target.part, own), names)]
+
+    def keep_unclear(self, target: Target) -> None:
+        """Have the ledger keep that what was shown of a message does not tell what it is, or which is meant."""
+        self.facts[target.part] = unclear(target.message_id, self._ports.clock())
 
     def end(self, name: RequestId, given: Iterable[MessageId], ended: Ended) -> None:
         """End ids of a request at once."""

@@ -163,6 +163,7 @@ def _facts_to_json(value: Facts) -> dict[str, Any]:
         **({"at": value.at.isoformat()} if value.at is not None else {}),
         **({"recipients": value.recipients} if value.recipients is not None else {}),
         **({"others": value.other_dispositions} if value.other_dispositions else {}),
+        **({} if value.is_clear else {"unclear": True}),
     }
 
 
@@ -176,6 +177,7 @@ def _facts_from_json(value: dict[str, Any]) -> Facts:
         datetime.fromisoformat(at) if at is not None else None,
         tuple(recipients) if recipients is not None else None,
         tuple(value.get("others", ())),
+        is_clear=not value.get("unclear", False),
     )
 
 

@@ -6,11 +6,11 @@ left out would count as absent. A single row that everything depends on raises R
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TypeVar
 
 from quarantine_release.allowance import AccountRow
-from quarantine_release.facts import Facts
+from quarantine_release.facts import Facts, unclear
 from quarantine_release.ledger_account import account_row
 from quarantine_release.ledger_codecs import Item
 from quarantine_release.ledger_items import (
@@ -145,7 +145,8 @@ class LedgerReads:
     ) -> Known:
         """Read what is known of a request, its messages and its questions, in one round trip for up to 100 rows.
 
-        Answers and facts that cannot be read are left out. Raises RowUnreadable if it is the request.
+        Answers that cannot be read are left out, but facts stand there as unclear: what is left out would count as
+        never read. Raises RowUnreadable if it is the request.
         """
         aliases = {alias_key(account_id, question): question for question in questions}
         keys = [*(message_key(account_id, part) for part in parts if not is_header(MessageId(part))), *aliases]
@@ -157,7 +158,7 @@ class LedgerReads:
             if key in aliases:
                 answers.update((aliases[key], answer) for answer in self._readable([item], kept))
             elif key in apart:
-                facts.update((apart[key], each) for each in self._readable([item], facts_apart) if each is not None)
+                facts.update((apart[key], each) for each in [self._facts(item, apart[key])] if each is not None)
             elif key.startswith("R#"):
                 request = self._reported(item, request_row)
             else:
@@ -172,6 +173,12 @@ class LedgerReads:
             self._report(error)
             _, account_id, part = error.key.split("#")
             return unreadable(AccountId(account_id), PostfixPart(part))
+
+    def _facts(self, item: Item, part: PostfixPart) -> Facts | None:
+        try:
+            return self._reported(item, facts_apart)
+        except RowUnreadable:
+            return unclear(MessageId(part), datetime.max.replace(tzinfo=UTC))  # no other reading is later
 
     def _reported(self, item: Item, decode: Callable[[Item], Row]) -> Row:
         try:

@@ -7,8 +7,8 @@ from datetime import datetime
 
 from quarantine_release.guard import Candidate, Details, Ended
 from quarantine_release.lookup import FRESH
-from quarantine_release.outcome import FINAL, Code, MessageId, Outcome, State, contradict, is_bare
-from quarantine_release.reading import time_of
+from quarantine_release.outcome import FINAL, Code, MessageId, Outcome, State, contradict
+from quarantine_release.reading import is_partial, time_of
 from quarantine_release.results import is_forgotten
 from quarantine_release.trace import MessageRow, Target
 
@@ -16,9 +16,10 @@ from quarantine_release.trace import MessageRow, Target
 def is_to_be_compared(row: MessageRow | None, target: Target, now: datetime) -> bool:
     """Whether the ledger's answer for an id holds only if Cloudflare still shows the same mail under it.
 
-    So it is for a bare id whose message ended more than a minute ago, if the ledger knows which mail that was.
+    So it is for a Postfix or alert id whose message ended more than a minute ago, if the ledger knows which mail that
+    was.
     """
-    if row is None or row.state not in FINAL or not is_bare(target.message_id) or is_forgotten(row, now):
+    if row is None or row.state not in FINAL or not is_partial(target.message_id) or is_forgotten(row, now):
         return False
     return row.own_id is not None and now - row.updated_at > FRESH
 

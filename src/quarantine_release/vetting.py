@@ -83,7 +83,8 @@ class Vetting:
         missing += {each: None for want in read for name in want.requests for each in self.findings.shorter(want, name)}
         shown = self._look(missing) if missing else {}
         apart = {want.target.part: self.findings.told_apart(want, shown) for want in read}
-        wants = [apart.get(want.target.part, want) for want in wants]
+        read = [each for want in apart.values() for each in self.findings.by_own_ids(want, shown)]
+        wants = [*read, *(want for want in wants if want.target.part not in apart)]
         shown = {**shown, **self._shown_by_learned_ids(read, shown)}
         passed = [each for want in wants if (each := self._vet(want, self._told(want, shown))) is not None]
         for want in ended:
@@ -105,7 +106,9 @@ class Vetting:
     def _learned(self, part: PostfixPart) -> MessageId | None:
         """Return the investigate id that Cloudflare told of a message before."""
         facts, row = self._run.facts_of(part), self._run.rows.get(part)
-        return facts.message_id if facts is not None else row.own_id if row is not None else None
+        if facts is None:
+            return row.own_id if row is not None else None
+        return facts.message_id if facts.is_clear else None  # of several messages nobody knows which is meant
 
     def _told(self, want: Want, shown: Mapping[MessageId, Told]) -> Told:
         """Return what is known of a message by now."""
@@ -131,6 +134,8 @@ class Vetting:
     def _vet(self, want: Want, told: Told) -> Want | None:
         target = want.target
         facts = self._run.facts_of(target.part) if _cannot_be_read(target, told) else None
+        if isinstance(told, Several) or told is NotRead.CONTRADICTED:
+            self.findings.keep_unclear(target)
         # Nobody knows yet what a Message-ID means that is still one.
         if is_header(target.message_id) or self._is_used_again(want, told, facts):
             return None
@@ -147,10 +152,14 @@ class Vetting:
 
     def _keep(self, told: Details) -> Facts | None:
         """Have the ledger keep what was read, with the claim or with the end."""
-        self.details[postfix_part(told.message_id)] = told
+        part = postfix_part(told.message_id)
+        self.details[part] = told
+        known = self.findings.facts.get(part)
+        if known is not None and not known.is_clear:  # a shorter id was shown to mean another message too
+            return known
         facts = facts_of(told, self._ports.clock(), keeps_recipients=self._ports.guard.keeps_recipients)
         if facts is not None:
-            self.findings.facts[postfix_part(told.message_id)] = facts
+            self.findings.facts[part] = facts
         return facts
 
     def _find(self, questions: Sequence[Question]) -> Mapping[Question, Sequence[Details] | NotRead]:
