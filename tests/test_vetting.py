@@ -1386,6 +1386,31 @@ def test_nothing_passes_by_a_record_of_what_was_not_clear(
     assert told(ask(guarded, FULL, name="fourth")) == [RELEASED]
 
 
+@pytest.mark.parametrize("inline", [True, False])
+@pytest.mark.parametrize("narrowing", [Narrowing(), Narrowing(sender="example.net"), Narrowing(expect_count=1)])
+def test_what_a_search_showed_of_several_matches_is_kept_of_each(
+    guarded: World, narrowing: Narrowing, inline: bool
+) -> None:
+    guarded.lookup.answers[HEADER] = [SPAM, replace(EVIL, message_id=FULL_OTHER)]
+    ask(guarded, HEADER, narrowing=narrowing, inline=inline)
+    guarded.work()
+    assert told(later(guarded))[0][0] is Outcome.AMBIGUOUS
+    vanish(guarded)
+    is_whole = narrowing.sender is None
+    assert told(ask(guarded, OTHER_BARE, name="two")) == [DENIED if is_whole else CANNOT_READ]
+    assert told(ask(guarded, BARE, name="three")) == [RELEASED if is_whole else CANNOT_READ]
+
+
+def test_nobody_is_told_of_several_matches_before_what_was_read_of_them_is_kept(
+    guarded: World, faults: list[Fault | None]
+) -> None:
+    guarded.lookup.answers[HEADER] = [SPAM, replace(EVIL, message_id=FULL_OTHER)]
+    faults += [None, Fault.TIMEOUT_BEFORE]
+    with pytest.raises(LedgerUnavailable):
+        ask(guarded, HEADER)
+    assert guarded.ledger.requests([RequestId("rq_one")]) == {}
+
+
 def test_a_record_that_cannot_be_read_counts_as_not_clear(guarded: World) -> None:
     guarded.lookup.messages[FULL] = EVIL
     assert told(ask(guarded, FULL)) == [DENIED]

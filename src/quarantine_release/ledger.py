@@ -213,6 +213,10 @@ class DynamoLedger(LedgerReads):
         full = [(part, read) for number, (part, read) in enumerate(own) if number in refused]
         self._write_all([keep_facts(account_id, part, until, read) for part, read in full if read is not None])
 
+    def keep_facts(self, account_id: AccountId, facts: Mapping[PostfixPart, Facts], until: datetime) -> None:
+        """Keep what was read of messages that nobody asked for by an id of theirs."""
+        self._write_all([keep_facts(account_id, part, until, each) for part, each in facts.items()])
+
     def keep_aliases(
         self, account_id: AccountId, answers: Mapping[str, MessageId], at: datetime, until: datetime
     ) -> None:

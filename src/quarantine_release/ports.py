@@ -125,6 +125,9 @@ class Ledger(Protocol):
     ) -> None:
         """Have the trace of messages know who asked for them without a claim, and keep what was read of them."""
 
+    def keep_facts(self, account_id: AccountId, facts: Mapping[PostfixPart, Facts], until: datetime) -> None:
+        """Keep what was read of messages that nobody asked for by an id of theirs."""
+
     def known(
         self,
         account_id: AccountId,

@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
+from quarantine_release.facts import Facts, facts_of, unclear
 from quarantine_release.findings import WAITING, Findings
 from quarantine_release.guard import CONTRADICTED, Details, Ended, NotRead
 from quarantine_release.lookup import Kept, Question, choose
@@ -90,12 +91,15 @@ class Resolving:
     ) -> dict[Question, Details]:
         shown = self._find(questions) if questions else {}
         read: dict[Question, Details] = {}
+        facts: dict[PostfixPart, Facts] = {}
         for question in questions:
             told = shown.get(question, NotRead.NOT_NOW)
             chosen = told if isinstance(told, NotRead) else choose(told, question.narrowing.expect_count)
             if isinstance(chosen, Details):
                 read[question] = chosen
                 continue
+            if not isinstance(told, NotRead):
+                facts |= {postfix_part(each.message_id): self._facts(each, question) for each in told}
             for name, each in asked[question]:
                 if isinstance(chosen, Ended):
                     self._findings.end(name, [each], chosen)
@@ -104,4 +108,13 @@ class Resolving:
                 else:
                     how = CONTRADICTED if chosen is NotRead.CONTRADICTED else _NOT_FOUND_OUT
                     self._findings.end(name, [each], how)
+        if facts:
+            until = self._ports.terms.expiry(self._ports.clock())
+            self._ports.ledger.keep_facts(self._run.account_id, facts, until)
         return read
+
+    def _facts(self, match: Details, question: Question) -> Facts:
+        """Return what to keep of one of several matches. A narrowed search may have left out rows about it."""
+        now, guard = self._ports.clock(), self._ports.guard
+        facts = None if question.is_narrowed else facts_of(match, now, keeps_recipients=guard.keeps_recipients)
+        return facts or unclear(match.message_id, now)
