@@ -1,6 +1,8 @@
 """Many ask for one message at once, and its row is contended: who only asks is accepted, and the trace knows of it."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 import pytest
 
@@ -8,12 +10,13 @@ from quarantine_release.asking import ask_for
 from quarantine_release.attempt import claim
 from quarantine_release.calls import Call
 from quarantine_release.facts import Facts
-from quarantine_release.outcome import MessageId, Outcome, PostfixPart, postfix_part
-from quarantine_release.ports import LedgerContended, LedgerUnavailable
+from quarantine_release.ledger import DynamoLedger
+from quarantine_release.outcome import MessageId, Outcome, PostfixPart, RequestId, postfix_part
+from quarantine_release.ports import Conflict, LedgerContended, LedgerUnavailable, Move
 from quarantine_release.release import look_up, release
 from quarantine_release.run import Answer, Run
 from quarantine_release.table import FEW_TRIES
-from quarantine_release.trace import RequestRow, RequestState, WireForm
+from quarantine_release.trace import AttemptRow, RequestRow, RequestState, WireForm
 from tests.model_dynamodb import Fault
 from tests.stand_ins import ACCOUNT, BARE, FULL, NOON, OTHER, World, request_row
 from tests.test_calls import want
@@ -63,6 +66,39 @@ def test_a_request_whose_claim_is_contended_to_the_end_is_accepted_and_released_
     assert unclaimed(world) == {"rq_one"}
     world.work()
     assert outcome(look_up(kept(world, request), world.ports())) is Outcome.RELEASED
+
+
+class RestlessLedger(DynamoLedger):
+    """One in which the message's row has moved before each write to it."""
+
+    def claim(
+        self,
+        opened: RequestRow | None,
+        accepted: Sequence[RequestId],
+        attempt: AttemptRow | None,
+        moves: Sequence[Move],
+        asks: Sequence[Move],
+        notes: Mapping[RequestId, int] = MappingProxyType({}),
+    ) -> Conflict | None:
+        if moves or asks:
+            return Conflict({}, dict(self.messages(ACCOUNT, [PART])))
+        return super().claim(opened, accepted, attempt, moves, asks, notes)
+
+
+def test_a_request_for_a_row_that_moves_in_every_round_is_accepted(world: World) -> None:
+    released(world)
+    request = request_row(BARE, name="late")
+    assert outcome(release(request, world.ports(ledger=RestlessLedger(world.table)))) is Outcome.ALREADY_RELEASED
+    assert kept(world, request).state is RequestState.CLOSED
+    assert unclaimed(world) == {"rq_late"}
+
+
+def test_an_ask_for_a_row_that_moves_in_every_round_is_kept_apart(world: World) -> None:
+    released(world)
+    run = Run([request_row(BARE, name="two")], world.ports(ledger=RestlessLedger(world.table)), is_accepted=True)
+    run.rows = world.ledger.messages(ACCOUNT, [PART])
+    ask_for(run, [want(BARE, "two")])
+    assert unclaimed(world) == {"rq_two"}
 
 
 def test_a_forced_request_whose_claim_is_contended_is_not_accepted(world: World, faults: list[Fault | None]) -> None:

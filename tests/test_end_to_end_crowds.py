@@ -116,7 +116,8 @@ def test_of_a_crowd_one_releases_and_all_others_find_it_released(system: Deploye
     waits = sorted(answer.elapsed.total_seconds() for answer in flat)
     print(f"\n{len(flat)} requests for {MESSAGES} messages in {asked_for:.1f} s: {dict(statuses)},", end=" ")
     print(f"median {waits[len(waits) // 2]:.2f} s, longest {waits[-1]:.2f} s")
-    assert set(statuses) <= {200, 202}, [answer.text for answer in flat if answer.status_code > 202][:3]
+    causes = Counter(line for line in system.stack.log_path.read_text().splitlines() if '"ledger_unavailable"' in line)
+    assert set(statuses) <= {200, 202}, ([answer.text for answer in flat if answer.status_code > 202][:3], causes)
     at_once = outcomes([answer.json() for answer in flat])
     print(f"at once: {dict(at_once)}")
     assert {outcome for outcome, _ in at_once} <= DURING, at_once

@@ -32,8 +32,9 @@ def _ask_for(run: Run, some: Sequence[Want]) -> None:
         conflict = run.ports.ledger.claim(None, [], None, (), asks, {}) if asks else None
         if conflict is None:
             run.rows |= {move.after.part: move.after for move in asks}
-            break
+            return
         run.rows |= {part: row for part, row in conflict.messages.items() if row is not None}
+    raise LedgerContended("the rows moved in every round")
 
 
 def ask_each(run: Run, targets: Iterable[tuple[RequestRow, Iterable[Target]]], *, is_repeat: bool = False) -> None:

@@ -124,7 +124,7 @@ def _claim(run: Run, call: Call) -> Claims | Conflict | None:
             del run.requests[name]
         seen |= conflict.messages
         run.rows |= {part: row for part, row in conflict.messages.items() if row is not None}
-    raise LedgerUnavailable
+    raise LedgerContended("the rows moved in every round")
 
 
 def _accept(run: Run, call: Call) -> Conflict | None:
