@@ -164,6 +164,7 @@ class RememberingBudget:
     heard_of: list[Answered | Refused] = field(default_factory=list)
     paused: float = 0.0
     renewal: float = 0.0
+    used_up: float = 0.0
     stops: dict[str, Stop] = field(default_factory=dict)
 
     def take(self, account_id: AccountId, mark: Mark) -> float:  # noqa: ARG002
@@ -183,6 +184,9 @@ class RememberingBudget:
 
     def renew(self, account_id: AccountId) -> float:  # noqa: ARG002
         return self.renewal
+
+    def wait_for(self, account_id: AccountId, calls: int) -> float:  # noqa: ARG002
+        return max(self.paused, self.used_up)
 
     def put_back(self, account_id: AccountId) -> None:  # noqa: ARG002
         self.put_back_calls += 1

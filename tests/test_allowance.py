@@ -18,6 +18,7 @@ from quarantine_release.allowance import (
     slot_of,
     used,
     wait_of,
+    wait_of_several,
 )
 from tests.stand_ins import NOON
 
@@ -80,6 +81,27 @@ def test_who_has_used_up_the_limit_is_silent_until_enough_is_past(calls: dict[in
 
 def test_the_wait_ends_no_sooner_than_in_a_second() -> None:
     assert wait_of(counted({-11: 900}), LIMIT, at(29.9)) == 1
+
+
+@pytest.mark.parametrize(
+    ("calls", "wait"),
+    [
+        ({}, 0),
+        ({0: 870}, 0),
+        ({-11: 1, 0: 870}, 30),
+        ({-11: 1, -5: 870}, 30),
+        ({-11: 1, -5: 2, 0: 870}, 210),
+        ({-5: 900}, 210),
+    ],
+)
+def test_the_wait_for_several_calls_ends_when_they_may_be_made(calls: dict[int, int], wait: float) -> None:
+    assert wait_of_several(counted(calls), LIMIT, 30, NOON) == wait
+    assert wait_of_several(replace(counted(calls), paused_until=at(300)), LIMIT, 30, NOON) == 300
+
+
+@pytest.mark.parametrize("calls", [{-11: 1, -5: 1}, {-11: 4}, {-5: 4}])
+def test_the_wait_for_more_calls_than_the_limit_ends_when_all_are_free(calls: dict[int, int]) -> None:
+    assert wait_of_several(counted(calls), 4, 30, NOON) == max(360 + SLOT_SECONDS * ago for ago in calls)
 
 
 def test_of_no_call_there_is_none_whenever_asked() -> None:

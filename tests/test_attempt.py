@@ -223,7 +223,7 @@ def test_a_pause_that_began_since_the_call_was_taken_is_kept(world: World) -> No
     assert {each.state for each in run.rows.values()} == {State.RETRYABLE}
 
 
-def test_a_call_that_was_taken_long_ago_is_not_made_if_none_are_left(world: World) -> None:
+def test_a_call_that_cannot_be_renewed_is_not_made(world: World) -> None:
     run, claims = claim_both(world)
     world.budget.renewal = 12.5
     no = make_call(run, claims)

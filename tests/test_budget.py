@@ -231,10 +231,10 @@ def test_a_call_from_before_a_pause_is_not_put_back_to_those_after_it(processes:
     assert processes.row["resumed"] == 1
 
 
-# --- Calls that are made long after they were taken ------------------------------------------------------------------
+# --- Calls that are made some time after they were taken -------------------------------------------------------------
 
 
-def test_a_call_that_was_just_taken_may_be_made_without_a_round_trip(processes: Processes) -> None:
+def test_a_call_reserved_a_moment_ago_costs_no_round_trip_to_renew(processes: Processes) -> None:
     budget = processes.start()
     assert reserve(budget) == 0
     processes.move(14.9)
@@ -243,7 +243,7 @@ def test_a_call_that_was_just_taken_may_be_made_without_a_round_trip(processes: 
     assert (processes.round_trips(), processes.counted) == ([], 1)
 
 
-def test_a_call_that_was_taken_long_ago_is_counted_when_it_is_made(processes: Processes) -> None:
+def test_a_call_reserved_46_seconds_ago_is_counted_again_when_it_is_made(processes: Processes) -> None:
     budget = processes.start()
     assert reserve(budget) == 0
     old = slot_of(processes.now)
@@ -254,7 +254,7 @@ def test_a_call_that_was_taken_long_ago_is_counted_when_it_is_made(processes: Pr
     assert processes.counted == 2
 
 
-def test_a_call_that_was_taken_long_ago_is_not_made_if_none_are_left(processes: Processes) -> None:
+def test_a_call_reserved_46_seconds_ago_is_not_made_if_none_are_left(processes: Processes) -> None:
     processes.limit = 3
     budget = processes.start()
     assert reserve(budget) == 0
@@ -265,7 +265,7 @@ def test_a_call_that_was_taken_long_ago_is_not_made_if_none_are_left(processes: 
     assert processes.counted == 3
 
 
-def test_what_a_process_has_bought_while_it_stood_still_is_given_back_and_bought_anew(processes: Processes) -> None:
+def test_a_block_that_arrives_late_is_given_back_and_bought_again(processes: Processes) -> None:
     budget = processes.start()
     processes.stalls += [46, 0, 0]
     assert take(budget) == 0
@@ -276,12 +276,32 @@ def test_what_a_process_has_bought_while_it_stood_still_is_given_back_and_bought
     }
 
 
-def test_a_process_that_stands_still_again_and_again_makes_no_call(processes: Processes) -> None:
+def test_a_process_whose_blocks_all_arrive_late_makes_no_call(processes: Processes) -> None:
     budget = processes.start()
     processes.stalls += [10, 0, 10, 0, 10]
     with pytest.raises(LedgerUnavailable):
         take(budget)
     assert processes.counted == 0
+
+
+def test_the_wait_for_several_calls_ends_when_they_may_be_made(processes: Processes) -> None:
+    processes.limit = 40
+    budget = processes.start()
+    assert taken(budget, 11) == 11
+    assert budget.wait_for(ACCOUNT, 30) == 360
+    assert budget.wait_for(ACCOUNT, 29) == 0
+    budget.heard(ACCOUNT, limited(42))
+    assert budget.wait_for(ACCOUNT, 29) == 42
+
+
+def test_the_slots_that_are_past_leave_the_row(processes: Processes) -> None:
+    budget = processes.start()
+    for _ in range(40):
+        assert take(budget) == 0
+        processes.move(30)
+    assert take(budget) == 0
+    slots = sorted(int(name.removeprefix("calls_")) for name in processes.row if name.startswith("calls_"))
+    assert slots == list(range(slot_of(processes.now) - 11, slot_of(processes.now) + 1))
 
 
 # --- Marks -----------------------------------------------------------------------------------------------------------
@@ -623,7 +643,7 @@ class Run:
                 budget.heard(ACCOUNT, BROKEN if what == "trouble" else GOOD)
 
     def _reserve_and_read(self, budget: AccountBudget, who: int, number: int) -> float:
-        """Reserve a call, let time pass, and make others meanwhile."""
+        """Reserve a call, let time pass, and make other calls meanwhile."""
         wait = reserve(budget)
         for _ in range(number // 3 if not wait else 0):
             self.processes.move(number * 2)
@@ -675,7 +695,7 @@ def test_not_even_when_the_ledger_fails(several: list[Step], limit: int, faults:
 
 @settings(max_examples=200)
 @given(st.lists(steps, max_size=60), st.integers(1, 25), st.lists(st.sampled_from([0, 0, 0, 5, 9.9, 46]), max_size=60))
-def test_not_even_when_processes_stand_still(several: list[Step], limit: int, stalls: list[float]) -> None:
+def test_stalling_processes_stay_within_the_limit(several: list[Step], limit: int, stalls: list[float]) -> None:
     run = Run(Processes(limit, limit, stalls=deque(stalls))).play(several)
     run.assert_within_the_limits()
 

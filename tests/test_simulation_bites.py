@@ -210,7 +210,7 @@ def budget_counted_per_process(patch: Patch) -> None:
 
         return mutant
 
-    for name in ("take", "reserve", "renew", "pause_left", "put_back", "heard"):
+    for name in ("take", "reserve", "renew", "wait_for", "pause_left", "put_back", "heard"):
         patch.setattr(AccountBudget, name, alone(getattr(AccountBudget, name)))
 
 

@@ -244,6 +244,9 @@ def test_what_cannot_be_read_for_now_waits_and_is_released_by_the_worker(guarded
     guarded.budget.paused = 42.0
     guarded.work()
     assert [delay for _, delay in guarded.queue.sent] == [42.0]
+    guarded.budget.paused, guarded.budget.used_up = 0.0, 180.0
+    guarded.work()
+    assert [delay for _, delay in guarded.queue.sent] == [180.0]
     guarded.budget.paused = 0.0
     guarded.lookup.messages[FULL] = SPAM
     guarded.work()

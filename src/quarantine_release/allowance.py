@@ -65,6 +65,12 @@ def wait_of(row: AccountRow, limit: int, now: datetime) -> float:
     return 0.0 if allowed(row, limit, now) > 0 else 1 / _CALLS_A_SECOND
 
 
+def wait_of_several(row: AccountRow, limit: int, calls: int, now: datetime) -> float:
+    """Return the seconds until `calls` calls may be made, or until all of `limit` are free if it is smaller."""
+    below = max(limit - calls, 0) + 1
+    return max(pause_left(row, now), _until_below(row, below, now) if used(row, now) >= below else 0.0)
+
+
 def pause_left(row: AccountRow, now: datetime) -> float:
     """Return for how many seconds Cloudflare wants no call."""
     return max((row.paused_until - now).total_seconds(), 0.0) if row.paused_until is not None else 0.0

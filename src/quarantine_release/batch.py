@@ -46,8 +46,11 @@ _PROOF_SECONDS: Final = 8.0
 LISTS_HOLD: Final = timedelta(seconds=25)
 # For so long after a look the guard's verdicts hold for the calls that follow; what is left then is looked at anew.
 _VERDICTS_HOLD: Final = timedelta(seconds=15)
-# What could not be read for now is tried again so much later, or when calls are no longer paused.
+# If a read was postponed, it is tried again this much later, but not before this many calls may be made. The lists of
+# a look take 24 calls at most. A worker that came back for fewer would spend a small budget on lists that it cannot
+# read to their end, and a list that was cut proves nothing.
 _NOT_NOW_SECONDS: Final = 5.0
+_LOOK_CALLS: Final = 30
 
 
 @dataclass(slots=True)
@@ -149,7 +152,7 @@ class _Line:
             self._wait = _until_full_minute(ports.clock())
         elif findings.is_waiting:
             again = findings.retry_in(ports.clock()) if findings.are_all_new else _NOT_NOW_SECONDS
-            self._wait = max(ports.budget.pause_left(run.account_id), again)
+            self._wait = max(ports.budget.wait_for(run.account_id, _LOOK_CALLS), again)
 
     def _wanted(self) -> list[tuple[RequestRow, Sequence[Target]]]:
         """Return what the hints stand for."""

@@ -27,6 +27,7 @@ from quarantine_release.allowance import (
     slot_of,
     stop_of,
     wait_of,
+    wait_of_several,
 )
 from quarantine_release.known_calls import Known, Reserved
 from quarantine_release.ledger_account import account_row, calls_name
@@ -39,8 +40,9 @@ from quarantine_release.update_expression import UpdateExpression
 
 # So long a block holds, and so long what others wrote may be unknown here: within a second a pause reaches everybody.
 _HOLDS: Final = timedelta(seconds=0.9)
-# A call counts where it was bought, for five minutes and a slot more: so it must be made within a slot. A process may
-# stand still while it buys, so a block that came so late is given back, and a call taken so long ago is taken anew.
+# A call counts in the slot in which it was bought, for five minutes and one slot more. So it must be made within 30 s.
+# A process may stall while it buys, and a worker reads before it releases. So a block that arrives later than this is
+# given back, and a reserved call that is older than this is bought again.
 _LATEST_BLOCK: Final = timedelta(seconds=SLOT_SECONDS / 3)
 _LATEST_CALL: Final = timedelta(seconds=SLOT_SECONDS / 2)
 _PURCHASES: Final = 3
@@ -88,21 +90,29 @@ class AccountBudget:
         return 0.0
 
     def reserve(self, account_id: AccountId, mark: Mark) -> float:
-        """Take a call that is made later, if at all: one at a time for an account. Else as `take`."""
+        """Take a call that is made later, or put back. Only one per account at a time; otherwise as `take`."""
         wait, known = self.take(account_id, mark), self._of(account_id)
         if not wait:
             known.reserved = Reserved(known.bought_at, known.row.paused_until)
         return wait
 
     def renew(self, account_id: AccountId) -> float:
-        """Return 0 if the call that was reserved may be made at once, or for how many seconds it may not.
+        """Return 0 if the reserved call may be made at once, or for how many seconds it may not.
 
-        One that was taken long ago is taken anew, since it counts where it was bought. Raises LedgerUnavailable.
+        A call that was reserved 15 s ago is bought again, because it counts where it was bought. Raises
+        LedgerUnavailable.
         """
         reserved = self._of(account_id).reserved
         if reserved is None or self._clock() - reserved.bought_at < _LATEST_CALL:
             return 0.0
         return self.reserve(account_id, Mark.ALL)
+
+    def wait_for(self, account_id: AccountId, calls: int) -> float:
+        """Return the seconds until `calls` calls may be made, or until the whole budget is free if it is smaller.
+
+        No round trip within a second of the last. Raises LedgerUnavailable.
+        """
+        return wait_of_several(self._recent(account_id), self._marks[Mark.ALL], calls, self._clock())
 
     def pause_left(self, account_id: AccountId) -> float:
         """Return for how many seconds Cloudflare wants no call. Raises LedgerUnavailable.
@@ -119,9 +129,9 @@ class AccountBudget:
         return stop_of(self._recent(account_id), client)
 
     def put_back(self, account_id: AccountId) -> None:
-        """Put the call back that was reserved and not made.
+        """Put the reserved call back, because it is not made.
 
-        It stays counted if it was bought in another slot than what is left here, or if calls have paused since.
+        It stays counted if it was bought in another slot than the block at hand, or if calls have paused since.
         """
         known = self._of(account_id)
         if known.reserved is not None and known.is_of_block(known.reserved):
@@ -163,7 +173,7 @@ class AccountBudget:
         self._see(known, self._read(item) if item else AccountRow())
 
     def _buy_in_time(self, account_id: AccountId, known: Known, limit: int) -> float:
-        """Buy a block of which at least one call may be made now; else return for how many seconds none may."""
+        """Buy a block and return 0, or return for how many seconds no call may be made. Raises LedgerUnavailable."""
         for _ in range(_PURCHASES):
             now = self._clock()
             self._buy(account_id, known, now)

@@ -1,4 +1,4 @@
-"""What a process knows of an account's calls: those that all have bought, and its own that are not made yet. Pure."""
+"""What a process knows of an account's calls: all that were bought, and its own that are not made yet. Pure."""
 
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -11,7 +11,7 @@ _LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class Reserved:
-    """A call that was taken and is yet to be made: when its block was bought, and which pause was known then."""
+    """A call that was taken and is not made yet: when its block was bought, and the pause that was known then."""
 
     bought_at: datetime
     paused_until: datetime | None
@@ -36,9 +36,9 @@ class Known:
         self.left -= calls
 
     def is_of_block(self, reserved: Reserved) -> bool:
-        """Whether a call counts in the same numbers as what is left of the block.
+        """Whether a reserved call is counted in the same slot, and after the same pause, as the block at hand.
 
-        Else to give it back there would hide a call that was made, from this slot or from those since the pause.
+        If it is not, putting it into that block would hide a call that was made.
         """
         is_same_slot = slot_of(reserved.bought_at) == slot_of(self.bought_at)
         return is_same_slot and reserved.paused_until == self.row.paused_until

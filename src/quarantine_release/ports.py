@@ -217,16 +217,22 @@ class Budget(Protocol):
         """
 
     def reserve(self, account_id: AccountId, mark: Mark) -> float:
-        """Take a call that is made later, if at all: one at a time for an account. Else as `take`."""
+        """Take a call that is made later, or put back. Only one per account at a time; otherwise as `take`."""
 
     def renew(self, account_id: AccountId) -> float:
-        """Return 0 if the call that was reserved may be made at once, or for how many seconds it may not.
+        """Return 0 if the reserved call may be made at once, or for how many seconds it may not.
 
         Raises LedgerUnavailable.
         """
 
     def put_back(self, account_id: AccountId) -> None:
-        """Put the call back that was reserved and not made."""
+        """Put the reserved call back, because it is not made."""
+
+    def wait_for(self, account_id: AccountId, calls: int) -> float:
+        """Return the seconds until `calls` calls may be made, or until the whole budget is free if it is smaller.
+
+        Raises LedgerUnavailable.
+        """
 
     def heard(self, account_id: AccountId, called: Answered | Refused) -> None:
         """Take note of what a call came to: Cloudflare may want none for a while."""
