@@ -1,6 +1,7 @@
 """Mail too new to be found: who waits, and how often it is looked for."""
 
 from datetime import datetime, timedelta
+from math import ceil
 
 import pytest
 from hypothesis import given
@@ -52,6 +53,15 @@ def test_it_is_looked_for_every_20_s_at_first_and_less_often_later(lag: int, loo
         waited += timedelta(seconds=seen[-1])
     assert len(seen) <= looks
     assert seen[0] == lag / 6
+
+
+@given(st.integers(1, 600))
+def test_no_lag_makes_a_function_feed_its_own_queue_for_as_long_as_aws_stops_it(lag: int) -> None:
+    waited, looks = 0, 0
+    while timedelta(seconds=waited) < PATIENCE:
+        waited += ceil(retry_seconds(timedelta(seconds=lag), timedelta(seconds=waited)))
+        looks += 1
+    assert looks < 16
 
 
 @given(st.integers(1, 600), st.integers(0, 600))

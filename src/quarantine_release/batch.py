@@ -115,6 +115,8 @@ class _Line:
         self._run.settled = batch.settled  # is told whatever fails after it
         self._calls: deque[Call] = deque()
         self._wait = 0.0
+        # After so long each request that cannot be read for now: who is new must not bring back the others as soon.
+        self._again: dict[RequestId, float] = {}
         self._is_taken = False
         self._is_begun = False
         self._vetted_at: datetime | None = None
@@ -151,8 +153,9 @@ class _Line:
         if findings.is_refused:
             self._wait = _until_full_minute(ports.clock())
         elif findings.is_waiting:
-            again = findings.retry_in(ports.clock()) if findings.are_all_new else _NOT_NOW_SECONDS
-            self._wait = max(ports.budget.wait_for(run.account_id, _LOOK_CALLS), again)
+            self._again = findings.retries(ports.clock(), _NOT_NOW_SECONDS)
+            soonest = min(self._again.values(), default=_NOT_NOW_SECONDS)
+            self._wait = max(ports.budget.wait_for(run.account_id, _LOOK_CALLS), soonest)
 
     def _wanted(self) -> list[tuple[RequestRow, Sequence[Target]]]:
         """Return what the hints stand for."""
@@ -228,7 +231,12 @@ class _Line:
         self._batch.requests |= run.requests
         left = self._permitted(self._left())
         paused = {hint for hint in left if run.stop_of(run.requests[hint.request_id])}
-        self._put_off([hint for hint in left if hint not in paused], delay)
+        waits: dict[float, list[Hint]] = defaultdict(list)
+        for hint in left:
+            if hint not in paused:
+                waits[max(delay, self._again.get(hint.request_id, 0.0))].append(hint)
+        for seconds, hints in waits.items():
+            self._put_off(hints, seconds)
         longer = max(delay, _until_full_minute(self._ports.clock()))
         self._put_off([hint for hint in left if hint in paused], longer)
         return False

@@ -147,10 +147,12 @@ class Findings:
         """Return in how many seconds all that waits should be searchable, one at least."""
         return max(1.0, *((at - now).total_seconds() for at in self._searchable_at.values()))
 
-    def retry_in(self, now: datetime) -> float:
-        """Return after how many seconds to look again for what is too new."""
-        waited = min(now - self._run.requests[end.name].created_at for end in self._waiting)
-        return retry_seconds(self._ports.guard.search_lag, waited)
+    def retries(self, now: datetime, otherwise: float) -> dict[RequestId, float]:
+        """Return after how many seconds to look again for each request that waits: `otherwise`, unless all is new."""
+        others = {end.name for end in self._waiting if end.part not in self._searchable_at}
+        waited = {end.name: now - self._run.requests[end.name].created_at for end in self._waiting}
+        lag = self._ports.guard.search_lag
+        return {name: otherwise if name in others else retry_seconds(lag, each) for name, each in waited.items()}
 
     def wait_for_meaning(self, name: RequestId, given: Iterable[MessageId], why: NotRead, ended: Ended) -> None:
         """Let Message-IDs wait that cannot be looked up for now."""

@@ -141,7 +141,7 @@ def release(request: RequestRow, ports: Ports, *, inline: bool = True) -> Answer
     (answer,) = run.finish()
     hints = hints_of(answer.request, free_of(answer.request, run))
     if hints:
-        ports.queue.send(hints, vetting.findings.retry_in(ports.clock()) if vetting.findings.are_all_new else 0.0)
+        ports.queue.send(hints, vetting.findings.retries(ports.clock(), 0.0).get(request.request_id, 0.0))
     return answer
 
 

@@ -13,6 +13,9 @@ from quarantine_release.reading import time_of
 
 # A request waits this long for its mail to become searchable, counted from when it was made.
 PATIENCE: Final = timedelta(minutes=10)
+# What was not shown within the lag is looked for so much later, so that with a short lag the looks are few too.
+_AFTER_THE_LAG: Final = timedelta(seconds=50)
+_NO_TIME: Final = timedelta(0)
 TOO_NEW: Final = Ended(
     Outcome.DENIED,
     Code.GUARD_UNAVAILABLE,
@@ -41,6 +44,7 @@ def searchable_at(
 def retry_seconds(lag: timedelta, waited: timedelta) -> float:
     """Return after how many seconds to look again: a sixth of the lag, later a quarter of the time waited so far.
 
-    Within ten minutes these are 14 looks at the default lag. AWS stops a function that feeds its own queue after 16.
+    Within ten minutes these are 15 looks at most, in whole seconds. AWS stops a function that feeds its own queue after
+    16.
     """
-    return max(lag / 6, waited / 4).total_seconds()
+    return max(lag / 6, waited / 4, _AFTER_THE_LAG if waited >= lag else _NO_TIME).total_seconds()
