@@ -91,6 +91,15 @@ def test_what_there_is_no_time_to_read_is_unread(world: World) -> None:
     assert len(reader.rounds) == 2
 
 
+def test_so_many_made_up_ids_are_read_in_one_run_and_the_messages_of_the_others_are_unread(world: World) -> None:
+    parts = [PostfixPart(f"4Njp3P0STMz2c{number:03}") for number in range(40)]
+    made_up = {part: [MessageId(f"{part}-2024-01-05T10:00:00-{number}") for number in range(3)] for part in parts}
+    reader = ById({})
+    shown = read(world, reader, *(row(MessageId(part), *ids) for part, ids in made_up.items()))
+    assert [len(some) for some in reader.rounds] == [40, 33, 33, 33]
+    assert [shown[part].seen for part in parts] == [Seen.ABSENT] * 33 + [Seen.UNREAD] * 7
+
+
 def test_what_was_sent_is_read_first_where_a_row_of_4c3b95d_has_another_id() -> None:
     since = NOON + timedelta(seconds=1)
     assert wanted_of(row(MADE_UP), since, BARE) == Wanted(PART, BARE, since, candidates=(MADE_UP,))

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from itertools import accumulate
 from typing import Final
 
 from quarantine_release.identity import combined, ids_to_read, tells_id
@@ -10,6 +11,8 @@ from quarantine_release.outcome import AccountId, Evidence, MessageId, PostfixPa
 from quarantine_release.ports import Ports
 from quarantine_release.trace import MessageRow
 
+# So many ids that callers gave are read in one run: anybody may give three for each message, and each costs a call.
+_CANDIDATES_READ: Final = 100
 UNREAD: Final = Reading(Seen.UNREAD, Evidence())
 
 
@@ -29,7 +32,8 @@ def read_back(
 ) -> dict[PostfixPart, Reading]:
     """Read messages within so many seconds; what is left out is UNREAD. Raises LedgerUnavailable.
 
-    The ids that callers gave are read only where Cloudflare does not show the message with its full id.
+    The ids that callers gave are read only where Cloudflare does not show the message with its full id, and only so
+    many; messages of which more are to be read are UNREAD for now.
     """
     ends_at = ports.clock() + timedelta(seconds=seconds)
     readings = dict(ports.reader.read(account_id, wanted, seconds, ports.budget))
@@ -37,8 +41,12 @@ def read_back(
     read: dict[PostfixPart, list[tuple[MessageId, Reading]]] = {
         one.part: [(one.message_id, readings.get(one.part, UNREAD))] for one in doubtful
     }
-    for rank in range(max((len(one.candidates) for one in doubtful), default=0)):
-        some = [one for one in doubtful if len(one.candidates) > rank]
+    counts = list(accumulate(len(one.candidates) for one in doubtful))
+    first = [one for one, count in zip(doubtful, counts, strict=True) if count <= _CANDIDATES_READ]
+    for one in doubtful[len(first) :]:
+        read[one.part].append((one.candidates[0], UNREAD))
+    for rank in range(max((len(one.candidates) for one in first), default=0)):
+        some = [one for one in first if len(one.candidates) > rank]
         others = [replace(one, message_id=one.candidates[rank], candidates=()) for one in some]
         left = (ends_at - ports.clock()).total_seconds()
         more = ports.reader.read(account_id, others, left, ports.budget) if others and left > 0 else {}
