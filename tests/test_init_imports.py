@@ -19,10 +19,10 @@ SOURCE: Final = Path(__file__).parent.parent / "src"
 COMMON_MODULES: Final = """
 action_log allowance asking attempt aws_clients budget calls clients cloudflare cloudflare_answer cloudflare_calls
 cloudflare_log cloudflare_look cloudflare_lookup cloudflare_reading credentials current_clients deadline facts findings
-guard identity init_phase ledger ledger_account ledger_codecs ledger_items ledger_keys ledger_reads ledger_version
-ledger_writes lookup outcome permit ports proof read_back reading release release_queue release_traces resemblance
-resolving results reuse run search_lag search_rows secret_store settings signature table telemetry trace transitions
-update_expression vetting wiring
+guard identity init_phase known_calls ledger ledger_account ledger_codecs ledger_items ledger_keys ledger_reads
+ledger_version ledger_writes lookup outcome permit ports proof read_back reading release release_queue release_traces
+resemblance resolving results reuse run search_lag search_rows secret_store settings signature table telemetry trace
+transitions update_expression vetting wiring
 """
 HTTP_MODULES: Final = """
 answer authentication http_event json_body problem release_request request_members routes trace_answer visibility
