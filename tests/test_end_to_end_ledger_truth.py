@@ -280,6 +280,43 @@ def test_mail_that_was_denied_as_malicious_is_not_released_by_its_postfix_id(
     assert system.cloudflare.releases == []
 
 
+def shown_undecided(how: str, full: str) -> tuple[str, dict[str, Any], list[Row]]:
+    """Return an id, more of a request, and rows of malicious mail that the request cannot be about, or not clearly."""
+    alert, header = full.rpartition("-")[0], f"<{how.replace(' ', '')}@example.net>"
+    evil = row(full, final_disposition="MALICIOUS", message_id=header)
+    doubtful = {"post_delivery_operations": ["QUARANTINE_RELEASE"]}
+    return {
+        "two by alert id": (alert, {}, [row(f"{alert}-77"), evil]),
+        "two by Message-ID": (header, {}, [row(investigate_id("kAnother001"), message_id=header), evil]),
+        "another count": (header, {"expect_count": 2}, [evil]),
+        "contradictory": (full, {}, [evil, evil | {"is_quarantined": False}]),
+        "may be out": (full, {}, [row(full, **doubtful)]),
+        "bare id only": (evil["postfix_id"], {}, [evil | {"id": evil["postfix_id"]}]),
+    }[how]
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["inline", "worker"])
+@pytest.mark.parametrize(
+    "how",
+    ["two by alert id", "two by Message-ID", "another count", "contradictory", "may be out", "bare id only"],
+)
+def test_mail_of_which_nobody_knew_whether_it_was_meant_is_not_released_unread_either(
+    system: Deployed, how: str, late: bool
+) -> None:
+    full = investigate_id(f"kDoubt{how[:3].replace(' ', '')}{how[-4:].replace('-', '')}{int(late)}".replace(" ", ""))
+    given, members, rows = shown_undecided(how, full)
+    headers = {"Prefer": "respond-async"} if late else {}
+    system.cloudflare.rows = rows
+    assert outcomes(system.results({"ids": [given], **members}, **headers))[0][0] in ("ambiguous", "denied")
+    system.cloudflare.rows = []
+    bare = full.partition("-")[0]
+    expected = "disposition_not_allowed" if how in ("two by Message-ID", "another count", "bare id only") else None
+    for body in ({"ids": [bare], "dry_run": True}, {"ids": [bare]}):
+        (result,) = system.results(body)
+        assert (result["outcome"], result["code"]) == ("denied", expected or "guard_cannot_read")
+    assert system.cloudflare.releases == []
+
+
 @pytest.mark.parametrize(("then", "guard"), [("full id", "passed"), ("nothing", "passed_by_record")])
 def test_another_clients_denial_denies_nobody_else(system: Deployed, then: str, guard: str) -> None:
     full, bare = read_before(system, f"kDenied{then[:4]}".replace(" ", ""), then)
