@@ -61,7 +61,8 @@ class ScriptedCloudflare:
     """What the server knows and what it was asked. A test sets the members; `reset` forgets everything.
 
     `rows` feed lists, searches and single reads; `paths` replaces what a single read of an id answers, by a list of
-    rows or an HTTP status. `page_size` cuts lists and action logs into pages. `on_release` answers a release call with
+    rows or an HTTP status. `page_size` cuts lists and action logs into pages; without `knows_pages` every page of
+    a log is the first. `on_release` answers a release call with
     the entries of `result`, or with a status; by default every id is delivered to one recipient. `retry_after` is what
     a 429 says, in seconds. `on_read` is called with the path and query of every read before it is answered, and may
     block.
@@ -71,6 +72,7 @@ class ScriptedCloudflare:
     paths: dict[str, list[Row] | int] = field(default_factory=dict)
     logs: dict[str, list[Row]] = field(default_factory=dict)
     page_size: int = 1000
+    knows_pages: bool = True
     on_release: Callable[[list[str]], list[Row] | int] | None = None
     retry_after: int = 2
     on_list: Callable[[Mapping[str, str]], int | None] | None = None
@@ -105,7 +107,10 @@ class ScriptedCloudflare:
         if rest == "":
             return self._list(query)
         if rest.endswith("/action_log"):
-            return 200, self._page(self.logs.get(rest.removesuffix("/action_log").strip("/"), []), query)
+            log = self.logs.get(rest.removesuffix("/action_log").strip("/"), [])
+            if not self.knows_pages:
+                return 200, envelope(log[: int(query["per_page"])])
+            return 200, self._page(log, query)
         return self._message(rest.strip("/"))
 
     def _release(self, content: Any) -> tuple[int, Any]:

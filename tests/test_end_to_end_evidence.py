@@ -21,12 +21,15 @@ BOUND: Final = {
     "scopes": ["release", "read"],
     "policy": {"recipient_domains": ["example.com"]},
 }
+# A client that may release mail of the last week.
+YOUNG_TOKEN: Final = "young-token-of-forty-characters-00000000"
+YOUNG: Final = {**BOUND, "name": "young", "token": YOUNG_TOKEN, "policy": {"max_age_days": 7}}
 
 
 @pytest.fixture(scope="module")
 def system() -> Iterator[Deployed]:
     with deployed({"SECRET_SECONDS": "1"}) as running:
-        running.clients(BOUND)
+        running.clients(BOUND, YOUNG)
         yield running
 
 
@@ -141,6 +144,51 @@ def test_rows_that_agree_are_released_once(system: Deployed, way: Way) -> None:
     rows = [row(full), row(full, client_recipients=["b@example.com"])]
     assert outcome(system, way, rows, token=BOUND_TOKEN) == ("released", None)
     assert system.cloudflare.released(full.partition("-")[0]) == 1
+
+
+@pytest.mark.parametrize(
+    "recipient",
+    ["a@outside.example, b@example.com", "a@outside.example b@example.com", "<a@outside.example>;b@example.com"],
+)
+def test_two_addresses_in_one_text_are_not_taken_for_the_last(system: Deployed, recipient: str) -> None:
+    full = investigate_id(f"kTwoAddr{len(recipient)}z")
+    system.cloudflare.rows = [row(full, client_recipients=[recipient])]
+    (result,) = system.results([full], **{"Authorization": f"Bearer {BOUND_TOKEN}"})
+    assert (result["outcome"], result["code"]) == ("denied", "recipient_not_allowed")
+    assert system.cloudflare.releases == []
+
+
+def test_old_mail_that_was_scanned_again_is_still_old(system: Deployed) -> None:
+    full = investigate_id("kScannedAga1", days=60)
+    system.cloudflare.rows = [row(full, scanned_at=f"{STARTED:%Y-%m-%dT%H:%M:%S}Z")]
+    for dry_run in (True, False):
+        body = {"ids": [full], "dry_run": dry_run}
+        (result,) = system.results(body, **{"Authorization": f"Bearer {YOUNG_TOKEN}"})
+        assert (result["outcome"], result["code"]) == ("denied", "message_too_old")
+    assert system.cloudflare.releases == []
+
+
+@pytest.mark.parametrize("lacking", [{"id": None, "postfix_id": None}, {"id": "x", "postfix_id": "y"}])
+def test_a_row_that_names_its_message_by_alert_id_alone_leaves_it_unreadable(
+    system: Deployed, lacking: dict[str, str | None]
+) -> None:
+    full = investigate_id(f"kNameless{len(lacking['id'] or '')}z")
+    others = [row(investigate_id(f"kFi1{number:03}x{len(lacking['id'] or '')}")) for number in range(4)]
+    system.cloudflare.rows = [row(full), row(full, final_disposition="MALICIOUS") | lacking, *others]
+    result, *rest = system.results([full, *(each["id"] for each in others)])
+    assert (result["outcome"], result["code"]) == ("denied", "guard_unavailable")
+    assert {each["outcome"] for each in rest} == {"released"}
+    assert system.cloudflare.released(full) == 0
+
+
+def test_a_short_postfix_id_that_looks_like_a_time_tells_none(system: Deployed) -> None:
+    """It is hexadecimal, and one in twenty happens to encode a time between 2018 and now."""
+    short = "4BCD123456"
+    system.cloudflare.rows = [row(f"{short}-{STARTED - timedelta(days=1):%Y-%m-%dT%H:%M:%S}-7")]
+    system.cloudflare.rows[0]["final_disposition"] = "MALICIOUS"
+    (result,) = system.results([short])
+    assert (result["outcome"], result["code"]) == ("denied", "guard_cannot_read")
+    assert system.cloudflare.releases == []
 
 
 def test_a_message_id_narrowed_to_one_recipient_still_counts_the_others(system: Deployed) -> None:

@@ -1,5 +1,6 @@
 """What proves a release, over HTTP: a listed operation of a held message does not, its action log does."""
 
+import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -116,6 +117,18 @@ def test_a_success_on_a_later_page_of_the_log_counts(system: Deployed) -> None:
     system.cloudflare.page_size = 1
     (result,) = system.results([full])
     assert outcome(result) == ("released", None)
+    assert system.cloudflare.released(full) == 1
+
+
+def test_a_full_page_of_the_log_that_is_told_twice_frees_nothing(system: Deployed) -> None:
+    """Such a server does not know `page`, so what comes after the first page is not known."""
+    full = investigate_id("kRepeat1nBz")
+    loses_answer(system, [row(full)], logs={full: [action(operation="PREVIEW")] * 20 + [action()]})
+    system.cloudflare.knows_pages = False
+    request_id = system.post([full]).json()["request_id"]
+    time.sleep(8)  # lease and settle time are over after three
+    (result,) = system.get(f"/v1/releases/{request_id}").json()["results"]
+    assert outcome(result) == ("unconfirmed", "unclear_answer")
     assert system.cloudflare.released(full) == 1
 
 

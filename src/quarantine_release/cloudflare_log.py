@@ -35,7 +35,8 @@ def read_log(get: Callable[[str], Got], path: str) -> ActionLog:
         page = dicts(result)
         more = _has_more(info, number, len(actions) + len(page))
         if not page or page == before:  # the same page again comes from a server that does not know `page`
-            return ActionLog(tuple(actions), got.evidence, NotRead.FAILED if more else None)
+            is_cut = more or (page == before and len(page) == PER_PAGE)  # there may be more than this one page
+            return ActionLog(tuple(actions), got.evidence, NotRead.FAILED if is_cut else None)
         actions += page
         if not more and _is_short(info, len(page)):
             return ActionLog(tuple(actions), got.evidence)

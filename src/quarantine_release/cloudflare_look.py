@@ -13,7 +13,7 @@ from quarantine_release.cloudflare_calls import Calls
 from quarantine_release.guard import Details, NotRead, Several
 from quarantine_release.lookup import details_of
 from quarantine_release.outcome import ALERT_ID, MessageId, PostfixPart, Wanted, is_bare, postfix_part
-from quarantine_release.reading import Window, dicts, id_of, is_undated, time_of, windows_of
+from quarantine_release.reading import Window, dicts, id_of, is_undated, parts_named, time_of, windows_of
 from quarantine_release.search_rows import meant_by
 
 SEARCH_PAGES: Final = 3
@@ -196,14 +196,11 @@ class Look:
 
     def _take_in(self, entries: Iterable[Mapping[str, Any]]) -> None:
         for entry in entries:
-            details, told = details_of(entry, self.now), id_of(entry)
-            if details is None and told is not None:
-                self.unclear.add(postfix_part(told))
-            if details is None:
+            details = details_of(entry, self.now)
+            part = postfix_part(details.message_id) if details is not None else None
+            self.unclear |= parts_named(entry) - {part}
+            if details is None or part is None:
                 continue
-            part, other = postfix_part(details.message_id), entry.get("postfix_id")
-            if isinstance(other, str) and other != part:
-                self.unclear.add(PostfixPart(other))
             known = self.rows.setdefault(part, [])
             if details not in known:
                 known.append(details)

@@ -21,6 +21,8 @@ _REMEDY: Final = "send the AlertID or the investigate id instead."
 _HOLDS_NOTHING: Final = frozenset({"API", "BCC", "JOURNAL", "RETRO_SCAN"})
 # Dispositions that nobody knows yet may look like this; any other text may be anything, an address too.
 _NAME: Final = re.compile(r"\A[A-Z_-]{1,40}\Z")
+# One address and nothing else. Which of two the mail would go to, nobody knows.
+_ADDRESS: Final = re.compile(r"""\A[^\s@,;<>"]+@([^\s@,;<>"]+)\Z""")
 # What only a message that was read can end with.
 _OF_READ: Final = frozenset(
     {
@@ -277,7 +279,13 @@ def _first_refused(details: Details, policy: Policy) -> str:
 
 
 def _are_within(recipients: tuple[str, ...], domains: frozenset[str]) -> bool:
-    return bool(recipients) and all(each.rpartition("@")[2].lower() in domains for each in recipients)
+    return bool(recipients) and all(_domain(each) in domains for each in recipients)
+
+
+def _domain(recipient: str) -> str | None:
+    """Return the domain of an address; None for what may hold another address too."""
+    plain = _ADDRESS.match(recipient)
+    return plain.group(1).lower() if plain else None
 
 
 def _both(one: frozenset[str] | None, other: frozenset[str] | None) -> frozenset[str] | None:

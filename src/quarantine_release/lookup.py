@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from quarantine_release.guard import Candidate, Details, Ended, NotRead, Several
 from quarantine_release.outcome import Code, MessageId, Outcome
-from quarantine_release.reading import RELEASE, id_of, time_of
+from quarantine_release.reading import RELEASE, id_of, time_of, timestamp_of
 from quarantine_release.release_traces import hints_at_release
 from quarantine_release.search_rows import merged
 from quarantine_release.trace import Narrowing
@@ -78,7 +78,7 @@ def details_of(entry: Mapping[str, Any], now: datetime) -> Details | None:
         is_quarantined=held,
         disposition=_text(entry, "final_disposition", _NAME_KEPT),
         delivery_mode=_text(entry, "delivery_mode"),
-        at=_time(entry, "scanned_at") or _time(entry, "ts") or time_of(message_id, now),
+        at=min(_times(entry, message_id), default=None) or time_of(message_id, now),
         recipients=_recipients(entry),
         sender=_text(entry, "from") or _text(entry, "envelope_from"),
         subject=_text(entry, "subject"),
@@ -122,7 +122,7 @@ def matches(entries: Iterable[Mapping[str, Any]], question: Question, now: datet
 def _fits(rows: Sequence[tuple[Details, Mapping[str, Any]]], narrowing: Narrowing) -> bool:
     recipients = {each for details, _ in rows for each in details.recipients}
     senders = [each for _, entry in rows for name in ("from", "envelope_from") if (each := _text(entry, name))]
-    times = [details.at for details, _ in rows]
+    times = [_time(entry, "scanned_at") or _time(entry, "ts") or details.at for details, entry in rows]
     return (
         (narrowing.since is None or any(at is None or at >= narrowing.since for at in times))
         and (narrowing.recipient is None or any(_is_of(each, narrowing.recipient) for each in recipients))
@@ -178,6 +178,12 @@ def _recipients(entry: Mapping[str, Any]) -> tuple[str, ...]:
     """Read whom a message is for by either member; nobody is known of, if one of them cannot be read."""
     told = [_texts(value) for name in ("client_recipients", "envelope_to") if (value := entry.get(name))]
     return tuple(dict.fromkeys(each for one in told for each in one)) if all(told) else ()
+
+
+def _times(entry: Mapping[str, Any], message_id: MessageId) -> list[datetime]:
+    """Return when a message was scanned, and the time in its full id: a mail that is scanned again is not a new one."""
+    told = (_time(entry, "scanned_at"), _time(entry, "ts"), timestamp_of(message_id))
+    return [at for at in told if at is not None]
 
 
 def _time(entry: Mapping[str, Any], name: str) -> datetime | None:

@@ -30,6 +30,8 @@ RELEASE: Final = "QUARANTINE_RELEASE"
 _TIMED_ID: Final = re.compile(r"\A[A-Za-z0-9]{10,24}-(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:-|\Z)", re.ASCII)
 # Long queue ids begin with the seconds since 1970 in base 52 (Postfix configuration parameters, enable_long_queue_ids).
 _BASE_52: Final = "0123456789BCDFGHJKLMNPQRSTVWXYZbcdfghjklmnpqrstvwxyz"
+# Short ones are upper-case hexadecimal: microseconds and inode. Long ones have a "z" after ten characters.
+_SHORT_ID: Final = re.compile(r"\A[0-9A-F]+\Z")
 # Cloudflare's search goes back 12 months at most; and clocks differ.
 _OLDEST: Final = timedelta(days=366)
 _NEWEST: Final = timedelta(days=1)
@@ -53,17 +55,17 @@ class Window:
 
 def time_of(message_id: MessageId, now: datetime) -> datetime | None:
     """Return when the message arrived, as far as its id tells; nothing if that is no time a search could reach."""
+    at = _queued_at(message_id) if is_bare(message_id) else timestamp_of(message_id)
+    return at if at is not None and now - _OLDEST < at < now + _NEWEST else None
+
+
+def timestamp_of(message_id: MessageId) -> datetime | None:
+    """Return the time that an alert or investigate id names, whenever that is."""
     timed = _TIMED_ID.match(message_id)
-    if timed:
-        try:
-            at = datetime.fromisoformat(timed.group(1)).replace(tzinfo=UTC)
-        except ValueError:
-            return None
-    elif is_bare(message_id) and (told := _queued_at(message_id)) is not None:
-        at = told
-    else:
+    try:
+        return datetime.fromisoformat(timed.group(1)).replace(tzinfo=UTC) if timed else None
+    except ValueError:
         return None
-    return at if now - _OLDEST < at < now + _NEWEST else None
 
 
 def is_undated(message_id: MessageId, now: datetime) -> bool:
@@ -73,7 +75,7 @@ def is_undated(message_id: MessageId, now: datetime) -> bool:
 
 
 def _queued_at(message_id: MessageId) -> datetime | None:
-    if not set(message_id[:6]) <= set(_BASE_52):
+    if _SHORT_ID.match(message_id) or not set(message_id[:6]) <= set(_BASE_52):
         return None
     seconds = 0
     for character in message_id[:6]:
@@ -137,6 +139,12 @@ def id_of(entry: Mapping[str, Any]) -> MessageId | None:
         if isinstance(value, str) and ID_CHARACTERS.match(value):
             return MessageId(value) if ANY_ID.match(value) else None
     return None
+
+
+def parts_named(entry: Mapping[str, Any]) -> set[PostfixPart]:
+    """Return the messages that an entry may be about, by any of its ids."""
+    names = [entry.get(name) for name in ("id", "postfix_id", "alert_id")]
+    return {postfix_part(MessageId(name)) for name in names if isinstance(name, str) and ID_CHARACTERS.match(name)}
 
 
 def judge(entry: Mapping[str, Any]) -> Seen:
