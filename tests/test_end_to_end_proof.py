@@ -33,6 +33,9 @@ TRACES: tuple[Mapping[str, Any], ...] = (
     {"action_log": ["QUARANTINE_RELEASED"]},
     {"message_action": "QUARANTINE_RELEASED"},
     {"delivery_status": ["quarantined", "DELIVERED"]},
+    {"events": [{"operation": "QUARANTINE_RELEASE"}]},
+    {"quarantine": {"state": "released"}},
+    {"destination": "Released"},
 )
 
 
@@ -185,6 +188,23 @@ def test_a_held_message_with_a_failed_release_is_not_confirmed(system: Deployed)
     (result,) = system.results({"ids": [full], "confirm": True})
     assert outcome(result) == ("released", None)
     assert result["confirmed_at"] is None
+
+
+@pytest.mark.parametrize("told", [{"delivered": [""]}, {"delivered": [" "]}, {"success": False}], ids=str)
+def test_an_answer_that_contradicts_itself_proves_no_release(system: Deployed, told: Mapping[str, Any]) -> None:
+    full = investigate_id(f"kOddAns{len(str(told))}nBz")
+    system.cloudflare.rows = [row(full)]
+
+    def release(ids: list[str]) -> list[Row]:
+        system.cloudflare.rows = [row(full, **GONE)]
+        return [{"id": each, "delivered": ["ann@example.com"], **told} for each in ids]
+
+    system.cloudflare.on_release = release
+    answer = system.post([full])
+    assert answer.status_code == 202
+    assert outcome(answer.json()["results"][0]) == ("unconfirmed", "unclear_answer")
+    assert outcome(system.ended(answer)["results"][0]) == ("released", None)
+    assert system.cloudflare.released(full) == 1
 
 
 # --- Before a call ---------------------------------------------------------------------------------------------------

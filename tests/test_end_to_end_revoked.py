@@ -20,7 +20,7 @@ PATIENCE_SECONDS: Final = 60
 ELSEWHERE: Final = "b" * 32
 
 
-LOST: Final = ("gone", "invalid", "disabled", "scope", "account", "override")
+LOST: Final = ("gone", "invalid", "disabled", "expired", "scope", "account", "override")
 # All of them from the start: a process looks for an unknown token once in 30 s.
 CLIENTS: Final[dict[str, dict[str, Any]]] = {
     name: {"name": name, "token": f"token-of-{name}-0123456789", "scopes": ["release", "read", "override"]}
@@ -97,7 +97,7 @@ def reasons(system: Deployed) -> Callable[[], set[str]]:
 
     def found() -> set[str]:
         new = system.stack.log_path.read_text()[before:]
-        known = ("gone", "invalid", "disabled", "scope_lost", "account_lost", "unreadable")
+        known = ("gone", "invalid", "disabled", "tokens_expired", "scope_lost", "account_lost", "unreadable")
         events = [line for line in new.splitlines() if "work_withheld" in line]
         return {reason for reason in known if any(reason in line for line in events)}
 
@@ -123,6 +123,7 @@ def test_what_a_revoked_client_asked_for_waits_until_the_client_is_back(system: 
         gone=None,
         invalid={"max_ids": 0},
         disabled={"disabled": True},
+        expired={"token_members": {"expires_at": "2026-01-01T00:00:00Z"}},
         scope={"scopes": ["read", "override"]},
         account={"accounts": [ELSEWHERE]},
         override={"scopes": ["release", "read"]},
@@ -130,9 +131,9 @@ def test_what_a_revoked_client_asked_for_waits_until_the_client_is_back(system: 
     delivered = accept_again(system)
     (result,) = ended(system, own)
     assert result["outcome"] == "released"
-    wait_until(lambda: len(told()) == 5 or delivered != [shared])
+    wait_until(lambda: len(told()) == 6 or delivered != [shared])
     assert delivered == [shared]
-    assert told() == {"gone", "invalid", "disabled", "scope_lost", "account_lost"}
+    assert told() == {"gone", "invalid", "disabled", "tokens_expired", "scope_lost", "account_lost"}
     open_now = [system.get(f"/v1/releases/{each}").json()["outcome"] for each in requests.values()]
     assert open_now == ["pending"] * len(LOST)
 

@@ -50,6 +50,8 @@ def clients(*entries: Client, **problems: str) -> Clients:
         (clients(client(accounts=frozenset({ACCOUNT, ELSEWHERE}))), None),
         (clients(client(max_ids=1)), None),
         (None, Withheld.CLIENTS_UNREADABLE),
+        (clients(client(tokens=(Token(b"1", NOON),))), Withheld.TOKENS_EXPIRED),
+        (clients(client(tokens=(Token(b"1", NOON), Token(b"2", NOON + timedelta(days=1))))), None),
         (clients(), Withheld.CLIENT_GONE),
         (clients(client(name="other")), Withheld.CLIENT_GONE),
         (clients(client(name="other"), soar="tokens: wrong"), Withheld.CLIENT_INVALID),
@@ -59,13 +61,13 @@ def clients(*entries: Client, **problems: str) -> Clients:
     ],
 )
 def test_work_is_withheld_unless_the_client_may_still_do_it(known: Clients | None, withheld: Withheld | None) -> None:
-    assert permit_of(request_row(), known) == Permit(None, withheld)
+    assert permit_of(request_row(), known, NOON) == Permit(None, withheld)
 
 
 @pytest.mark.parametrize(("scopes", "withheld"), [(BOTH, None), (RELEASES, Withheld.SCOPE_LOST)])
 def test_an_override_needs_its_scope_still(scopes: frozenset[Scope], withheld: Withheld | None) -> None:
     request = request_row(override=True, reason="reported")
-    assert permit_of(request, clients(client(scopes=scopes))).withheld is withheld
+    assert permit_of(request, clients(client(scopes=scopes)), NOON).withheld is withheld
 
 
 @pytest.mark.parametrize(
@@ -81,8 +83,8 @@ def test_the_stricter_of_the_policies_then_and_now_holds(
     then: Policy | None, now: Policy | None, policy: Policy | None
 ) -> None:
     request = request_row(policy=then)
-    assert permit_of(request, clients(client(policy=now))).policy == policy
-    assert permit_of(request, None).policy == as_accepted(request).policy == then
+    assert permit_of(request, clients(client(policy=now)), NOON).policy == policy
+    assert permit_of(request, None, NOON).policy == as_accepted(request).policy == then
 
 
 policies = st.none() | st.builds(
@@ -96,7 +98,7 @@ policies = st.none() | st.builds(
 
 @given(policies, policies)
 def test_no_change_of_a_policy_loosens_what_was_asked_for_under_it(then: Policy | None, now: Policy | None) -> None:
-    left = permit_of(request_row(policy=then), clients(client(policy=now))).policy or Policy()
+    left = permit_of(request_row(policy=then), clients(client(policy=now)), NOON).policy or Policy()
     for each in filter(None, (then, now)):
         assert left.with_stricter(each) == left
 
@@ -284,7 +286,7 @@ def test_a_policy_that_was_tightened_meanwhile_denies_what_it_forbids(world: Wor
     world.guard = Guard(mode)
     world.lookup.messages[FULL] = Details(FULL, True, "BULK")
     request = accept(world, FULL)
-    batch = world.work(permit=lambda request: permit_of(request, clients(client(policy=SPAM_ONLY))))
+    batch = world.work(permit=lambda request: permit_of(request, clients(client(policy=SPAM_ONLY)), NOON))
     assert world.cloudflare.calls == []
     assert [result.outcome for result, _ in batch.ended] == [Outcome.DENIED]
     assert outcomes(world, request) == [Outcome.DENIED]

@@ -42,7 +42,7 @@ def revoked_stories() -> Iterator[list[str]]:
 
 
 def the_clients_secret_is_ignored(patch: Patch) -> None:
-    patch.setattr(current_clients, "permit_of", lambda request, clients: as_accepted(request))  # noqa: ARG005
+    patch.setattr(current_clients, "permit_of", lambda request, clients, now: as_accepted(request))  # noqa: ARG005
 
 
 def work_of_a_revoked_client_is_forgotten(patch: Patch) -> None:

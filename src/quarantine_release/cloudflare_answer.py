@@ -192,6 +192,8 @@ def _verdict(told: Sequence[tuple[MessageId, Entry]]) -> Verdict:
     if any(contradict(known, other) for other, _ in told):
         return Verdict(State.UNKNOWN, Code.UNCLEAR_ANSWER)
     own = [entry for _, entry in told]
+    if any(entry.get("success") is False for entry in own):  # whatever it lists beside that
+        return Verdict(State.UNKNOWN, Code.UNCLEAR_ANSWER)
     lists = [_recipients(own, member) for member in ("delivered", "undelivered", "failed")]
     if any(names is None for names in lists):
         return Verdict(State.UNKNOWN, Code.UNCLEAR_ANSWER)
@@ -207,13 +209,13 @@ def _verdict(told: Sequence[tuple[MessageId, Entry]]) -> Verdict:
 
 
 def _recipients(entries: Sequence[Entry], member: str) -> list[str] | None:
-    """Gather one list over the entries of a message; None if it is not a list of strings, null or absent."""
+    """Gather one list over the entries of a message; None if it is not a list of texts, null or absent."""
     names: list[str] = []
     for entry in entries:
         value = entry.get(member)
         if value is None:
             continue
-        if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        if not isinstance(value, list) or not all(isinstance(name, str) and name.strip() for name in value):
             return None
         names += value
     return names

@@ -25,7 +25,7 @@ class CurrentClients:
 
     def permit(self, request: RequestRow) -> Permit:
         """Return what is left of a request's permission."""
-        return permit_of(request, self._known())
+        return permit_of(request, self._known(), self._clock())
 
     def _known(self) -> Clients | None:
         if self._clock() < self._retry_at:

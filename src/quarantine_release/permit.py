@@ -5,6 +5,7 @@ destroy accepted work, so nothing ends here: the work waits until the entry allo
 """
 
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 
 from quarantine_release.clients import Client, Clients, Scope
@@ -19,6 +20,7 @@ class Withheld(StrEnum):
     CLIENT_GONE = "client_gone"
     CLIENT_INVALID = "client_invalid"
     CLIENT_DISABLED = "client_disabled"
+    TOKENS_EXPIRED = "tokens_expired"
     SCOPE_LOST = "scope_lost"
     ACCOUNT_LOST = "account_lost"
 
@@ -36,7 +38,7 @@ def as_accepted(request: RequestRow) -> Permit:
     return Permit(request.policy)
 
 
-def permit_of(request: RequestRow, clients: Clients | None) -> Permit:
+def permit_of(request: RequestRow, clients: Clients | None, now: datetime) -> Permit:
     """Return what is left of a request's permission; None are clients that cannot be read for now."""
     if clients is None:
         return Permit(request.policy, Withheld.CLIENTS_UNREADABLE)
@@ -45,13 +47,16 @@ def permit_of(request: RequestRow, clients: Clients | None) -> Permit:
         is_invalid = request.client in clients.problems
         return Permit(request.policy, Withheld.CLIENT_INVALID if is_invalid else Withheld.CLIENT_GONE)
     policy = request.policy if client.policy is None else client.policy.with_stricter(request.policy)
-    return Permit(policy, _lost(request, client))
+    return Permit(policy, _lost(request, client, now))
 
 
-def _lost(request: RequestRow, client: Client) -> Withheld | None:
+def _lost(request: RequestRow, client: Client, now: datetime) -> Withheld | None:
     needed = {Scope.RELEASE, Scope.OVERRIDE} if request.override else {Scope.RELEASE}
     if client.is_disabled:
         return Withheld.CLIENT_DISABLED
+    # An entry needs a token, so a past `expires_at` is how the last one is revoked.
+    if all(token.expires_at is not None and token.expires_at <= now for token in client.tokens):
+        return Withheld.TOKENS_EXPIRED
     if not needed <= client.scopes:
         return Withheld.SCOPE_LOST
     is_foreign = client.accounts is not None and request.account_id not in client.accounts

@@ -13,7 +13,9 @@ from typing import Any, Final
 
 _NOT_LETTERS: Final = re.compile(r"[^a-z]")
 # Fields whose values Cloudflare chooses. In others a sender or an analyst may write "release".
-_TELLING: Final = ("operation", "action", "type", "status", "propert")
+_TELLING: Final = ("operation", "action", "type", "status", "state", "destination", "delivery", "propert")
+# Objects whose members the sender chooses.
+_SENT: Final = ("attachments", "links", "headers")
 # Cloudflare nests these values two levels deep. Anything far deeper is treated as a trace instead of being followed.
 _DEPTH: Final = 16
 
@@ -32,7 +34,19 @@ def hints_at_release(entry: Mapping[str, Any]) -> bool:
     statuses = [letters(status) for status in _list(entry.get("delivery_status"))]
     was_delivered = any(status.startswith("deliver") for status in statuses)
     is_elsewhere = bool(statuses) and "quarantined" not in statuses
-    return was_delivered or is_elsewhere or any(_tells(name, value, 0) for name, value in entry.items())
+    return (
+        was_delivered
+        or is_elsewhere
+        or any(_tells(name, value, 0) or _nests(name, value) for name, value in entry.items())
+    )
+
+
+def _nests(name: str, value: Any) -> bool:
+    """Return whether an object in any field holds an operation, type or status that names a release."""
+    if not isinstance(value, dict | list) or name in _SENT:
+        return False
+    objects = value if isinstance(value, list) else [value]
+    return any(_hints(each, 1) for each in objects if isinstance(each, dict))
 
 
 def _tells(name: str, value: Any, depth: int) -> bool:
