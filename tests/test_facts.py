@@ -51,12 +51,15 @@ def test_a_reading_is_kept_without_subject_and_sender() -> None:
 )
 def test_few_recipients_are_kept_if_they_may_be(names: tuple[str, ...], keeps: bool, kept: int | None) -> None:
     facts = facts_of(replace(READ, recipients=names), NOON, keeps_recipients=keeps)
-    assert facts is not None
     assert (len(facts.recipients) if facts.recipients is not None else None) == kept
 
 
-def test_a_reading_that_does_not_tell_which_message_it_is_of_is_not_kept() -> None:
-    assert facts_of(replace(READ, message_id=BARE), NOON, keeps_recipients=True) is None
+def test_what_was_read_of_a_bare_id_forbids_and_never_allows() -> None:
+    facts = facts_of(replace(READ, message_id=BARE), NOON, keeps_recipients=True)
+    assert judged(facts) is Guarded.NOT_CHECKED
+    inside = replace(DEFAULT_POLICY, recipient_domains=frozenset({"example.com"}))
+    assert judged(facts, inside) == (Outcome.DENIED, Code.GUARD_CANNOT_READ)
+    assert judged(replace(facts, disposition="MALICIOUS"))[1] is Code.DISPOSITION_NOT_ALLOWED
 
 
 @pytest.mark.parametrize(

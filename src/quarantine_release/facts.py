@@ -19,8 +19,8 @@ _ADDRESS_LENGTH: Final = 320  # RFC 3696 erratum 1690: 64 + @ + 255
 class Facts:
     """What Cloudflare showed of the message with this investigate id at `read_at`. `at` is when it was scanned.
 
-    `recipients` None: not known, since they are not to be kept, or are more than 20. Not `is_clear`: what was shown
-    contradicts itself, or is of several messages, so nothing passes by it.
+    `message_id` is bare if Cloudflare told no more. `recipients` None: not known, since they are not to be kept, or are
+    more than 20. Not `is_clear`: what was shown contradicts itself, or is of several messages, so nothing passes by it.
     """
 
     message_id: MessageId
@@ -36,10 +36,8 @@ class Facts:
 NO_FACTS: Final[Mapping[PostfixPart, Facts]] = {}
 
 
-def facts_of(details: Details, now: datetime, *, keeps_recipients: bool) -> Facts | None:
-    """Return what to keep of a reading; None if it does not tell which message it is of."""
-    if is_bare(details.message_id):
-        return None
+def facts_of(details: Details, now: datetime, *, keeps_recipients: bool) -> Facts:
+    """Return what to keep of a reading."""
     names = details.recipients
     is_short = 0 < len(names) <= RECIPIENTS_KEPT and all(len(each) <= _ADDRESS_LENGTH for each in names)
     return Facts(
@@ -90,4 +88,6 @@ def judge_by(
         return replace(
             verdict, detail=f"{verdict.detail} It was read before as {facts.message_id}, and cannot be read now."
         )
+    if is_bare(facts.message_id):  # it tells what forbids the mail, but not which mail a call would be for
+        return judge(why, policy, now, is_bare=True)
     return Guarded.PASSED_BY_RECORD if verdict is Guarded.PASSED else verdict

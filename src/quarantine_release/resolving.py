@@ -116,5 +116,6 @@ class Resolving:
     def _facts(self, match: Details, question: Question) -> Facts:
         """Return what to keep of one of several matches. A narrowed search may have left out rows about it."""
         now, guard = self._ports.clock(), self._ports.guard
-        facts = None if question.is_narrowed else facts_of(match, now, keeps_recipients=guard.keeps_recipients)
-        return facts or unclear(match.message_id, now)
+        if question.is_narrowed:
+            return unclear(match.message_id, now)
+        return facts_of(match, now, keeps_recipients=guard.keeps_recipients)

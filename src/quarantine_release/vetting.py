@@ -108,7 +108,8 @@ class Vetting:
         facts, row = self._run.facts_of(part), self._run.rows.get(part)
         if facts is None:
             return row.own_id if row is not None else None
-        return facts.message_id if facts.is_clear else None  # of several messages nobody knows which is meant
+        # Of several messages nobody knows which is meant, and a bare id is what cannot be read.
+        return facts.message_id if facts.is_clear and not is_bare(facts.message_id) else None
 
     def _told(self, want: Want, shown: Mapping[MessageId, Told]) -> Told:
         """Return what is known of a message by now."""
@@ -150,7 +151,7 @@ class Vetting:
             return Want(target, tuple(guards), guards, facts.disposition, facts.message_id)
         return Want(target, tuple(guards), guards) if guards else None
 
-    def _keep(self, told: Details) -> Facts | None:
+    def _keep(self, told: Details) -> Facts:
         """Have the ledger keep what was read, with the claim or with the end."""
         part = postfix_part(told.message_id)
         self.details[part] = told
@@ -158,8 +159,7 @@ class Vetting:
         if known is not None and not known.is_clear:  # a shorter id was shown to mean another message too
             return known
         facts = facts_of(told, self._ports.clock(), keeps_recipients=self._ports.guard.keeps_recipients)
-        if facts is not None:
-            self.findings.facts[part] = facts
+        self.findings.facts[part] = facts
         return facts
 
     def _find(self, questions: Sequence[Question]) -> Mapping[Question, Sequence[Details] | NotRead]:
