@@ -42,7 +42,7 @@ OURS = {
     ),
     "sweep": "asking attempt outcome permit ports release run trace transitions",
     "settle": "outcome ports read_back sweep trace transitions",
-    "resolving": "findings guard lookup outcome ports run trace",
+    "resolving": "facts findings guard lookup outcome ports run trace",
     "merging": "calls outcome trace",
     "visibility": "outcome trace",
     "answer": "guard outcome results run trace visibility",
