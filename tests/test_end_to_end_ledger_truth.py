@@ -223,6 +223,22 @@ def test_a_postfix_id_that_was_used_again_is_ambiguous(system: Deployed, how: st
     assert system.cloudflare.releases == [[first]]
 
 
+@pytest.mark.parametrize("how", ["inline", "worker"])
+def test_an_alert_id_that_two_messages_go_by_is_ambiguous_though_one_was_released(system: Deployed, how: str) -> None:
+    first = investigate_id(f"kAlert{how}")
+    alert = first.rpartition("-")[0]
+    system.cloudflare.rows = [row(first)]
+    message_ended_long_ago(system, first)
+    system.cloudflare.rows = [row(first, **DONE)]
+    headers = {"Prefer": "respond-async"} if how == "worker" else {}
+    assert outcomes(system.results([alert], **headers)) == [("already_released", None)]
+    system.cloudflare.rows.append(row(f"{alert}-77"))
+    (result,) = system.results([alert], **headers)
+    assert (result["outcome"], result["code"]) == ("ambiguous", "several_matches")
+    assert [each["id"] for each in result["candidates"]] == [first, f"{alert}-77"]
+    assert system.cloudflare.releases == [[first]]
+
+
 def test_the_ledgers_answer_stands_for_a_postfix_id_that_cannot_be_read(system: Deployed) -> None:
     full = investigate_id("kUnreadable1")
     system.cloudflare.rows = [row(full)]
