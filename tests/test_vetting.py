@@ -579,6 +579,15 @@ def test_new_made_up_ids_of_another_keep_nobody_waiting(guarded: World) -> None:
     assert guarded.cloudflare.calls == [(WireForm.ARRAY, [BARE])]
 
 
+def test_where_the_guard_is_off_for_one_of_them_a_message_is_in_a_call_once(world: World) -> None:
+    made_up = MessageId(f"{ALERT}-99")
+    world.lookup.messages |= {ALERT: SPAM, made_up: NotRead.ABSENT}
+    ask(world, made_up, inline=False, name="two", client="stranger")
+    ask(world, ALERT, inline=False, policy=Policy(dispositions=frozenset({"SPAM"})))
+    world.work()
+    assert all(len({postfix_part(each) for each in ids}) == len(ids) for _, ids in world.cloudflare.calls)
+
+
 def test_a_wrong_id_does_not_become_the_messages_own(guarded: World) -> None:
     guarded.cloudflare.answers.append(Refused(RefusalReason.RATE_LIMITED, Evidence(429), 42))
     guarded.lookup.messages |= {BARE: SPAM, (wrong := MessageId(f"{BARE}-2024-01-05T10:00:01-99")): NotRead.ABSENT}

@@ -83,7 +83,7 @@ class Vetting:
         missing += {each: None for want in read for name in want.requests for each in self.findings.shorter(want, name)}
         shown = self._look(missing) if missing else {}
         apart = {want.target.part: self.findings.told_apart(want, shown) for want in read}
-        read = [each for want in apart.values() for each in self.findings.by_own_ids(want, shown)]
+        read = [each for want in apart.values() for each in self._by_own_ids(want, shown)]
         wants = [*read, *(want for want in wants if want.target.part not in apart)]
         shown = {**shown, **self._shown_by_learned_ids(read, shown)}
         passed = [each for want in wants if (each := self._vet(want, self._told(want, shown))) is not None]
@@ -92,6 +92,13 @@ class Vetting:
         self._run.compared |= {want.target.part for want in ended}
         self.findings.conclude()
         return passed
+
+    def _by_own_ids(self, want: Want, shown: Mapping[MessageId, Told]) -> list[Want]:
+        """Part those whose ids mean something from the one whose id does not: who is held to nothing may still send it.
+
+        One message must not be in a call twice.
+        """
+        return self.findings.by_own_ids(want, shown) if all(map(self._is_held, want.requests)) else [want]
 
     def _shown_by_learned_ids(self, wants: Sequence[Want], shown: Mapping[MessageId, Told]) -> Mapping[MessageId, Told]:
         """Read bare ids that cannot be read by the investigate ids that were told of their messages before."""
