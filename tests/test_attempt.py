@@ -352,6 +352,17 @@ def test_where_more_have_asked_than_are_kept_a_repeat_counts_nobody_twice(world:
     assert (len(run.rows[PART].asks), run.rows[PART].asks_uncounted) == (ASKS_KEPT, 2)
 
 
+def test_a_repeat_counts_a_new_request_once_if_the_list_of_asks_is_just_full(world: World) -> None:
+    requests = accept(world, *(f"{number:03}" for number in range(ASKS_KEPT + 1)))
+    run = Run(requests, world.ports(), is_accepted=True)
+    assert isinstance(claim(run, Call(WireForm.ARRAY, (want(BARE, "000"),))), Claims)
+    named = [(request, targets_of(request.message_ids)) for request in requests]
+    ask_each(run, named[:-1])
+    assert (len(run.rows[PART].asks), run.rows[PART].asks_uncounted) == (ASKS_KEPT, 0)
+    ask_each(run, named, is_repeat=True)
+    assert run.rows[PART].asks_uncounted == 1
+
+
 def test_each_request_asks_by_its_own_id_unless_it_has_ended_or_been_cancelled(world: World) -> None:
     names = ("one", "two", "three", "four")
     one, two, three, four = (

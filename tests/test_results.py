@@ -223,3 +223,24 @@ def test_only_what_was_never_tried_is_worth_the_same_request_again(
     outcome: Outcome, code: Code | None, retryable: bool
 ) -> None:
     assert Result(BARE, outcome, code, None).retryable is retryable
+
+
+@pytest.mark.parametrize(
+    ("members", "waited", "outcome"),
+    [
+        ({}, timedelta(hours=23), Outcome.UNCONFIRMED),
+        ({}, timedelta(hours=24), Outcome.NEEDS_REVIEW),
+        ({"asks": frozenset({OWN})}, timedelta(0), Outcome.NEEDS_REVIEW),
+        ({"asks": frozenset({OWN}), "candidates": frozenset({FULL})}, timedelta(0), Outcome.UNCONFIRMED),
+        ({"asks_uncounted": 1}, timedelta(seconds=119), Outcome.UNCONFIRMED),
+        ({"asks_uncounted": 1}, timedelta(seconds=120), Outcome.NEEDS_REVIEW),
+        ({"confirmed_id": CONTRARY[:-8] + "1"}, timedelta(0), Outcome.NEEDS_REVIEW),
+    ],
+    ids=str,
+)
+def test_a_message_under_review_stays_open_for_a_request_that_is_not_in_its_row_yet(
+    members: dict[str, object], waited: timedelta, outcome: Outcome
+) -> None:
+    row = message(State.NEEDS_REVIEW, **{"message_id": CONTRARY, **members})
+    (result,) = results_of(request_row(FULL), {PART: row}, NOON + waited)
+    assert result.outcome is outcome

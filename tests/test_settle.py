@@ -28,7 +28,7 @@ from quarantine_release.outcome import (
     postfix_part,
 )
 from quarantine_release.ports import Budget, Hint, LedgerUnavailable, Mark
-from quarantine_release.release import look_up, release
+from quarantine_release.release import cancel, look_up, release
 from quarantine_release.run import Answer
 from quarantine_release.settle import Summary, reconcile
 from quarantine_release.trace import AttemptRow, AttemptState, MessageRow, RequestRow, RequestState
@@ -36,6 +36,7 @@ from tests.model_dynamodb import Fault
 from tests.stand_ins import ACCOUNT, BARE, DELIVERED, FULL, OK, OTHER, World, request_row
 
 PART = postfix_part(BARE)
+MADE_UP = MessageId(f"{FULL}9")
 LOST = Evidence(failure="no_answer_in_time")
 RATE_LIMITED = Refused(RefusalReason.RATE_LIMITED, Evidence(429), 42)
 R = Outcome.RELEASED
@@ -311,6 +312,97 @@ def test_a_message_under_review_is_settled_once_a_fuller_id_makes_it_readable(wo
     assert told(world, first) == [Outcome.RELEASED]
     assert told(world, second) == [Outcome.ALREADY_RELEASED]
     assert tick(world, seconds=60).attempts == 0
+
+
+def under_review(world: World) -> RequestRow:
+    """Bring a message under review: it was sent under a made-up id, by which it cannot be read."""
+    world.cloudflare.answers.append(lost)
+    first = ask(world, MADE_UP, name="stranger")
+    shows(world, Seen.ABSENT)
+    tick(world, seconds=211)
+    assert told(world, first) == [Outcome.NEEDS_REVIEW]
+    return first
+
+
+@pytest.mark.parametrize("is_hint_lost", [False, True])
+def test_a_queued_id_of_a_message_under_review_stays_open_until_it_was_read(world: World, is_hint_lost: bool) -> None:
+    under_review(world)
+    own = ask(world, FULL, name="own", inline=False)
+    assert told(world, own) == [Outcome.UNCONFIRMED]  # its id is not in the row yet
+    if is_hint_lost:
+        world.queue.taken()
+    shows(world, Seen.QUARANTINED, FULL)
+    for _ in range(5):
+        tick(world, seconds=60)
+    assert told(world, own) == [Outcome.RELEASED]
+
+
+def test_a_cancelled_request_for_a_message_under_review_ends_at_once(world: World) -> None:
+    under_review(world)
+    own = ask(world, FULL, name="own", inline=False)
+    row = world.ledger.requests([own.request_id])[own.request_id]
+    assert [result.outcome for result in cancel(row, world.ports()).results] == [Outcome.NEEDS_REVIEW]
+    assert state_of(world, own) is RequestState.CLOSED
+
+
+@pytest.mark.parametrize(("seen", "end"), [(Seen.QUARANTINED, Outcome.FAILED), (Seen.ABSENT, Outcome.NEEDS_REVIEW)])
+def test_the_id_of_a_dry_run_is_read_if_the_message_is_under_review(world: World, seen: Seen, end: Outcome) -> None:
+    under_review(world)
+    dry = ask(world, FULL, name="dry", dry_run=True)
+    assert told(world, dry) == [Outcome.UNCONFIRMED]
+    shows(world, seen, FULL if seen is not Seen.ABSENT else None)
+    tick(world, seconds=60)
+    assert told(world, dry) == [end]
+    again = ask(world, FULL, name="dry again", dry_run=True)
+    assert told(world, again) == [Outcome.WOULD_RELEASE if seen is Seen.QUARANTINED else Outcome.UNCONFIRMED]
+    assert len(world.cloudflare.calls) == 1
+
+
+def test_the_sweep_adds_the_id_of_a_dry_run_that_met_contention(world: World) -> None:
+    under_review(world)
+    dry = request_row(FULL, name="dry", created_at=world.clock(), dry_run=True)
+    assert world.ledger.claim(dry, [], None, (), (), {}) is None  # as a dry run is accepted under contention
+    shows(world, Seen.QUARANTINED, FULL)
+    for _ in range(5):
+        tick(world, seconds=60)
+    assert told(world, dry) == [Outcome.FAILED]
+    assert FULL in world.reader.wanted[-1].candidates
+
+
+def test_the_sweep_reopens_an_attempt_that_closed_with_an_unread_candidate(world: World) -> None:
+    """The reconciler read the row before the id was added, and closes the attempt after it."""
+    under_review(world)
+    (attempt,) = world.ledger.attempts(ACCOUNT, [message(world).attempt])
+    own = ask(world, FULL, name="own")
+    world.ledger.record(attempt, attempt.state, [], None)
+    assert (message(world).candidates, open_attempts(world)) == (frozenset({FULL}), [])
+    shows(world, Seen.QUARANTINED, FULL)
+    for _ in range(4):
+        tick(world, seconds=60)
+    assert told(world, own) == [Outcome.RELEASED]
+
+
+def test_reopening_does_not_change_when_an_open_attempt_is_due(world: World) -> None:
+    under_review(world)
+    ask(world, FULL, name="own")
+    (key,) = open_attempts(world)
+    before = world.dynamodb.items[key]
+    world.ledger.reopen([message(world)], world.clock())
+    assert world.dynamodb.items[key] == before
+
+
+def test_after_five_calls_another_id_is_read_once_and_then_a_person_must_look(world: World) -> None:
+    world.cloudflare.answers += [lost] * 5
+    ask(world, BARE)
+    shows(world, Seen.QUARANTINED, BARE)
+    for _ in range(5):
+        tick(world, seconds=211)
+    assert (message(world).state, len(message(world).attempts)) == (State.NEEDS_REVIEW, 5)
+    own = ask(world, FULL, name="own")
+    assert told(world, own) == [Outcome.UNCONFIRMED]
+    tick(world, seconds=60)
+    assert (told(world, own), message(world).candidates) == ([Outcome.NEEDS_REVIEW], frozenset())
+    assert open_attempts(world) == []
 
 
 def test_a_message_under_review_that_reads_as_before_stays_under_review(world: World) -> None:

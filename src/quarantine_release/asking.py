@@ -10,7 +10,7 @@ from quarantine_release.outcome import MessageId, PostfixPart, RequestId
 from quarantine_release.ports import LedgerContended, LedgerUnavailable, Move
 from quarantine_release.run import Run
 from quarantine_release.trace import MessageRow, RequestRow, Target
-from quarantine_release.transitions import ASKS_KEPT, asked
+from quarantine_release.transitions import asked
 
 _ROUNDS: Final = 8
 
@@ -45,9 +45,9 @@ def ask_each(run: Run, targets: Iterable[tuple[RequestRow, Iterable[Target]]], *
     """
     ids: dict[PostfixPart, dict[RequestId, MessageId]] = {}
     for request, own in targets:
-        for target in own if request.may_claim else ():
+        for target in own if request.may_ask else ():
             row = run.rows.get(target.part)
-            is_counted = is_repeat and row is not None and len(row.asks) >= ASKS_KEPT
+            is_counted = is_repeat and row is not None and row.asks_uncounted > 0
             if target.part not in request.ended_parts and not is_counted:
                 ids.setdefault(target.part, {})[request.request_id] = target.message_id
     wants = [Want(Target(part, next(iter(named.values()))), tuple(named), named=named) for part, named in ids.items()]

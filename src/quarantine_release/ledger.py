@@ -241,6 +241,13 @@ class DynamoLedger(LedgerReads):
             refused |= {start + number for number, each in enumerate(some) if self._table.write(each) is not None}
         return refused
 
+    def reopen(self, rows: Sequence[MessageRow], at: datetime) -> None:
+        """Open the attempts of messages under review again, due at `at`. Attempts that are open stay as they are."""
+        attempts = {row.attempt: row.account_id for row in rows}
+        for account_id in sorted(set(attempts.values())):
+            own = [name for name in attempts if attempts[name] == account_id]
+            self._write_all([reopen_attempt(each, at, is_closed=True) for each in self.attempts(account_id, own)])
+
     def _reopen(self, asks: Sequence[Move]) -> None:
         """Have a message under review looked at again when another id has been given for it."""
         for ask in asks:

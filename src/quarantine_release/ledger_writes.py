@@ -108,13 +108,18 @@ def end_attempt(attempt: AttemptRow, was: AttemptState, *, stays_open: bool = Fa
     return _end(attempt_item(attempt, stays_open=stays_open), was, names)
 
 
-def reopen_attempt(attempt: AttemptRow, at: datetime) -> Write:
-    """Have an attempt looked at again, due from then on, if it is still as it was read."""
+def reopen_attempt(attempt: AttemptRow, at: datetime, *, is_closed: bool = False) -> Write:
+    """Open an attempt again, due at `at`, if its state is still as it was read.
+
+    With `is_closed`, an attempt that is open already is refused, so that it is not read sooner than planned.
+    """
     key: Attribute = {"S": attempt_key(attempt.account_id, attempt.attempt)}
     update = UpdateExpression(key)
     for name, value in open_index(key, at).items():
         update.set(name, value)
     update.require("state", {"S": attempt.state})
+    if is_closed:
+        update.require_absent("open_at")
     return {"Update": update.build()}
 
 

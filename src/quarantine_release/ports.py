@@ -149,6 +149,9 @@ class Ledger(Protocol):
     def look_again(self, rows: Sequence[AttemptRow | RequestRow], at: datetime) -> None:
         """Put open rows off until then; without effect on those that are open no more."""
 
+    def reopen(self, rows: Sequence[MessageRow], at: datetime) -> None:
+        """Open the attempts of messages under review again, due at `at`. Attempts that are open stay as they are."""
+
     def messages(self, account_id: AccountId, parts: Sequence[PostfixPart]) -> dict[PostfixPart, MessageRow]:
         """Read messages by their postfix parts; absent ones are left out."""
 

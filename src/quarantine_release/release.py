@@ -10,11 +10,13 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import Final
 
+from quarantine_release.asking import ask_for
 from quarantine_release.attempt import CALL_SECONDS, RECORD_SECONDS, claim, make_call, require_readable
 from quarantine_release.calls import Call, Want, calls_of
 from quarantine_release.guard import Ended, Mode
 from quarantine_release.outcome import (
     ALERT_ID,
+    UNSETTLED,
     MessageId,
     Outcome,
     PostfixPart,
@@ -213,6 +215,9 @@ def _rehearse(run: Run, vetting: Vetting, wants: Sequence[Want]) -> Answer | Key
     vetting.findings.conclude()
     would = [want for want in would if want.target.part not in vetting.findings.moved]
     vetting.findings.tell_trace(run.request)
+    # The id of a dry run is read too. Otherwise a made-up id could be the only one that the reconciler reads by.
+    rows = ((want, run.rows.get(want.target.part)) for want in wants)
+    ask_for(run, [want for want, row in rows if row is not None and row.state in UNSETTLED])
     claims = claim(run, Call(WireForm.OBJECT, ()))
     if isinstance(claims, Conflict):
         return _replay(run.request, claims, run.ports)

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from quarantine_release.guard import Ended, Guarded
+from quarantine_release.identity import with_candidate
 from quarantine_release.outcome import (
     LETTERS,
     Code,
@@ -65,6 +66,7 @@ _PASSING: Final = frozenset({Code.NOT_ATTEMPTED, Code.GUARD_UNAVAILABLE, Code.LO
 
 
 _READ_WITHIN: Final = timedelta(days=1)
+_ASKED_WITHIN: Final = timedelta(seconds=120)
 
 
 def claimable(row: MessageRow | None, target: Target, *, force: bool, now: datetime) -> bool:
@@ -167,4 +169,16 @@ def _may_be_tried(row: MessageRow, request: RequestRow, wanted: MessageId, now: 
 def _is_to_be_read(row: MessageRow, request: RequestRow, wanted: MessageId, now: datetime) -> bool:
     """A message under review is read again under an id that nobody has read it by, for a day at most."""
     was_clear = row.evidence is None or row.evidence.seen is not Seen.UNCLEAR
-    return wanted in row.candidates and was_clear and now < request.created_at + _READ_WITHIN
+    ids = with_candidate(row, wanted).candidates if _is_yet_to_ask(row, request, now) else row.candidates
+    return wanted in ids and was_clear and now < request.created_at + _READ_WITHIN
+
+
+def _is_yet_to_ask(row: MessageRow, request: RequestRow, now: datetime) -> bool:
+    """Whether the request may not be in the row's `asks` yet.
+
+    A queued request is accepted first; the worker or the sweep adds it later. If `asks` is full, the row no longer
+    shows whether the request was counted, so only the time that a worker needs is allowed.
+    """
+    if request.request_id in row.asks or not request.may_ask:
+        return False
+    return not row.asks_uncounted or now < request.created_at + _ASKED_WITHIN

@@ -15,8 +15,8 @@ from quarantine_release.outcome import AccountId, State, has_one_key
 from quarantine_release.permit import Withheld
 from quarantine_release.ports import Hint, LedgerUnavailable, Ports, RowUnreadable
 from quarantine_release.release import free_of, hints_of
-from quarantine_release.run import Run
-from quarantine_release.trace import RequestRow, RequestState, Target, targets_of
+from quarantine_release.run import Answer, Run
+from quarantine_release.trace import MessageRow, RequestRow, RequestState, Target, targets_of
 from quarantine_release.transitions import Terms, is_expired
 
 # Of each shard of the open index, so that one run stays within its time; what is left is next in a minute.
@@ -85,6 +85,12 @@ def _unclaimed(request: RequestRow, run: Run) -> list[Target]:
     return [target for target in targets_of(request.message_ids) if target.part in free | waiting]
 
 
+def _unread(answer: Answer) -> list[MessageRow]:
+    """Return the messages under review that still have to be read by an id of this request."""
+    rows = (result.row for result in answer.results if not result.is_end)
+    return [row for row in rows if row is not None and row.state is State.NEEDS_REVIEW]
+
+
 def _look_at(requests: Sequence[RequestRow], ports: Ports, swept: Swept) -> None:
     run = Run(requests, ports, is_accepted=True)
     swept.requests += len(requests)
@@ -98,9 +104,11 @@ def _look_at(requests: Sequence[RequestRow], ports: Ports, swept: Swept) -> None
             run.end_without_call(request, _unclaimed(request, run))
     hints: list[Hint] = []
     still_open: list[RequestRow] = []
+    unread: list[MessageRow] = []
     for answer in run.finish():
         if answer.request.state is RequestState.OPEN:
             still_open.append(answer.request)
+            unread += _unread(answer)
             wanted = hints_of(answer.request, free_of(answer.request, run))
             withheld = ports.permit(answer.request).withheld if wanted else None
             if withheld is not None:
@@ -110,5 +118,9 @@ def _look_at(requests: Sequence[RequestRow], ports: Ports, swept: Swept) -> None
     if hints and not ports.budget.pause_left(run.account_id):
         ports.queue.send(hints)
         swept.hints += len(hints)
+    # A candidate id may be in a row whose attempt is closed: after a crash between the two writes, or if the reconciler
+    # read the row before the id was added, and closed the attempt after it.
+    if unread:
+        ports.ledger.reopen(unread, now)
     # Behind all others that wait, so that those who cannot go on hold up nobody.
     ports.ledger.look_again(still_open, ports.clock())

@@ -215,9 +215,14 @@ class RequestRow:
         return frozenset(postfix_part(self.resolved.get(given, given)) for given in self.ended)
 
     @property
+    def may_ask(self) -> bool:
+        """An open request that is not cancelled. A dry run may ask too, but never claim."""
+        return self.state is RequestState.OPEN and self.cancelled_at is None
+
+    @property
     def may_claim(self) -> bool:
         """Say whether a message may still be claimed on its behalf."""
-        return self.state is RequestState.OPEN and self.cancelled_at is None and not self.dry_run
+        return self.may_ask and not self.dry_run
 
 
 class AttemptState(StrEnum):

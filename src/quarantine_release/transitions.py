@@ -212,7 +212,7 @@ def settled(
     if not is_free:
         verdict = Verdict(State.NEEDS_REVIEW, Code.UNSETTLED, message_id=reading.message_id)
         reviewed = recorded(row, verdict, evidence, now, terms)
-        if reading.seen is Seen.ABSENT:  # there is no such message: other ids may be tried in their place
+        if reading.seen in (Seen.ABSENT, Seen.QUARANTINED):  # their read changed nothing, so they make room
             reviewed = replace(reviewed, candidates=frozenset())
         return None if is_reviewed and row.evidence == evidence and reviewed.candidates == row.candidates else reviewed
     return _freed(with_confirmed(row, reading.message_id), evidence, now)
