@@ -14,6 +14,8 @@ MADE_UP, MADE_UP_TOO = (MessageId(FULL.replace("-2000", digits)) for digits in (
 OFF = Guard()
 # Only its full id leads to it, so what the reconciler reads by matters.
 _UNLISTED = mail(0, is_listed=False)
+_OTHER = mail(1)
+_MADE_UP_OTHER = MessageId(_OTHER.message_id.replace("-2000", "-9000"))
 _STRANGER = Job("stranger", (MADE_UP,), at=0.3, client="stranger")
 
 STORIES: dict[str, Story] = {
@@ -43,6 +45,16 @@ STORIES: dict[str, Story] = {
         mails=(MAIL,),
         guard=OFF,
         comes_to="II A R",
+    ),
+    # Cloudflare rejects the call with two ids as a whole, which proves nothing, and neither can be read.
+    "a made-up id that has brought the message under review": story(
+        Job("stranger", (MADE_UP, _MADE_UP_OTHER), client="stranger"),
+        Job("dry", (FULL,), at=400.0, dry_run=True),
+        Job("own", (FULL,), at=700.0, inline=False),
+        Job("other", (_OTHER.message_id,), at=900.0, inline=False),
+        mails=(MAIL, _OTHER),
+        guard=OFF,
+        comes_to="VV N R R",
     ),
     "a made-up id under the guard": story(
         Job("own", (BARE,), inline=False),

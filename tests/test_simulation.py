@@ -15,10 +15,6 @@ from tests.simulation import Job, Simulation
 
 pytestmark = pytest.mark.simulation
 SEEDS, BLOCK = 20_000, 200
-# Violations that crowds found when they met the real search, and that are not repaired yet. They keep issue 13 open.
-NOT_REPAIRED = {
-    15532: "needs a review after",
-}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -61,14 +57,7 @@ def test_no_two_faults_violate_anything() -> None:
 
 @pytest.mark.parametrize("start", range(0, SEEDS, BLOCK))
 def test_no_crowd_of_actors_violates_anything(start: int) -> None:
-    assert [each for each in failing_seeds(start, BLOCK) if each[0] not in NOT_REPAIRED] == []
-
-
-@pytest.mark.parametrize(("seed", "naming"), NOT_REPAIRED.items())
-def test_what_is_not_repaired_yet_is_still_found(seed: int, naming: str) -> None:
-    """Fails once a seed of the list is clean, so that the list does not outlive the faults."""
-    ((_, found),) = failing_seeds(seed, 1)
-    assert all(naming in each for each in found)
+    assert failing_seeds(start, BLOCK) == []
 
 
 @pytest.mark.parametrize("trouble", [Strike.RATE_LIMITED, Strike.UNREACHABLE, Strike.LOST, Strike.DENIED])

@@ -6,13 +6,15 @@ from typing import Any
 
 import pytest
 
+from quarantine_release import release as release_module
 from quarantine_release import results as results_module
 from quarantine_release import settle as settle_module
+from quarantine_release import sweep as sweep_module
 from quarantine_release import transitions as transitions_module
 from quarantine_release.ledger_items import request_row
 from quarantine_release.outcome import LETTERS, AccountId, MessageId, Wanted
 from quarantine_release.ports import Ports
-from quarantine_release.trace import MessageRow
+from quarantine_release.trace import MessageRow, RequestRow, RequestState
 from tests import simulation as simulation_module
 from tests.simulated_runs import scheduled, schedules
 from tests.simulated_stories import Story
@@ -67,15 +69,36 @@ def what_was_rejected_under_one_id_has_failed_under_every_id(patch: Patch) -> No
     patch.setattr(results_module, "_of_row", mutant)
 
 
+def a_queued_id_ends_before_it_was_read(patch: Patch) -> None:
+    patch.setattr(results_module, "_is_yet_to_ask", lambda *_: False)
+
+
+def a_dry_run_does_not_ask(patch: Patch) -> None:
+    patch.setattr(release_module, "ask_for", lambda *_: None)
+
+    def mutant(request: RequestRow) -> bool:
+        return request.state is RequestState.OPEN and request.cancelled_at is None and not request.dry_run
+
+    patch.setattr(RequestRow, "may_ask", property(mutant))
+
+
+def an_unread_id_in_a_closed_attempt_stays_unread(patch: Patch) -> None:
+    patch.setattr(sweep_module, "_unread", lambda _: [])
+
+
 def an_id_of_two_rows_is_accepted(patch: Patch) -> None:
     for module in (simulation_module, results_module):
         patch.setattr(module, "has_one_key", lambda _: True)
 
 
+_REVIEWED = STORIES["a made-up id that has brought the message under review"]
 MUTANTS: tuple[tuple[Callable[[Patch], None], Story], ...] = (
     (an_id_that_a_caller_gives_counts_as_confirmed, STORIES["a made-up id beside a release"]),
     (what_callers_call_a_message_is_not_read, STORIES["a made-up id first"]),
     (what_was_rejected_under_one_id_has_failed_under_every_id, STORIES["a made-up id first"]),
+    (a_queued_id_ends_before_it_was_read, _REVIEWED),
+    (a_dry_run_does_not_ask, _REVIEWED),
+    (an_unread_id_in_a_closed_attempt_stays_unread, _REVIEWED),
     (an_id_of_two_rows_is_accepted, TWO_ROWS),
 )
 
