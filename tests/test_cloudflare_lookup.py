@@ -19,7 +19,7 @@ from quarantine_release.cloudflare_answer import Reply
 from quarantine_release.cloudflare_lookup import CloudflareLookup
 from quarantine_release.credentials import parse_accounts
 from quarantine_release.deadline import DeadlineSession, NoReply
-from quarantine_release.guard import DEFAULT_POLICY, Details, Ended, NotRead, Several, judge
+from quarantine_release.guard import DEFAULT_POLICY, Details, Ended, NotRead, Several, Unclear, judge
 from quarantine_release.lookup import Question, choose
 from quarantine_release.outcome import AccountId, Evidence, MessageId, RefusalReason, Refused, is_bare, postfix_part
 from quarantine_release.ports import LedgerUnavailable, Mark
@@ -109,7 +109,7 @@ def look(
 
 def find(
     plays: Sequence[Play], *questions: Question, seconds: float = 10.0, budget: RememberingBudget | None = None
-) -> tuple[list[Sequence[Details] | NotRead], list[str]]:
+) -> tuple[list[Sequence[Details] | NotRead | Unclear], list[str]]:
     with FaultServer(plays) as server, lookup_at(server.url) as lookup:
         found = lookup.find(ACCOUNT, questions, seconds, budget or RememberingBudget(), Mark.ALL)
     return [found.get(question, NOT_NOW) for question in questions], calls_of(server)
@@ -193,13 +193,13 @@ def test_the_log_of_a_held_message_that_may_be_released_is_read(log: Play, expec
     ("play", "expected"),
     [
         (ok([held(FULLS[0]), held(FULLS[0], final_disposition="MALICIOUS")]), "MALICIOUS"),
-        (refusal(404), FAILED),
+        (refusal(404), Unclear(FULLS[0], FAILED)),
         (refusal(429), NOT_NOW),
     ],
 )
 def test_what_a_narrowed_search_found_is_read_with_all_its_rows(play: Play, expected: Any) -> None:
     (found,), calls = find([page(held(FULLS[0])), play], asking(recipient="ann@example.com"))
-    assert (found if isinstance(found, NotRead) else found[0].disposition) == expected
+    assert (found[0].disposition if isinstance(found, list) else found) == expected
     assert calls[1:] == [escaped(FULLS[0])]
 
 
@@ -524,10 +524,10 @@ def test_a_bare_id_whose_entry_does_not_tell_whether_it_is_held_is_not_one_that_
 
 @pytest.mark.parametrize("members", UNCLEAR)
 def test_a_second_match_that_cannot_be_read_is_one_all_the_same(members: dict[str, Any]) -> None:
-    assert find([page(held(FULLS[0]), held(FULLS[1]) | members)], asking())[0] == [FAILED]
+    assert find([page(held(FULLS[0]), held(FULLS[1]) | members)], asking())[0] == [Unclear(FULLS[1], FAILED)]
     assert look([page(held(FULLS[0]), held(f"{ALERTS[0]}-99") | members)], ALERTS[0])[0] == {ALERTS[0]: FAILED}
     (found,), _ = find([page(held(FULLS[0]), held(FULLS[1], message_id="<another>") | members)], asking())
-    assert not isinstance(found, NotRead)
+    assert isinstance(found, list)
 
 
 def test_a_match_without_an_id_is_one_all_the_same() -> None:
@@ -814,7 +814,7 @@ def test_nothing_found_is_not_the_same_as_not_read() -> None:
 
 def found_ids(plays: Sequence[Play], question: Question) -> list[str]:
     (found,), _ = find(plays, question)
-    assert not isinstance(found, NotRead)
+    assert isinstance(found, list)
     return [each.message_id for each in found]
 
 
@@ -860,17 +860,18 @@ def test_the_one_match_of_a_narrowed_search_is_read_by_path_or_not_known(single:
     narrowed = asking(recipient="ann@example.com")
     other = held(FULLS[0], client_recipients=["bob@other.example"], final_disposition="MALICIOUS")
     (found,), calls = find([page(held(FULLS[0])), ok(other)], narrowed)
-    assert not isinstance(found, NotRead)
+    assert isinstance(found, list)
     assert [(each.disposition, each.recipients) for each in found] == [
         ("MALICIOUS", ("ann@example.com", "bob@other.example"))
     ]
     assert calls[1] == escaped(FULLS[0])
-    assert find([page(held(FULLS[0])), single], narrowed)[0] == [why]
+    expected = why if why in (NOT_NOW, REFUSED) else Unclear(FULLS[0], why)
+    assert find([page(held(FULLS[0])), single], narrowed)[0] == [expected]
 
 
 def test_of_several_matches_none_is_guessed_at() -> None:
     (found,), _ = find([page(held(FULLS[0], final_disposition="MALICIOUS"), held(FULLS[1]))], asking())
-    assert not isinstance(found, NotRead)
+    assert isinstance(found, list)
     assert isinstance(choose(found, None), Ended)
 
 

@@ -298,7 +298,7 @@ def test_mail_that_was_denied_as_malicious_is_not_released_by_its_postfix_id(
 
 def shown_undecided(how: str, full: str) -> tuple[str, dict[str, Any], list[Row]]:
     """Return an id, more of a request, and rows of malicious mail that the request cannot be about, or not clearly."""
-    alert, header = full.rpartition("-")[0], f"<{how.replace(' ', '')}@example.net>"
+    alert, header = full.rpartition("-")[0], f"<{full[-30:-20]}{how.replace(' ', '')}@example.net>"
     evil = row(full, final_disposition="MALICIOUS", message_id=header)
     doubtful = {"post_delivery_operations": ["QUARANTINE_RELEASE"]}
     return {
@@ -306,6 +306,8 @@ def shown_undecided(how: str, full: str) -> tuple[str, dict[str, Any], list[Row]
         "two by Message-ID": (header, {}, [row(investigate_id("kAnother001"), message_id=header), evil]),
         "another count": (header, {"expect_count": 2}, [evil]),
         "contradictory": (full, {}, [evil, evil | {"is_quarantined": False}]),
+        "not clear by Message-ID": (header, {}, [evil, evil | {"is_quarantined": False}]),
+        "lacking by Message-ID": (header, {}, [evil, evil | {"is_quarantined": None}]),
         "may be out": (full, {}, [row(full, **doubtful)]),
         "bare id only": (evil["postfix_id"], {}, [evil | {"id": evil["postfix_id"]}]),
     }[how]
@@ -314,7 +316,16 @@ def shown_undecided(how: str, full: str) -> tuple[str, dict[str, Any], list[Row]
 @pytest.mark.parametrize("late", [False, True], ids=["inline", "worker"])
 @pytest.mark.parametrize(
     "how",
-    ["two by alert id", "two by Message-ID", "another count", "contradictory", "may be out", "bare id only"],
+    [
+        "two by alert id",
+        "two by Message-ID",
+        "another count",
+        "contradictory",
+        "not clear by Message-ID",
+        "lacking by Message-ID",
+        "may be out",
+        "bare id only",
+    ],
 )
 def test_mail_of_which_nobody_knew_whether_it_was_meant_is_not_released_unread_either(
     system: Deployed, how: str, late: bool

@@ -10,7 +10,7 @@ from quarantine_release.cloudflare_calls import Calls
 from quarantine_release.cloudflare_log import without_doubt
 from quarantine_release.cloudflare_look import SEARCH_PAGES, Look
 from quarantine_release.deadline import DeadlineSession
-from quarantine_release.guard import Details, NotRead, Several
+from quarantine_release.guard import Details, NotRead, Several, Unclear
 from quarantine_release.lookup import Question, matches
 from quarantine_release.outcome import AccountId, MessageId, PostfixPart, contradict, postfix_part
 from quarantine_release.ports import Budget, Mark
@@ -52,7 +52,7 @@ class CloudflareLookup:
 
     def find(
         self, account_id: AccountId, questions: Sequence[Question], seconds: float, budget: Budget, mark: Mark
-    ) -> Mapping[Question, Sequence[Details] | NotRead]:
+    ) -> Mapping[Question, Sequence[Details] | NotRead | Unclear]:
         """Search for what each question may mean; what is left out is NOT_NOW. Raises LedgerUnavailable."""
         calls = self._calls(account_id, seconds, budget, mark)
         return {question: self._find(calls, question) for question in questions[:_SINGLES]}
@@ -95,7 +95,7 @@ class CloudflareLookup:
             self._pause,
         )
 
-    def _find(self, calls: Calls, question: Question) -> Sequence[Details] | NotRead:
+    def _find(self, calls: Calls, question: Question) -> Sequence[Details] | NotRead | Unclear:
         entries: list[Mapping[str, Any]] = []
         for number, page in enumerate(calls.pages(question.query), start=1):
             if page.why is not None:
@@ -109,9 +109,9 @@ class CloudflareLookup:
 
     def _matches(
         self, calls: Calls, question: Question, entries: Sequence[Mapping[str, Any]]
-    ) -> Sequence[Details] | NotRead:
+    ) -> Sequence[Details] | NotRead | Unclear:
         found = matches(entries, question, self._clock())
-        if isinstance(found, NotRead) or len(found) != 1:
+        if isinstance(found, NotRead | Unclear) or len(found) != 1:
             return found
         told: Details | Several | NotRead = found[0]
         if question.is_narrowed:
@@ -121,7 +121,9 @@ class CloudflareLookup:
             told = without_doubt(calls.get, told)
         if isinstance(told, Details):
             return [told]
-        return NotRead.FAILED if isinstance(told, Several) or told in (NotRead.ABSENT, NotRead.NOT_OFFERED) else told
+        if told in (NotRead.NOT_NOW, NotRead.REFUSED):
+            return told
+        return Unclear(found[0].message_id, NotRead.CONTRADICTED if told is NotRead.CONTRADICTED else NotRead.FAILED)
 
     def _held(self, account_id: AccountId, ids: Iterable[MessageId]) -> dict[MessageId, Details]:
         listed = [(each, self._listed.get((account_id, postfix_part(each)))) for each in ids]

@@ -150,6 +150,14 @@ def as_name(disposition: str | None) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
+class Unclear:
+    """A match of a search of which the rows do not tell what the message is, and why."""
+
+    message_id: MessageId
+    why: NotRead
+
+
+@dataclass(frozen=True, slots=True)
 class Several:
     """Two or more messages behind one id that is not a full one."""
 

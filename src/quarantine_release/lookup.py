@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from quarantine_release.guard import Candidate, Details, Ended, NotRead, Several
+from quarantine_release.guard import Candidate, Details, Ended, NotRead, Several, Unclear
 from quarantine_release.outcome import Code, MessageId, Outcome
 from quarantine_release.reading import RELEASE, id_of, time_of, timestamp_of
 from quarantine_release.release_traces import hints_at_release
@@ -88,8 +88,10 @@ def details_of(entry: Mapping[str, Any], now: datetime) -> Details | None:
     )
 
 
-def matches(entries: Iterable[Mapping[str, Any]], question: Question, now: datetime) -> list[Details] | NotRead:
-    """Return the messages that all entries of a search show for a question, or why one of them cannot be read.
+def matches(
+    entries: Iterable[Mapping[str, Any]], question: Question, now: datetime
+) -> list[Details] | NotRead | Unclear:
+    """Return the messages that all entries of a search show for a question, or which one does not tell what it is.
 
     Cloudflare may match more loosely than it says, so each message must show that it is one. Entries that do not fit
     count too if they are about a message that does.
@@ -102,7 +104,8 @@ def matches(entries: Iterable[Mapping[str, Any]], question: Question, now: datet
         if details is not None:
             told.setdefault(details.message_id, []).append((details, entry))
         elif (_text(entry, "message_id") or "").strip("<> ") == wanted:
-            return NotRead.FAILED  # it may be a second match, and nobody knows what it is
+            unread = id_of(entry)  # it may be a second match, and nobody knows what it is
+            return NotRead.FAILED if unread is None else Unclear(unread, NotRead.FAILED)
         else:
             unreadable.add(id_of(entry))
     found = []
@@ -111,9 +114,9 @@ def matches(entries: Iterable[Mapping[str, Any]], question: Question, now: datet
             continue
         message = merged([details for details, _ in rows])
         if message is None:
-            return NotRead.CONTRADICTED
+            return Unclear(message_id, NotRead.CONTRADICTED)
         if message_id in unreadable:
-            return NotRead.FAILED
+            return Unclear(message_id, NotRead.FAILED)
         if _fits(rows, question.narrowing):
             found.append(message)
     return found

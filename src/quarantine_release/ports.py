@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from quarantine_release.facts import NO_FACTS, Facts
-from quarantine_release.guard import Details, Guard, NotRead, Several
+from quarantine_release.guard import Details, Guard, NotRead, Several, Unclear
 from quarantine_release.lookup import Kept, Question
 from quarantine_release.outcome import (
     AccountId,
@@ -188,7 +188,7 @@ class Lookup(Protocol):
 
     def find(
         self, account_id: AccountId, questions: Sequence[Question], seconds: float, budget: "Budget", mark: "Mark"
-    ) -> Mapping[Question, Sequence[Details] | NotRead]:
+    ) -> Mapping[Question, Sequence[Details] | NotRead | Unclear]:
         """Search for what may be meant by each question, at most a few of each; what is left out is NOT_NOW."""
 
     def look(

@@ -10,7 +10,7 @@ from typing import Final
 
 from quarantine_release.facts import Facts, facts_of, unclear
 from quarantine_release.findings import WAITING, Findings
-from quarantine_release.guard import CONTRADICTED, Details, Ended, NotRead
+from quarantine_release.guard import CONTRADICTED, Details, Ended, NotRead, Unclear
 from quarantine_release.lookup import Kept, Question, choose
 from quarantine_release.outcome import Code, MessageId, Outcome, PostfixPart, RequestId, State, postfix_part
 from quarantine_release.ports import Ports
@@ -24,7 +24,7 @@ _OPEN: Final = (State.RELEASING, State.UNKNOWN, State.RETRYABLE)
 _NOT_FOUND_OUT: Final = Ended(
     Outcome.DENIED, Code.LOOKUP_UNAVAILABLE, "Which message this means could not be looked up, so nothing is released."
 )
-Find = Callable[[Sequence[Question]], Mapping[Question, Sequence[Details] | NotRead]]
+Find = Callable[[Sequence[Question]], Mapping[Question, Sequence[Details] | NotRead | Unclear]]
 
 
 def question_of(request: RequestRow, given: MessageId, window: timedelta) -> Question:
@@ -94,6 +94,9 @@ class Resolving:
         facts: dict[PostfixPart, Facts] = {}
         for question in questions:
             told = shown.get(question, NotRead.NOT_NOW)
+            if isinstance(told, Unclear):
+                facts[postfix_part(told.message_id)] = unclear(told.message_id, self._ports.clock())
+                told = told.why
             chosen = told if isinstance(told, NotRead) else choose(told, question.narrowing.expect_count)
             if isinstance(chosen, Details):
                 read[question] = chosen

@@ -10,7 +10,7 @@ from typing import Final
 from quarantine_release.calls import Want
 from quarantine_release.facts import Facts, facts_of, judge_by
 from quarantine_release.findings import UNREADABLE, WAITING, Findings, Told
-from quarantine_release.guard import Details, Ended, Guarded, Mode, NotRead, Several, judge
+from quarantine_release.guard import Details, Ended, Guarded, Mode, NotRead, Several, Unclear, judge
 from quarantine_release.lookup import Kept, Question, undecided
 from quarantine_release.outcome import (
     ALERT_ID,
@@ -169,7 +169,7 @@ class Vetting:
         self.findings.facts[part] = facts
         return facts
 
-    def _find(self, questions: Sequence[Question]) -> Mapping[Question, Sequence[Details] | NotRead]:
+    def _find(self, questions: Sequence[Question]) -> Mapping[Question, Sequence[Details] | NotRead | Unclear]:
         ports, seconds = self._ports, self._seconds()
         if seconds <= 0:
             return {}
