@@ -1,5 +1,6 @@
 """Lookup and guard before a claim, in webhook and worker: what is claimed, what ends with which reason, what waits."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -1302,6 +1303,27 @@ def test_mail_that_was_denied_is_denied_by_its_bare_id_too(guarded: World, how: 
     guarded.work()
     assert told(later(guarded, "bare")) == [DENIED]
     assert guarded.lookup.looked == [OTHER_BARE, FULL_OTHER]
+    assert guarded.cloudflare.calls == []
+
+
+@pytest.mark.parametrize("inline", [True, False])
+def test_a_bare_id_is_denied_if_the_mail_is_denied_while_it_is_looked_for(
+    guarded: World, monkeypatch: pytest.MonkeyPatch, inline: bool
+) -> None:
+    original, denials = guarded.lookup.look, list[Answer]()
+    guarded.lookup.messages[OTHER_BARE] = NotRead.ABSENT
+
+    def look(account_id: AccountId, ids: Sequence[MessageId], *others: Any) -> Any:
+        shown = original(account_id, ids, *others)
+        if OTHER_BARE in ids and not denials:
+            denials.append(ask(guarded, FULL_OTHER, name="full"))
+        return shown
+
+    monkeypatch.setattr(guarded.lookup, "look", look)
+    ask(guarded, OTHER_BARE, name="bare", inline=inline)
+    guarded.work()
+    assert [told(each) for each in denials] == [[DENIED]]
+    assert told(later(guarded, "bare")) == [DENIED]
     assert guarded.cloudflare.calls == []
 
 

@@ -3,12 +3,12 @@
 Pure but for its ports. Nothing is claimed here; what ends here ends for good, with its reason in the request.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
 from quarantine_release.calls import Want
-from quarantine_release.facts import Facts, facts_of, judge_by
+from quarantine_release.facts import Facts, facts_of, judge_by, latest
 from quarantine_release.findings import UNREADABLE, WAITING, Findings, Told
 from quarantine_release.guard import Details, Ended, Guarded, Mode, NotRead, Several, Unclear, judge
 from quarantine_release.lookup import Kept, Question, undecided
@@ -103,12 +103,25 @@ class Vetting:
     def _shown_by_learned_ids(self, wants: Sequence[Want], shown: Mapping[MessageId, Told]) -> Mapping[MessageId, Told]:
         """Read bare ids that cannot be read by the investigate ids that were told of their messages before."""
         unread = [want.target for want in wants if _cannot_be_read(want.target, shown.get(want.target.message_id))]
+        self._read_facts_again({target.part for target in unread})
         learned = {target: each for target in unread if (each := self._learned(target.part)) is not None}
         told = self._look(list(learned.values())) if learned else {}
         again = {target: told.get(each, NotRead.NOT_NOW) for target, each in learned.items()}
         found = {target: each for target, each in again.items() if each in _SAYS_NOTHING or isinstance(each, Details)}
         self._learned_ids |= {target.part for target in found}
         return {target.message_id: each for target, each in found.items()}
+
+    def _read_facts_again(self, parts: Collection[PostfixPart]) -> None:
+        """Read what is kept of messages again: another request may have read them during the look. One round trip.
+
+        The rows stay as they were, because `Findings.conclude` compares them with what is in the ledger by then.
+        """
+        if not parts:
+            return
+        known = self._ports.ledger.known(self._run.account_id, None, sorted(parts), [], sorted(parts))
+        kept = {part: row.facts for part, row in known.messages.items()}
+        newest = {part: latest((known.facts.get(part), kept.get(part), self._run.facts_of(part))) for part in parts}
+        self._run.facts = {**self._run.facts, **{part: facts for part, facts in newest.items() if facts is not None}}
 
     def _learned(self, part: PostfixPart) -> MessageId | None:
         """Return the investigate id that Cloudflare told of a message before."""
