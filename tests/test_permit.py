@@ -26,7 +26,6 @@ from tests.stand_ins import ACCOUNT, BARE, FULL, NOON, OTHER, World, request_row
 
 SPAM_ONLY = Policy(dispositions=frozenset({"SPAM"}))
 RELEASES = frozenset({Scope.RELEASE})
-BOTH = frozenset({Scope.RELEASE, Scope.OVERRIDE})
 ELSEWHERE = AccountId("b" * 32)
 
 
@@ -64,10 +63,21 @@ def test_work_is_withheld_unless_the_client_may_still_do_it(known: Clients | Non
     assert permit_of(request_row(), known, NOON) == Permit(None, withheld)
 
 
-@pytest.mark.parametrize(("scopes", "withheld"), [(BOTH, None), (RELEASES, Withheld.SCOPE_LOST)])
-def test_an_override_needs_its_scope_still(scopes: frozenset[Scope], withheld: Withheld | None) -> None:
-    request = request_row(override=True, reason="reported")
-    assert permit_of(request, clients(client(scopes=scopes)), NOON).withheld is withheld
+@pytest.mark.parametrize(
+    ("members", "scopes"),
+    [
+        ({"override": True}, {Scope.OVERRIDE}),
+        ({"force": True}, {Scope.FORCE}),
+        ({"override": True, "force": True}, {Scope.OVERRIDE, Scope.FORCE}),
+    ],
+)
+def test_a_request_still_needs_each_scope_that_it_used(members: dict[str, Any], scopes: set[Scope]) -> None:
+    request = request_row(**members, reason="reported")
+    allowed = RELEASES | scopes
+    assert permit_of(request, clients(client(scopes=allowed)), NOON).withheld is None
+    for lost in allowed:
+        left = clients(client(scopes=allowed - {lost}))
+        assert permit_of(request, left, NOON).withheld is Withheld.SCOPE_LOST
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,9 @@ def permit_of(request: RequestRow, clients: Clients | None, now: datetime) -> Pe
 
 
 def _lost(request: RequestRow, client: Client, now: datetime) -> Withheld | None:
-    needed = {Scope.RELEASE, Scope.OVERRIDE} if request.override else {Scope.RELEASE}
+    needed = {Scope.RELEASE}
+    needed |= {Scope.OVERRIDE} if request.override else set()
+    needed |= {Scope.FORCE} if request.force else set()
     if client.is_disabled:
         return Withheld.CLIENT_DISABLED
     # An entry needs a token, so a past `expires_at` is how the last one is revoked.
