@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from quarantine_release.batch import Batch, release_hinted
-from quarantine_release.guard import NO_GUARD, Details, Guard, NotRead, Several
+from quarantine_release.guard import NO_GUARD, Details, Guard, NotRead, Several, Unclear
 from quarantine_release.ledger import DynamoLedger
 from quarantine_release.lookup import Question
 from quarantine_release.outcome import (
@@ -127,7 +127,7 @@ class RememberingLookup:
     """Knows the messages that it was told of, by their ids and Message-IDs."""
 
     messages: dict[MessageId, Details | Several | NotRead] = field(default_factory=dict)
-    answers: dict[MessageId, Sequence[Details] | NotRead] = field(default_factory=dict)
+    answers: dict[MessageId, Sequence[Details] | NotRead | Unclear] = field(default_factory=dict)
     looked: list[MessageId] = field(default_factory=list)
     questions: list[Question] = field(default_factory=list)
 
@@ -138,7 +138,7 @@ class RememberingLookup:
         seconds: float,  # noqa: ARG002
         budget: Budget,  # noqa: ARG002
         mark: Mark,  # noqa: ARG002
-    ) -> Mapping[Question, Sequence[Details] | NotRead]:
+    ) -> Mapping[Question, Sequence[Details] | NotRead | Unclear]:
         self.questions += questions
         return {question: self.answers[question.header] for question in questions if question.header in self.answers}
 

@@ -193,7 +193,7 @@ def test_the_log_of_a_held_message_that_may_be_released_is_read(log: Play, expec
     ("play", "expected"),
     [
         (ok([held(FULLS[0]), held(FULLS[0], final_disposition="MALICIOUS")]), "MALICIOUS"),
-        (refusal(404), Unclear(FULLS[0], FAILED)),
+        (refusal(404), Unclear((FULLS[0],), FAILED)),
         (refusal(429), NOT_NOW),
     ],
 )
@@ -524,7 +524,10 @@ def test_a_bare_id_whose_entry_does_not_tell_whether_it_is_held_is_not_one_that_
 
 @pytest.mark.parametrize("members", UNCLEAR)
 def test_a_second_match_that_cannot_be_read_is_one_all_the_same(members: dict[str, Any]) -> None:
-    assert find([page(held(FULLS[0]), held(FULLS[1]) | members)], asking())[0] == [Unclear(FULLS[1], FAILED)]
+    (unclear,), _ = find([page(held(FULLS[0]), held(FULLS[1]) | members)], asking())
+    assert isinstance(unclear, Unclear)
+    assert (unclear.unread, unclear.why, unclear.only) == ((FULLS[1],), FAILED, None)
+    assert [each.message_id for each in unclear.clear] == [FULLS[0]]
     assert look([page(held(FULLS[0]), held(f"{ALERTS[0]}-99") | members)], ALERTS[0])[0] == {ALERTS[0]: FAILED}
     (found,), _ = find([page(held(FULLS[0]), held(FULLS[1], message_id="<another>") | members)], asking())
     assert isinstance(found, list)
@@ -865,7 +868,7 @@ def test_the_one_match_of_a_narrowed_search_is_read_by_path_or_not_known(single:
         ("MALICIOUS", ("ann@example.com", "bob@other.example"))
     ]
     assert calls[1] == escaped(FULLS[0])
-    expected = why if why in (NOT_NOW, REFUSED) else Unclear(FULLS[0], why)
+    expected = why if why in (NOT_NOW, REFUSED) else Unclear((FULLS[0],), why)
     assert find([page(held(FULLS[0])), single], narrowed)[0] == [expected]
 
 

@@ -201,6 +201,26 @@ def test_a_message_id_narrowed_to_one_recipient_still_counts_the_others(system: 
     assert system.cloudflare.releases == []
 
 
+def test_a_message_id_whose_rows_a_release_splits_is_left_to_the_ledger(system: Deployed) -> None:
+    """One row of the search shows the release already, the other does not yet."""
+    full = investigate_id("kSp1it11lBz")
+    header = row(full)["message_id"]
+
+    def while_it_is_released(target: str) -> None:
+        if "message_id=" in target:
+            system.cloudflare.on_read = None
+            assert system.results([full])[0]["outcome"] == "released"
+            released = {"is_quarantined": False, "post_delivery_operations": ["QUARANTINE_RELEASE"]}
+            system.cloudflare.rows = [row(full, **released), row(full)]
+
+    system.cloudflare.rows = [row(full)]
+    system.cloudflare.on_read = while_it_is_released
+    (result,) = system.results([header])
+    assert result["outcome"] == "already_released"
+    assert result["resolved_id"] == full
+    assert system.cloudflare.released(full.partition("-")[0]) == 1
+
+
 # --- Several messages behind one id -----------------------------------------------------------------------------------
 
 

@@ -404,7 +404,24 @@ def test_a_match_whose_rows_contradict_each_other_makes_the_search_tell_nothing(
     members: dict[str, Any], why: NotRead, is_first: bool
 ) -> None:
     rows = [ENTRY, OTHER | members]
-    assert matches(rows[::-1] if is_first else rows, asking(), NOON) == Unclear(full_id(AT), why)
+    assert matches(rows[::-1] if is_first else rows, asking(), NOON) == Unclear((full_id(AT),), why)
+
+
+@pytest.mark.parametrize(
+    ("narrowing", "fit"), [({}, True), ({"recipient": "bob@other.example"}, True), ({"sender": "x@y"}, False)]
+)
+def test_an_unclear_match_is_what_was_asked_for_if_one_of_its_rows_fits(narrowing: dict[str, Any], fit: bool) -> None:
+    told = matches([ENTRY, OTHER | {"is_quarantined": False}], asking(**narrowing), NOON)
+    assert isinstance(told, Unclear)
+    assert told.only == (full_id(AT) if fit else None)
+
+
+def test_every_match_of_a_search_is_told_of_though_one_is_unclear() -> None:
+    other, third = full_id(AT - timedelta(hours=1)), full_id(AT - timedelta(hours=2))
+    rows = [ENTRY, OTHER | {"is_quarantined": None}, ENTRY | {"id": other}, ENTRY | {"id": third, "is_quarantined": 1}]
+    told = matches(rows, asking(), NOON)
+    assert isinstance(told, Unclear)
+    assert (set(told.unread), [each.message_id for each in told.clear]) == ({full_id(AT), third}, [other])
 
 
 def test_only_a_search_that_is_narrowed_by_what_rows_differ_in_may_leave_rows_out() -> None:

@@ -19,6 +19,7 @@ from quarantine_release.guard import (
     NotRead,
     Policy,
     Several,
+    Unclear,
 )
 from quarantine_release.ledger_keys import unclaimed_key
 from quarantine_release.outcome import (
@@ -997,6 +998,51 @@ def test_an_end_that_a_release_meanwhile_explains_is_left_to_the_row(
     assert message(guarded).asks == {"rq_first", "rq_one"}
 
 
+@pytest.mark.parametrize("why", [NotRead.CONTRADICTED, NotRead.FAILED])
+@pytest.mark.parametrize("how", [{"inline": True}, {"inline": False}, {"dry_run": True}], ids=str)
+def test_a_message_id_that_a_release_meanwhile_made_unclear_is_left_to_the_row(
+    guarded: World, monkeypatch: pytest.MonkeyPatch, how: dict[str, Any], why: NotRead
+) -> None:
+    find = guarded.lookup.find
+
+    def overtaken(*arguments: Any) -> Any:
+        monkeypatch.setattr(guarded.lookup, "find", find)
+        assert told(ask(guarded, FULL, name="first")) == [RELEASED]
+        guarded.lookup.answers[HEADER] = Unclear((FULL,), why)
+        return find(*arguments)
+
+    monkeypatch.setattr(guarded.lookup, "find", overtaken)
+    ask(guarded, HEADER, **how)
+    guarded.work()
+    assert told(later(guarded)) == [ALREADY]
+    assert later(guarded).results[0].resolved == FULL
+    assert len(guarded.cloudflare.calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("shown", "members"),
+    [
+        (Unclear((FULL,), NotRead.CONTRADICTED, (OTHER_SPAM,)), {}),
+        (Unclear((FULL, FULL_OTHER), NotRead.CONTRADICTED), {}),
+        (Unclear((FULL,), NotRead.CONTRADICTED, fit=False), {}),
+        (Unclear((FULL,), NotRead.CONTRADICTED), {"narrowing": Narrowing(expect_count=2)}),
+    ],
+    ids=["another match", "two", "perhaps none", "two expected"],
+)
+def test_a_row_says_nothing_of_a_message_id_that_may_mean_another_message(
+    guarded: World, shown: Unclear, members: dict[str, Any]
+) -> None:
+    assert told(ask(guarded, FULL, name="first")) == [RELEASED]
+    guarded.lookup.answers[HEADER] = shown
+    assert told(ask(guarded, HEADER, **members)) == [(Outcome.DENIED, Code.GUARD_UNAVAILABLE)]
+
+
+def test_a_message_that_is_free_is_not_released_by_a_search_that_was_unclear(guarded: World) -> None:
+    guarded.lookup.answers[HEADER] = Unclear((FULL,), NotRead.CONTRADICTED)
+    assert told(ask(guarded, HEADER)) == [(Outcome.DENIED, Code.GUARD_UNAVAILABLE)]
+    assert guarded.cloudflare.calls == []
+
+
 def test_a_rule_holds_whatever_others_do_and_costs_no_read(guarded: World, monkeypatch: pytest.MonkeyPatch) -> None:
     reads = released_meanwhile(guarded, monkeypatch, EVIL)
     assert told(ask(guarded, FULL)) == [DENIED]
@@ -1444,6 +1490,15 @@ def test_what_a_search_showed_of_several_matches_is_kept_of_each(
     is_whole = narrowing.sender is None
     assert told(ask(guarded, OTHER_BARE, name="two")) == [DENIED if is_whole else CANNOT_READ]
     assert told(ask(guarded, BARE, name="three")) == [RELEASED if is_whole else CANNOT_READ]
+
+
+def test_what_a_search_showed_of_the_clear_matches_is_kept_though_another_was_unclear(guarded: World) -> None:
+    evil = replace(EVIL, message_id=FULL_OTHER)
+    guarded.lookup.answers[HEADER] = Unclear((FULL,), NotRead.CONTRADICTED, (evil,))
+    ask(guarded, HEADER)
+    vanish(guarded)
+    assert told(ask(guarded, OTHER_BARE, name="two")) == [DENIED]
+    assert told(ask(guarded, BARE, name="three")) == [CANNOT_READ]
 
 
 def test_nobody_is_told_of_several_matches_before_what_was_read_of_them_is_kept(

@@ -123,7 +123,7 @@ class CloudflareLookup:
             return [told]
         if told in (NotRead.NOT_NOW, NotRead.REFUSED):
             return told
-        return Unclear(found[0].message_id, NotRead.CONTRADICTED if told is NotRead.CONTRADICTED else NotRead.FAILED)
+        return Unclear((found[0].message_id,), NotRead.CONTRADICTED if told is NotRead.CONTRADICTED else NotRead.FAILED)
 
     def _held(self, account_id: AccountId, ids: Iterable[MessageId]) -> dict[MessageId, Details]:
         listed = [(each, self._listed.get((account_id, postfix_part(each)))) for each in ids]

@@ -151,10 +151,20 @@ def as_name(disposition: str | None) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Unclear:
-    """A match of a search of which the rows do not tell what the message is, and why."""
+    """The matches of a search whose rows do not tell what each message is, why, and those whose rows do.
 
-    message_id: MessageId
+    `fit`: whether the unclear ones are known to be what the search asked for.
+    """
+
+    unread: tuple[MessageId, ...]
     why: NotRead
+    clear: tuple[Details, ...] = ()
+    fit: bool = True
+
+    @property
+    def only(self) -> MessageId | None:
+        """Return the one message that the search can mean; None if there may be others, or another."""
+        return self.unread[0] if len(self.unread) == 1 and not self.clear and self.fit else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,29 +97,34 @@ def matches(
     count too if they are about a message that does.
     """
     wanted = question.header.strip("<>")
-    unreadable: set[MessageId | None] = set()
+    unreadable: set[MessageId] = set()
+    unread: dict[MessageId, NotRead] = {}
     told: dict[MessageId, list[tuple[Details, Mapping[str, Any]]]] = {}
     for entry in entries:
-        details = details_of(entry, now)
+        details, message_id = details_of(entry, now), id_of(entry)
         if details is not None:
             told.setdefault(details.message_id, []).append((details, entry))
         elif (_text(entry, "message_id") or "").strip("<> ") == wanted:
-            unread = id_of(entry)  # it may be a second match, and nobody knows what it is
-            return NotRead.FAILED if unread is None else Unclear(unread, NotRead.FAILED)
-        else:
-            unreadable.add(id_of(entry))
+            if message_id is None:
+                return NotRead.FAILED  # it may be a second match, and nobody knows which
+            unread[message_id] = NotRead.FAILED
+        elif message_id is not None:
+            unreadable.add(message_id)
     found = []
     for message_id, rows in told.items():
-        if all(details.header != wanted for details, _ in rows):
+        if message_id not in unread and all(details.header != wanted for details, _ in rows):
             continue
         message = merged([details for details, _ in rows])
-        if message is None:
-            return Unclear(message_id, NotRead.CONTRADICTED)
-        if message_id in unreadable:
-            return Unclear(message_id, NotRead.FAILED)
-        if _fits(rows, question.narrowing):
+        if message_id in unread or message_id in unreadable:
+            unread[message_id] = NotRead.FAILED
+        elif message is None:
+            unread[message_id] = NotRead.CONTRADICTED
+        elif _fits(rows, question.narrowing):
             found.append(message)
-    return found
+    if not unread:
+        return found
+    fit = all(_fits(told.get(each, ()), question.narrowing) for each in unread)
+    return Unclear(tuple(unread), next(iter(unread.values())), tuple(found), fit)
 
 
 def _fits(rows: Sequence[tuple[Details, Mapping[str, Any]]], narrowing: Narrowing) -> bool:

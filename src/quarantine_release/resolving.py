@@ -12,7 +12,16 @@ from quarantine_release.facts import Facts, facts_of, unclear
 from quarantine_release.findings import WAITING, Findings
 from quarantine_release.guard import CONTRADICTED, Details, Ended, NotRead, Unclear
 from quarantine_release.lookup import Kept, Question, choose
-from quarantine_release.outcome import Code, MessageId, Outcome, PostfixPart, RequestId, State, postfix_part
+from quarantine_release.outcome import (
+    Code,
+    MessageId,
+    Outcome,
+    PostfixPart,
+    RequestId,
+    State,
+    may_claim,
+    postfix_part,
+)
 from quarantine_release.ports import Ports
 from quarantine_release.run import Run
 from quarantine_release.trace import RequestRow
@@ -24,7 +33,8 @@ _OPEN: Final = (State.RELEASING, State.UNKNOWN, State.RETRYABLE)
 _NOT_FOUND_OUT: Final = Ended(
     Outcome.DENIED, Code.LOOKUP_UNAVAILABLE, "Which message this means could not be looked up, so nothing is released."
 )
-Find = Callable[[Sequence[Question]], Mapping[Question, Sequence[Details] | NotRead | Unclear]]
+Told = Sequence[Details] | NotRead | Unclear
+Find = Callable[[Sequence[Question]], Mapping[Question, Told]]
 
 
 def question_of(request: RequestRow, given: MessageId, window: timedelta) -> Question:
@@ -55,11 +65,12 @@ class Resolving:
                 question = question_of(self._run.requests[name], each, self._ports.guard.window)
                 asked.setdefault(question, []).append((name, each))
         found = self._kept(asked, answers)
-        read = self._search([question for question in asked if question not in found], asked)
+        read, by_ledger = self._search([question for question in asked if question not in found], asked)
         if read:
             now, learned = self._ports.clock(), {question.text: each.message_id for question, each in read.items()}
             self._ports.ledger.keep_aliases(self._run.account_id, learned, now, now + _KEPT)
-        for question, message_id in (found | {question: each.message_id for question, each in read.items()}).items():
+        meant = found | by_ledger | {question: each.message_id for question, each in read.items()}
+        for question, message_id in meant.items():
             for name, each in asked[question]:
                 request = self._run.requests[name]
                 self._run.requests[name] = replace(request, resolved={**request.resolved, each: message_id})
@@ -88,35 +99,65 @@ class Resolving:
 
     def _search(
         self, questions: Sequence[Question], asked: Mapping[Question, Iterable[tuple[RequestId, MessageId]]]
-    ) -> dict[Question, Details]:
+    ) -> tuple[dict[Question, Details], dict[Question, MessageId]]:
+        """Return what the search read, and the messages of which the ledger tells and the search did not."""
         shown = self._find(questions) if questions else {}
+        by_ledger = self._decided_by_rows(shown)
         read: dict[Question, Details] = {}
         facts: dict[PostfixPart, Facts] = {}
         for question in questions:
             told = shown.get(question, NotRead.NOT_NOW)
-            if isinstance(told, Unclear):
-                facts[postfix_part(told.message_id)] = unclear(told.message_id, self._ports.clock())
-                told = told.why
-            chosen = told if isinstance(told, NotRead) else choose(told, question.narrowing.expect_count)
+            facts |= self._facts(told, question)
+            if question in by_ledger:
+                continue
+            why = told.why if isinstance(told, Unclear) else told
+            chosen = why if isinstance(why, NotRead) else choose(why, question.narrowing.expect_count)
             if isinstance(chosen, Details):
                 read[question] = chosen
-                continue
-            if not isinstance(told, NotRead):
-                facts |= {postfix_part(each.message_id): self._facts(each, question) for each in told}
-            for name, each in asked[question]:
-                if isinstance(chosen, Ended):
-                    self._findings.end(name, [each], chosen)
-                elif chosen in WAITING:
-                    self._findings.wait_for_meaning(name, [each], chosen, _NOT_FOUND_OUT)
-                else:
-                    how = CONTRADICTED if chosen is NotRead.CONTRADICTED else _NOT_FOUND_OUT
-                    self._findings.end(name, [each], how)
+            else:
+                self._end(asked[question], chosen)
         if facts:
             until = self._ports.terms.expiry(self._ports.clock())
             self._ports.ledger.keep_facts(self._run.account_id, facts, until)
-        return read
+        return read, by_ledger
 
-    def _facts(self, match: Details, question: Question) -> Facts:
+    def _end(self, asked: Iterable[tuple[RequestId, MessageId]], why: Ended | NotRead) -> None:
+        for name, each in asked:
+            if isinstance(why, Ended):
+                self._findings.end(name, [each], why)
+            elif why in WAITING:
+                self._findings.wait_for_meaning(name, [each], why, _NOT_FOUND_OUT)
+            else:
+                self._findings.end(name, [each], CONTRADICTED if why is NotRead.CONTRADICTED else _NOT_FOUND_OUT)
+
+    def _decided_by_rows(self, shown: Mapping[Question, Told]) -> dict[Question, MessageId]:
+        """Return the messages that a search showed unclearly, and whose rows in the ledger say what became of them.
+
+        A release under way may be why: Cloudflare shows one of the message's rows as held, and another as released. A
+        claim is written before its call goes out, so a read of the ledger after the search finds it.
+        """
+        unclear = {
+            question: told.only
+            for question, told in shown.items()
+            if isinstance(told, Unclear) and told.only is not None and question.narrowing.expect_count in (None, 1)
+        }
+        parts = sorted({postfix_part(each) for each in unclear.values()})
+        rows = self._ports.ledger.messages(self._run.account_id, parts) if parts else {}
+        self._run.rows |= rows
+        decided = {part for part, row in rows.items() if not may_claim(row.state, row.code, force=False)}
+        return {question: each for question, each in unclear.items() if postfix_part(each) in decided}
+
+    def _facts(self, told: Told, question: Question) -> dict[PostfixPart, Facts]:
+        """Return what to keep of matches of which none is looked at by itself."""
+        now = self._ports.clock()
+        if isinstance(told, Unclear):
+            kept = {postfix_part(each.message_id): self._facts_of(each, question) for each in told.clear}
+            return kept | {postfix_part(each): unclear(each, now) for each in told.unread}
+        if isinstance(told, NotRead) or isinstance(choose(told, question.narrowing.expect_count), Details):
+            return {}
+        return {postfix_part(each.message_id): self._facts_of(each, question) for each in told}
+
+    def _facts_of(self, match: Details, question: Question) -> Facts:
         """Return what to keep of one of several matches. A narrowed search may have left out rows about it."""
         now, guard = self._ports.clock(), self._ports.guard
         if question.is_narrowed:
