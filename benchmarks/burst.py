@@ -21,8 +21,8 @@ from benchmarks.plot import Line, plot
 from benchmarks.simulated_quarantine import Mail, Quarantine
 from benchmarks.simulated_time import SimulatedTime
 from quarantine_release import telemetry
-from quarantine_release.attempt import CALL_SECONDS
-from quarantine_release.outcome import MessageId
+from quarantine_release.domain.ids import MessageId
+from quarantine_release.releasing.call import CALL_SECONDS
 
 SIZES: Final = (1_000, 10_000)
 ARRIVE_WITHIN_SECONDS: Final = 60.0

@@ -16,34 +16,30 @@ from benchmarks.simulated_aws import DynamoDB, Function, Sqs
 from benchmarks.simulated_quarantine import Quarantine
 from benchmarks.simulated_time import SimulatedTime
 from local.template import Template
-from quarantine_release.batch import LISTS_HOLD, release_hinted
-from quarantine_release.budget import AccountBudget
-from quarantine_release.cloudflare_lookup import CloudflareLookup
-from quarantine_release.credentials import Accounts, Credential
-from quarantine_release.ledger import DynamoLedger
-from quarantine_release.outcome import (
-    AccountId,
+from quarantine_release.aws.hint_queue import ReleaseQueue, decode
+from quarantine_release.cloudflare.before_release import CloudflareLookup
+from quarantine_release.config.accounts import Accounts, Credential
+from quarantine_release.config.settings import Settings
+from quarantine_release.domain.ids import AccountId, AttemptId, MessageId, PostfixPart, RequestId
+from quarantine_release.domain.rows import RequestRow, RequestState, WireForm
+from quarantine_release.domain.states import State
+from quarantine_release.domain.verdicts import (
     Answered,
-    AttemptId,
     Evidence,
-    MessageId,
-    PostfixPart,
     Reading,
     Recipients,
     RefusalReason,
     Refused,
-    RequestId,
-    State,
     Verdict,
     Wanted,
 )
-from quarantine_release.ports import Budget, Ports
-from quarantine_release.release import release
-from quarantine_release.release_queue import ReleaseQueue, decode
-from quarantine_release.settings import Settings
-from quarantine_release.settle import Summary, reconcile
-from quarantine_release.table import Table
-from quarantine_release.trace import RequestRow, RequestState, WireForm
+from quarantine_release.ledger.call_budget import AccountBudget
+from quarantine_release.ledger.table import Table
+from quarantine_release.ledger.transactions import DynamoLedger
+from quarantine_release.releasing.ports import Budget, Ports
+from quarantine_release.usecases.release_now import release
+from quarantine_release.usecases.release_queued import LISTS_HOLD, release_hinted
+from quarantine_release.usecases.settle import Summary, reconcile
 
 TEMPLATE: Final = Path(__file__).parent.parent / "template.yaml"
 ACCOUNT: Final = AccountId("a" * 32)

@@ -12,7 +12,7 @@ from random import Random
 from typing import Final
 
 from benchmarks.simulated_time import SimulatedTime
-from quarantine_release.outcome import MessageId
+from quarantine_release.domain.ids import MessageId
 
 # A refusal comes from the edge.
 _REFUSAL_SECONDS: Final = (0.02, 0.08)

@@ -14,10 +14,10 @@ from urllib.parse import parse_qs, unquote
 
 from benchmarks.limited_cloudflare import LimitedCloudflare
 from benchmarks.simulated_time import SimulatedTime
-from quarantine_release.cloudflare_answer import Reply
-from quarantine_release.deadline import NoReply
-from quarantine_release.outcome import MessageId
-from quarantine_release.reading import RELEASE
+from quarantine_release.cloudflare.connection import NoReply
+from quarantine_release.cloudflare.entries import RELEASE
+from quarantine_release.cloudflare.release_reply import Reply
+from quarantine_release.domain.ids import MessageId
 
 # A call for a page of up to 1,000 messages, and one for a single message.
 LIST_SECONDS, READ_SECONDS = (0.5, 1.5), (0.2, 0.5)

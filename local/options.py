@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from local.children import CannotStart
-from quarantine_release.clients import parse_clients
+from quarantine_release.config.clients import parse_clients
 
 DEFAULT_PORT = "8080"
 PLACEHOLDER_ACCOUNT = "0123456789abcdef0123456789abcdef"

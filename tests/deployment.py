@@ -26,7 +26,7 @@ from moto.backends import get_backend
 
 from local.template import Template
 from quarantine_release import reconciler, telemetry, wiring, worker
-from quarantine_release.aws_clients import AwsClients
+from quarantine_release.aws.service_clients import AwsClients
 from quarantine_release.webhook import lambda_handler
 from tests.canaries import SECRET, leaked
 from tests.small_cloudflare import Upstream

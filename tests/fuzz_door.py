@@ -15,12 +15,12 @@ from hashlib import sha256
 from pathlib import Path
 from string import ascii_letters, digits
 
-from quarantine_release.authentication import Unauthenticated, authenticate
-from quarantine_release.clients import Client, Scope, Token
-from quarantine_release.ledger_items import request_item
-from quarantine_release.problem import PROBLEMS
-from quarantine_release.release_request import accept, parse_release_request
-from quarantine_release.request_members import InvalidRequest
+from quarantine_release.api.authentication import Unauthenticated, authenticate
+from quarantine_release.api.problems import PROBLEMS
+from quarantine_release.api.release_request import accept, parse_release_request
+from quarantine_release.api.request_fields import InvalidRequest
+from quarantine_release.config.clients import Client, Scope, Token
+from quarantine_release.ledger.items import request_item
 from tests.stand_ins import ACCOUNT, NOON
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -77,7 +77,7 @@ def checked(invalid: InvalidRequest) -> str:
 
 
 def is_fit(given: str) -> bool:
-    """Say whether an id may go on, in other words than `outcome.py` says it."""
+    """Say whether an id may go on, in other words than `states.py` says it."""
     if set(given) <= set(ascii_letters + digits + "._:-"):
         return 8 <= len(given) <= 128
     inner = given[1:-1] if given[0] == "<" and given[-1] == ">" else given

@@ -5,20 +5,10 @@ from datetime import timedelta
 
 from hypothesis import strategies as st
 
-from quarantine_release.outcome import (
-    ANY_ID,
-    EXPIRING,
-    AttemptId,
-    Code,
-    Evidence,
-    MessageId,
-    Recipients,
-    RequestId,
-    State,
-    Verdict,
-    postfix_part,
-)
-from quarantine_release.trace import FailOn, MessageRow
+from quarantine_release.domain.ids import ANY_ID, AttemptId, MessageId, RequestId, postfix_part
+from quarantine_release.domain.rows import FailOn, MessageRow
+from quarantine_release.domain.states import EXPIRING, Code, State
+from quarantine_release.domain.verdicts import Evidence, Recipients, Verdict
 from tests.stand_ins import ACCOUNT, NOON, TERMS, request_row
 
 ALPHANUMERIC = string.ascii_letters + string.digits
@@ -63,7 +53,7 @@ recipients = st.sampled_from(
     ]
 )
 evidence = st.sampled_from([Evidence(200, (), "ray-1"), Evidence(500, (1000, 7003)), Evidence(failure="deadline")])
-# What a call can prove of one message (cloudflare_answer.py).
+# What a call can prove of one message (release_reply.py).
 verdicts = st.builds(
     lambda proof, recipients, message_id: Verdict(proof[0], proof[1], recipients, message_id),
     st.sampled_from(

@@ -12,11 +12,11 @@ from typing import Any
 
 from botocore.exceptions import EndpointConnectionError
 
-from quarantine_release.clients import parse_clients
-from quarantine_release.current_clients import CurrentClients
-from quarantine_release.permit import Permit
-from quarantine_release.secret_store import CachedSecret
-from quarantine_release.trace import RequestRow
+from quarantine_release.aws.current_clients import CurrentClients
+from quarantine_release.aws.secret_store import CachedSecret
+from quarantine_release.config.clients import parse_clients
+from quarantine_release.domain.permit import Permit
+from quarantine_release.domain.rows import RequestRow
 from tests.simulated_strikes import Strike
 from tests.simulation import Job, Order, Simulation
 

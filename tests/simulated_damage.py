@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from quarantine_release.ledger_items import attempt_row, request_row
-from quarantine_release.ledger_keys import account_key, attempt_key, message_key
-from quarantine_release.outcome import postfix_part
+from quarantine_release.domain.ids import message_key, postfix_part
+from quarantine_release.ledger.items import attempt_row, request_row
+from quarantine_release.ledger.keys import account_key, attempt_key
 
 if TYPE_CHECKING:
     from tests.simulation import Simulation

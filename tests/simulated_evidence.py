@@ -4,26 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from quarantine_release.guard import Mode
-from quarantine_release.ledger_items import message_row, request_row
-from quarantine_release.ledger_keys import message_key
-from quarantine_release.outcome import (
-    LETTERS,
-    UNSETTLED,
-    Code,
-    MessageId,
-    Outcome,
-    State,
-    is_bare,
-    is_header,
-    postfix_part,
-)
-from quarantine_release.run import Answer
+from quarantine_release.domain.guard import Mode
+from quarantine_release.domain.ids import MessageId, is_bare, is_header, message_key, postfix_part
+from quarantine_release.domain.states import LETTERS, UNSETTLED, Code, Outcome, State
+from quarantine_release.ledger.items import message_row, request_row
+from quarantine_release.releasing.progress import Answer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from quarantine_release.trace import RequestRow
+    from quarantine_release.domain.rows import RequestRow
     from tests.simulated_search import Search
     from tests.simulation import Simulation
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from quarantine_release.ledger_items import request_row
-from quarantine_release.outcome import LETTERS, Code, is_header, postfix_part
+from quarantine_release.domain.ids import is_header, postfix_part
+from quarantine_release.domain.states import LETTERS, Code
+from quarantine_release.ledger.items import request_row
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from quarantine_release.outcome import MessageId
-    from quarantine_release.trace import RequestRow
+    from quarantine_release.domain.ids import MessageId
+    from quarantine_release.domain.rows import RequestRow
     from tests.simulated_mail import Mail
     from tests.simulated_search import Search
     from tests.simulation import Simulation

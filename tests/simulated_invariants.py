@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from quarantine_release.ledger_items import message_row, request_row
-from quarantine_release.ledger_keys import request_key
-from quarantine_release.outcome import EXPIRING, LETTERS, TRANSITIONS, Code, Outcome, State, postfix_part
-from quarantine_release.release import Refusal
-from quarantine_release.run import Answer
-from quarantine_release.trace import MessageRow, RequestRow, RequestState
+from quarantine_release.domain.ids import postfix_part
+from quarantine_release.domain.rows import MessageRow, RequestRow, RequestState
+from quarantine_release.domain.states import EXPIRING, LETTERS, TRANSITIONS, Code, Outcome, State
+from quarantine_release.ledger.items import message_row, request_row
+from quarantine_release.ledger.keys import request_key
+from quarantine_release.releasing.progress import Answer
+from quarantine_release.usecases.release_now import Refusal
 from tests.simulated_evidence import check_evidence, no_review_needed
 from tests.simulated_ids import check_ids, is_made_up
 

@@ -6,8 +6,8 @@ from datetime import timedelta
 from math import inf
 from typing import Any, Final
 
-from quarantine_release.outcome import MessageId, PostfixPart, postfix_part
-from quarantine_release.reading import RELEASE
+from quarantine_release.cloudflare.entries import RELEASE
+from quarantine_release.domain.ids import MessageId, PostfixPart, postfix_part
 from tests.simulation import EPOCH
 
 Row = Mapping[str, Any]

@@ -12,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
 
-from quarantine_release.outcome import MessageId, PostfixPart, postfix_part
+from quarantine_release.domain.ids import MessageId, PostfixPart, postfix_part
 from tests.model_dynamodb import Fault
 from tests.simulated_clients import never_restored, restored, revoke, revoked_jobs, unreadable
 from tests.simulated_damage import damage

@@ -12,15 +12,15 @@ from math import inf
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from quarantine_release.cloudflare_answer import Reply
-from quarantine_release.cloudflare_lookup import CloudflareLookup
-from quarantine_release.cloudflare_reading import CloudflareReader
-from quarantine_release.credentials import Accounts, Credential
-from quarantine_release.deadline import NoReply
-from quarantine_release.guard import Policy
-from quarantine_release.ledger_codecs import FACTS
-from quarantine_release.outcome import AccountId, MessageId, PostfixPart, is_bare, postfix_part
-from quarantine_release.run import Answer
+from quarantine_release.cloudflare.after_release import CloudflareReader
+from quarantine_release.cloudflare.before_release import CloudflareLookup
+from quarantine_release.cloudflare.connection import NoReply
+from quarantine_release.cloudflare.release_reply import Reply
+from quarantine_release.config.accounts import Accounts, Credential
+from quarantine_release.domain.ids import AccountId, MessageId, PostfixPart, is_bare, postfix_part
+from quarantine_release.domain.policy import Policy
+from quarantine_release.ledger.codecs import FACTS
+from quarantine_release.releasing.progress import Answer
 from tests.model_dynamodb import Fault
 from tests.simulated_mail import Habits, Mail, Row, action, matches, plain
 from tests.simulated_strikes import Strike

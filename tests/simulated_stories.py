@@ -6,8 +6,10 @@ from functools import partial
 from math import inf
 from random import Random
 
-from quarantine_release.guard import Guard, Mode, Policy
-from quarantine_release.outcome import LETTERS, MessageId, Outcome
+from quarantine_release.domain.guard import Guard, Mode
+from quarantine_release.domain.ids import MessageId
+from quarantine_release.domain.policy import Policy
+from quarantine_release.domain.states import LETTERS, Outcome
 from tests.simulated_mail import BOB, Habits, Mail, mail
 from tests.simulated_search import Search
 from tests.simulation import Job, Simulation

@@ -2,8 +2,8 @@
 
 from functools import partial
 
-from quarantine_release.guard import Guard
-from quarantine_release.outcome import MessageId
+from quarantine_release.domain.guard import Guard
+from quarantine_release.domain.ids import MessageId
 from tests.simulated_mail import mail
 from tests.simulated_stories import PLAIN, STANDARD, Story, searched, story
 from tests.simulation import Job

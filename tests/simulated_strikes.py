@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from enum import StrEnum
 
-from quarantine_release.outcome import RefusalReason
+from quarantine_release.domain.verdicts import RefusalReason
 from tests.model_dynamodb import Fault
 
 

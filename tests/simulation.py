@@ -15,52 +15,57 @@ from typing import TYPE_CHECKING, Any
 
 from greenlet import getcurrent, greenlet
 
-from quarantine_release import ledger_keys, table, telemetry
-from quarantine_release.allowance import EVERYBODY
-from quarantine_release.batch import LISTS_HOLD, release_hinted
-from quarantine_release.budget import AccountBudget
-from quarantine_release.guard import NO_GUARD, Details, Guard, Mode, NotRead, Policy
-from quarantine_release.ledger import DynamoLedger
-from quarantine_release.ledger_account import account_row
-from quarantine_release.ledger_items import message_row, request_row
-from quarantine_release.ledger_keys import account_key, attempt_key
-from quarantine_release.lookup import Question
-from quarantine_release.outcome import (
+from quarantine_release import telemetry
+from quarantine_release.domain.call_limit import EVERYBODY, Mark
+from quarantine_release.domain.guard import NO_GUARD, Details, Guard, Mode, NotRead
+from quarantine_release.domain.ids import (
     AccountId,
-    Answered,
     AttemptId,
-    Code,
-    Evidence,
     MessageId,
     OperationId,
     PostfixPart,
+    RequestId,
+    postfix_part,
+)
+from quarantine_release.domain.ledger_errors import LedgerUnavailable
+from quarantine_release.domain.lookup import Question
+from quarantine_release.domain.permit import as_accepted
+from quarantine_release.domain.policy import Policy
+from quarantine_release.domain.rows import MessageRow, RequestRow, RequestState, WireForm
+from quarantine_release.domain.states import Code, State, has_one_key
+from quarantine_release.domain.transitions import Terms
+from quarantine_release.domain.verdicts import (
+    Answered,
+    Evidence,
     Reading,
     Recipients,
     Refused,
-    RequestId,
     Seen,
-    State,
     Stop,
     Verdict,
     Wanted,
-    has_one_key,
-    postfix_part,
 )
-from quarantine_release.permit import as_accepted
-from quarantine_release.ports import Budget, Hint, LedgerUnavailable, Mark, Ports
-from quarantine_release.release import KeyReused, Refusal, cancel, release
-from quarantine_release.run import Answer
-from quarantine_release.settle import Summary, reconcile
-from quarantine_release.table import Table
-from quarantine_release.trace import MessageRow, RequestRow, RequestState, WireForm
-from quarantine_release.transitions import Terms
+from quarantine_release.ledger import keys as ledger_keys
+from quarantine_release.ledger import table
+from quarantine_release.ledger.account_row import account_row
+from quarantine_release.ledger.call_budget import AccountBudget
+from quarantine_release.ledger.items import message_row, request_row
+from quarantine_release.ledger.keys import account_key, attempt_key
+from quarantine_release.ledger.table import Table
+from quarantine_release.ledger.transactions import DynamoLedger
+from quarantine_release.releasing.ports import Budget, Hint, Ports
+from quarantine_release.releasing.progress import Answer
+from quarantine_release.usecases.accepted_request import KeyReused, cancel
+from quarantine_release.usecases.release_now import Refusal, release
+from quarantine_release.usecases.release_queued import LISTS_HOLD, release_hinted
+from quarantine_release.usecases.settle import Summary, reconcile
 from tests.model_dynamodb import Fault, ModelDynamoDB
 from tests.simulated_invariants import check_transition
 from tests.simulated_strikes import LOGGED_STRIKES, REFUSALS, WITHOUT_ANSWER, Strike
 from tools import operations
 
 if TYPE_CHECKING:
-    from quarantine_release.cloudflare_lookup import CloudflareLookup
+    from quarantine_release.cloudflare.before_release import CloudflareLookup
     from tests.simulated_clients import SimulatedClients
     from tests.simulated_damage import Damages
     from tests.simulated_search import Search

@@ -8,30 +8,19 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from quarantine_release.batch import Batch, release_hinted
-from quarantine_release.guard import NO_GUARD, Details, Guard, NotRead, Several, Unclear
-from quarantine_release.ledger import DynamoLedger
-from quarantine_release.lookup import Question
-from quarantine_release.outcome import (
-    AccountId,
-    Answered,
-    AttemptId,
-    Evidence,
-    MessageId,
-    PostfixPart,
-    Reading,
-    Recipients,
-    Refused,
-    RequestId,
-    State,
-    Stop,
-    Verdict,
-    Wanted,
-)
-from quarantine_release.ports import Budget, Hint, LedgerUnavailable, Mark, Ports
-from quarantine_release.table import Table
-from quarantine_release.trace import RequestRow, RequestState, WireForm
-from quarantine_release.transitions import Terms
+from quarantine_release.domain.call_limit import Mark
+from quarantine_release.domain.guard import NO_GUARD, Details, Guard, NotRead, Several, Unclear
+from quarantine_release.domain.ids import AccountId, AttemptId, MessageId, PostfixPart, RequestId
+from quarantine_release.domain.ledger_errors import LedgerUnavailable
+from quarantine_release.domain.lookup import Question
+from quarantine_release.domain.rows import RequestRow, RequestState, WireForm
+from quarantine_release.domain.states import State
+from quarantine_release.domain.transitions import Terms
+from quarantine_release.domain.verdicts import Answered, Evidence, Reading, Recipients, Refused, Stop, Verdict, Wanted
+from quarantine_release.ledger.table import Table
+from quarantine_release.ledger.transactions import DynamoLedger
+from quarantine_release.releasing.ports import Budget, Hint, Ports
+from quarantine_release.usecases.release_queued import Batch, release_hinted
 
 ACCOUNT = AccountId("a" * 32)
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quarantine_release.action_log import ActionLog, clarify, released, unnamed
-from quarantine_release.guard import NotRead
-from quarantine_release.outcome import Evidence, Reading, Recipients, Seen
-from quarantine_release.reading import RELEASE, dicts
+from quarantine_release.cloudflare.action_log import ActionLog, clarify, released, unnamed
+from quarantine_release.cloudflare.entries import RELEASE, dicts
+from quarantine_release.domain.guard import NotRead
+from quarantine_release.domain.verdicts import Evidence, Reading, Recipients, Seen
 from tests.stand_ins import FULL, NOON, OK
 from tests.test_reading import DAY, MINUTE, QUARANTINED, RELEASED, UNCLEAR, anything, members, scalars
 

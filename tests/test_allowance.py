@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quarantine_release.allowance import (
+from quarantine_release.domain.call_limit import (
     SLOT_SECONDS,
     AccountRow,
     allowed,

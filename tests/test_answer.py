@@ -7,26 +7,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from quarantine_release.answer import answer_body, is_failure, result_body
-from quarantine_release.guard import Guarded
-from quarantine_release.outcome import (
-    AttemptId,
-    Code,
-    Evidence,
-    MessageId,
-    OperationId,
-    Outcome,
-    PostfixPart,
-    Recipients,
-    RequestId,
-    Seen,
-    State,
-    Verdict,
-    postfix_part,
-)
-from quarantine_release.results import Result, results_of
-from quarantine_release.run import Answer
-from quarantine_release.trace import (
+from quarantine_release.api.release_answer import answer_body, is_failure, result_body
+from quarantine_release.api.trace_answer import trace_body
+from quarantine_release.domain.guard import Guarded
+from quarantine_release.domain.ids import AttemptId, MessageId, OperationId, PostfixPart, RequestId, postfix_part
+from quarantine_release.domain.results import Result, results_of
+from quarantine_release.domain.rows import (
     AttemptRow,
     AttemptState,
     FailOn,
@@ -38,7 +24,9 @@ from quarantine_release.trace import (
     Target,
     WireForm,
 )
-from quarantine_release.trace_answer import trace_body
+from quarantine_release.domain.states import Code, Outcome, State
+from quarantine_release.domain.verdicts import Evidence, Recipients, Seen, Verdict
+from quarantine_release.releasing.progress import Answer
 from tests.shapes import message_rows, moments, requests, tables
 from tests.stand_ins import ACCOUNT, BARE, FULL, NOON, OK, OTHER, TERMS, request_row
 

@@ -6,17 +6,20 @@ from types import MappingProxyType
 
 import pytest
 
-from quarantine_release.asking import ask_for
-from quarantine_release.attempt import claim
-from quarantine_release.calls import Call
-from quarantine_release.facts import Facts
-from quarantine_release.ledger import DynamoLedger
-from quarantine_release.outcome import MessageId, Outcome, PostfixPart, RequestId, postfix_part
-from quarantine_release.ports import Conflict, LedgerContended, LedgerUnavailable, Move
-from quarantine_release.release import look_up, release
-from quarantine_release.run import Answer, Run
-from quarantine_release.table import FEW_TRIES
-from quarantine_release.trace import AttemptRow, RequestRow, RequestState, WireForm
+from quarantine_release.domain.facts import Facts
+from quarantine_release.domain.ids import MessageId, PostfixPart, RequestId, postfix_part
+from quarantine_release.domain.ledger_errors import LedgerContended, LedgerUnavailable
+from quarantine_release.domain.packing import Call
+from quarantine_release.domain.rows import AttemptRow, RequestRow, RequestState, WireForm
+from quarantine_release.domain.states import Outcome
+from quarantine_release.ledger.table import FEW_TRIES
+from quarantine_release.ledger.transactions import DynamoLedger
+from quarantine_release.releasing.asking import ask_for
+from quarantine_release.releasing.claim import claim
+from quarantine_release.releasing.ports import Conflict, Move
+from quarantine_release.releasing.progress import Answer, Run
+from quarantine_release.usecases.accepted_request import look_up
+from quarantine_release.usecases.release_now import release
 from tests.model_dynamodb import Fault
 from tests.stand_ins import ACCOUNT, BARE, FULL, NOON, OTHER, World, request_row
 from tests.test_calls import want

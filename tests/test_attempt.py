@@ -5,28 +5,18 @@ from dataclasses import replace
 
 import pytest
 
-from quarantine_release.asking import ask_each, ask_for
-from quarantine_release.attempt import Claims, claim, make_call
-from quarantine_release.calls import Call, calls_of
-from quarantine_release.guard import Ended
-from quarantine_release.outcome import (
-    Answered,
-    Code,
-    Evidence,
-    MessageId,
-    Outcome,
-    PostfixPart,
-    RefusalReason,
-    Refused,
-    RequestId,
-    State,
-    Verdict,
-    postfix_part,
-)
-from quarantine_release.ports import LedgerUnavailable
-from quarantine_release.run import Run
-from quarantine_release.trace import AttemptState, MessageRow, RequestRow, RequestState, WireForm, targets_of
-from quarantine_release.transitions import ASKS_KEPT
+from quarantine_release.domain.guard import Ended
+from quarantine_release.domain.ids import MessageId, PostfixPart, RequestId, postfix_part
+from quarantine_release.domain.ledger_errors import LedgerUnavailable
+from quarantine_release.domain.packing import Call, calls_of
+from quarantine_release.domain.rows import AttemptState, MessageRow, RequestRow, RequestState, WireForm, targets_of
+from quarantine_release.domain.states import Code, Outcome, State
+from quarantine_release.domain.transitions import ASKS_KEPT
+from quarantine_release.domain.verdicts import Answered, Evidence, RefusalReason, Refused, Verdict
+from quarantine_release.releasing.asking import ask_each, ask_for
+from quarantine_release.releasing.call import make_call
+from quarantine_release.releasing.claim import Claims, claim
+from quarantine_release.releasing.progress import Run
 from tests.model_dynamodb import Fault
 from tests.stand_ins import ACCOUNT, BARE, DELIVERED, NOON, OK, OTHER, TERMS, World, ids, request_row
 from tests.test_calls import want

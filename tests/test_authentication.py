@@ -11,8 +11,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from quarantine_release.authentication import AuthenticatedPayload, Reason, Unauthenticated, authenticate
-from quarantine_release.clients import Client, Scope, Token
+from quarantine_release.api.authentication import AuthenticatedPayload, Reason, Unauthenticated, authenticate
+from quarantine_release.config.clients import Client, Scope, Token
 from tests.stand_ins import NOON, sign
 
 TOKEN = "token-of-the-soar-platform_0123456789ABCDEF"

@@ -12,7 +12,7 @@ from botocore.session import Session
 from benchmarks.certificate import Certificate
 from benchmarks.loopback import Answer, Server
 from quarantine_release import wiring
-from quarantine_release.aws_clients import IDLE_SECONDS, AwsClients
+from quarantine_release.aws.service_clients import IDLE_SECONDS, AwsClients
 
 
 class Context(ssl.SSLContext):

@@ -7,27 +7,21 @@ from typing import Any
 
 import pytest
 
-from quarantine_release.attempt import Claims, claim, make_call
-from quarantine_release.batch import Batch, release_hinted
-from quarantine_release.calls import Call, Want
-from quarantine_release.outcome import (
-    AccountId,
-    Answered,
-    Code,
-    Evidence,
-    MessageId,
-    Outcome,
-    RefusalReason,
-    Refused,
-    RequestId,
-    State,
-    Verdict,
-    postfix_part,
-)
-from quarantine_release.ports import Hint, LedgerUnavailable, Mark
-from quarantine_release.release import CHUNK, cancel, look_up, release
-from quarantine_release.run import Run
-from quarantine_release.trace import MessageRow, RequestRow, RequestState, Target, WireForm
+from quarantine_release.domain.call_limit import Mark
+from quarantine_release.domain.ids import AccountId, MessageId, RequestId, postfix_part
+from quarantine_release.domain.ledger_errors import LedgerUnavailable
+from quarantine_release.domain.packing import Call, Want
+from quarantine_release.domain.rows import MessageRow, RequestRow, RequestState, Target, WireForm
+from quarantine_release.domain.states import Code, Outcome, State
+from quarantine_release.domain.verdicts import Answered, Evidence, RefusalReason, Refused, Verdict
+from quarantine_release.releasing.call import make_call
+from quarantine_release.releasing.claim import Claims, claim
+from quarantine_release.releasing.hints import CHUNK
+from quarantine_release.releasing.ports import Hint
+from quarantine_release.releasing.progress import Run
+from quarantine_release.usecases.accepted_request import cancel, look_up
+from quarantine_release.usecases.release_now import release
+from quarantine_release.usecases.release_queued import Batch, release_hinted
 from tests.model_dynamodb import Fault
 from tests.stand_ins import ACCOUNT, BARE, DELIVERED, FULL, NOON, OK, OTHER, TERMS, World, ids, request_row
 

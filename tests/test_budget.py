@@ -11,22 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quarantine_release.allowance import slot_of
-from quarantine_release.budget import AccountBudget
-from quarantine_release.ledger import DynamoLedger
-from quarantine_release.outcome import (
-    AccountId,
-    Answered,
-    Code,
-    Evidence,
-    OperationId,
-    RefusalReason,
-    Refused,
-    State,
-    Verdict,
-)
-from quarantine_release.ports import LedgerUnavailable, Mark
-from quarantine_release.table import Table
+from quarantine_release.domain.call_limit import Mark, slot_of
+from quarantine_release.domain.ids import AccountId, OperationId
+from quarantine_release.domain.ledger_errors import LedgerUnavailable
+from quarantine_release.domain.states import Code, State
+from quarantine_release.domain.verdicts import Answered, Evidence, RefusalReason, Refused, Verdict
+from quarantine_release.ledger.call_budget import AccountBudget
+from quarantine_release.ledger.table import Table
+from quarantine_release.ledger.transactions import DynamoLedger
 from tests.model_dynamodb import Fault, ModelDynamoDB
 from tests.stand_ins import ACCOUNT, BARE, DELIVERED, NOON, OK
 from tools.operations import Person, pause, resume

@@ -117,7 +117,7 @@ def test_which_wheels_are_installed_depends_on_no_python() -> None:
 def test_the_operations_that_are_left_are_those_that_are_called() -> None:
     called = {
         node.func.attr
-        for path in (ROOT / "src" / "quarantine_release").glob("*.py")
+        for path in (ROOT / "src" / "quarantine_release").rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
         if ast.unparse(node.func.value) == "self._client"

@@ -31,10 +31,9 @@ from benchmarks.limited_cloudflare import Limit, LimitedCloudflare
 from benchmarks.simulated_aws import COLD_START_SECONDS, Function, Sqs
 from benchmarks.simulated_quarantine import Mail, Quarantine
 from benchmarks.simulated_time import SimulatedTime
-from quarantine_release.cloudflare_answer import Reply
-from quarantine_release.deadline import NoReply
-from quarantine_release.outcome import MessageId
-from quarantine_release.reading import time_of
+from quarantine_release.cloudflare.connection import NoReply
+from quarantine_release.cloudflare.release_reply import Reply
+from quarantine_release.domain.ids import MessageId, time_of
 
 LIMIT = Limit(calls=180)
 MARKS = {"InlineCalls": "45", "CallsPerWindow": "135"}

@@ -7,9 +7,10 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quarantine_release.calls import Call, Want, calls_of
-from quarantine_release.outcome import AttemptId, MessageId, PostfixPart, RequestId, State, postfix_part
-from quarantine_release.trace import MessageRow, Target, WireForm
+from quarantine_release.domain.ids import AttemptId, MessageId, PostfixPart, RequestId, postfix_part
+from quarantine_release.domain.packing import Call, Want, calls_of
+from quarantine_release.domain.rows import MessageRow, Target, WireForm
+from quarantine_release.domain.states import State
 from tests.stand_ins import ACCOUNT, FULL, NOON, OTHER, ids
 
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quarantine_release.clients import Client, Clients, Scope, Token, parse_clients
-from quarantine_release.credentials import SecretMalformed
-from quarantine_release.guard import DISPOSITIONS, Policy
-from quarantine_release.outcome import AccountId
+from quarantine_release.config.clients import Client, Clients, Scope, Token, parse_clients
+from quarantine_release.config.secret import SecretMalformed
+from quarantine_release.domain.ids import AccountId
+from quarantine_release.domain.policy import DISPOSITIONS, Policy
 
 DIGEST = sha256(b"one").hexdigest()
 ANOTHER = sha256(b"two").hexdigest()

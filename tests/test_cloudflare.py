@@ -19,24 +19,18 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from quarantine_release import cloudflare, deadline, telemetry
-from quarantine_release.cloudflare import CloudflareClient, CredentialCheck
-from quarantine_release.credentials import Accounts, SecretMalformed, parse_accounts
-from quarantine_release.deadline import ANSWER_LIMIT, DeadlineSession
-from quarantine_release.outcome import (
-    AccountId,
-    Answered,
-    Code,
-    Evidence,
-    MessageId,
-    Recipients,
-    RefusalReason,
-    Refused,
-    State,
-    Verdict,
-)
-from quarantine_release.secret_store import CachedSecret, SecretUnavailable
-from quarantine_release.trace import WireForm
+from quarantine_release import telemetry
+from quarantine_release.aws.secret_store import CachedSecret
+from quarantine_release.cloudflare import client as cloudflare
+from quarantine_release.cloudflare import connection as deadline
+from quarantine_release.cloudflare.client import CloudflareClient, CredentialCheck
+from quarantine_release.cloudflare.connection import ANSWER_LIMIT, DeadlineSession
+from quarantine_release.config.accounts import Accounts, parse_accounts
+from quarantine_release.config.secret import SecretMalformed, SecretUnavailable
+from quarantine_release.domain.ids import AccountId, MessageId
+from quarantine_release.domain.rows import WireForm
+from quarantine_release.domain.states import Code, State
+from quarantine_release.domain.verdicts import Answered, Evidence, Recipients, RefusalReason, Refused, Verdict
 from tests.fault_server import (
     Certificate,
     FaultServer,

@@ -11,20 +11,17 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from quarantine_release.cloudflare_answer import LOCKOUT_SECONDS, Reply, classify, evidence_of, is_verified
-from quarantine_release.outcome import (
+from quarantine_release.cloudflare.release_reply import LOCKOUT_SECONDS, Reply, classify, evidence_of, is_verified
+from quarantine_release.domain.ids import MessageId, contradict, postfix_part
+from quarantine_release.domain.states import Code, State
+from quarantine_release.domain.verdicts import (
     RECIPIENTS_KEPT,
     Answered,
-    Code,
     Evidence,
-    MessageId,
     Recipients,
     RefusalReason,
     Refused,
-    State,
     Verdict,
-    contradict,
-    postfix_part,
 )
 from tests.shapes import family
 from tests.stand_ins import BARE, FULL, NOON, OTHER

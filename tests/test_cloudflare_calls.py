@@ -11,14 +11,17 @@ from typing import Any
 
 import pytest
 
-from quarantine_release import cloudflare_calls, telemetry
-from quarantine_release.cloudflare_calls import Calls, Got, Page
-from quarantine_release.credentials import Accounts, SecretMalformed, parse_accounts
-from quarantine_release.deadline import ANSWER_LIMIT, DeadlineSession
-from quarantine_release.guard import NotRead
-from quarantine_release.outcome import AccountId, Evidence, RefusalReason, Refused
-from quarantine_release.ports import LedgerUnavailable, Mark
-from quarantine_release.secret_store import SecretUnavailable
+from quarantine_release import telemetry
+from quarantine_release.cloudflare import search as cloudflare_calls
+from quarantine_release.cloudflare.connection import ANSWER_LIMIT, DeadlineSession
+from quarantine_release.cloudflare.search import Calls, Got, Page
+from quarantine_release.config.accounts import Accounts, parse_accounts
+from quarantine_release.config.secret import SecretMalformed, SecretUnavailable
+from quarantine_release.domain.call_limit import Mark
+from quarantine_release.domain.guard import NotRead
+from quarantine_release.domain.ids import AccountId
+from quarantine_release.domain.ledger_errors import LedgerUnavailable
+from quarantine_release.domain.verdicts import Evidence, RefusalReason, Refused
 from tests.fault_server import (
     FaultServer,
     Play,

@@ -13,18 +13,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quarantine_release import cloudflare_calls
-from quarantine_release.batch import LISTS_HOLD
-from quarantine_release.cloudflare_answer import Reply
-from quarantine_release.cloudflare_lookup import CloudflareLookup
-from quarantine_release.credentials import parse_accounts
-from quarantine_release.deadline import DeadlineSession, NoReply
-from quarantine_release.guard import DEFAULT_POLICY, Details, Ended, NotRead, Several, Unclear, judge
-from quarantine_release.lookup import Question, choose
-from quarantine_release.outcome import AccountId, Evidence, MessageId, RefusalReason, Refused, is_bare, postfix_part
-from quarantine_release.ports import LedgerUnavailable, Mark
-from quarantine_release.reading import RELEASE
-from quarantine_release.trace import Narrowing
+from quarantine_release.cloudflare import search as cloudflare_calls
+from quarantine_release.cloudflare.before_release import CloudflareLookup
+from quarantine_release.cloudflare.connection import DeadlineSession, NoReply
+from quarantine_release.cloudflare.entries import RELEASE
+from quarantine_release.cloudflare.release_reply import Reply
+from quarantine_release.config.accounts import parse_accounts
+from quarantine_release.domain.call_limit import Mark
+from quarantine_release.domain.guard import Details, Ended, NotRead, Several, Unclear, judge
+from quarantine_release.domain.ids import AccountId, MessageId, is_bare, postfix_part
+from quarantine_release.domain.ledger_errors import LedgerUnavailable
+from quarantine_release.domain.lookup import Question, choose
+from quarantine_release.domain.policy import DEFAULT_POLICY
+from quarantine_release.domain.rows import Narrowing
+from quarantine_release.domain.verdicts import Evidence, RefusalReason, Refused
+from quarantine_release.usecases.release_queued import LISTS_HOLD
 from tests.fault_server import (
     FaultServer,
     Play,

@@ -17,28 +17,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from local.services import Service, start_simulated_cloudflare
-from quarantine_release import cloudflare_calls
-from quarantine_release.cloudflare_answer import Reply
-from quarantine_release.cloudflare_log import PAGES, PER_PAGE
-from quarantine_release.cloudflare_reading import CloudflareReader
-from quarantine_release.credentials import Accounts, SecretMalformed, parse_accounts
-from quarantine_release.deadline import DeadlineSession, NoReply
-from quarantine_release.outcome import (
-    AccountId,
-    Evidence,
-    MessageId,
-    PostfixPart,
-    Reading,
-    Recipients,
-    RefusalReason,
-    Refused,
-    Seen,
-    Wanted,
-    postfix_part,
-)
-from quarantine_release.ports import LedgerUnavailable, Mark
-from quarantine_release.reading import RELEASE
-from quarantine_release.secret_store import SecretUnavailable
+from quarantine_release.cloudflare import search as cloudflare_calls
+from quarantine_release.cloudflare.after_release import CloudflareReader
+from quarantine_release.cloudflare.connection import DeadlineSession, NoReply
+from quarantine_release.cloudflare.entries import RELEASE
+from quarantine_release.cloudflare.log_pages import PAGES, PER_PAGE
+from quarantine_release.cloudflare.release_reply import Reply
+from quarantine_release.config.accounts import Accounts, parse_accounts
+from quarantine_release.config.secret import SecretMalformed, SecretUnavailable
+from quarantine_release.domain.call_limit import Mark
+from quarantine_release.domain.ids import AccountId, MessageId, PostfixPart, postfix_part
+from quarantine_release.domain.ledger_errors import LedgerUnavailable
+from quarantine_release.domain.verdicts import Evidence, Reading, Recipients, RefusalReason, Refused, Seen, Wanted
 from tests.fault_server import (
     FaultServer,
     Play,

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quarantine_release.credentials import Credential, SecretMalformed, parse_accounts
-from quarantine_release.outcome import AccountId
+from quarantine_release.config.accounts import Credential, parse_accounts
+from quarantine_release.config.secret import SecretMalformed
+from quarantine_release.domain.ids import AccountId
 
 FIRST, SECOND = AccountId("a" * 32), AccountId("b" * 32)
 TOKEN = {"account_id": FIRST, "api_token": "token-canary"}

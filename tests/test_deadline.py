@@ -17,9 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quarantine_release import deadline
-from quarantine_release.cloudflare_answer import Reply
-from quarantine_release.deadline import ANSWER_LIMIT, IDLE_SECONDS, DeadlineSession, NoReply
+from quarantine_release.cloudflare import connection as deadline
+from quarantine_release.cloudflare.connection import ANSWER_LIMIT, IDLE_SECONDS, DeadlineSession, NoReply
+from quarantine_release.cloudflare.release_reply import Reply
 from tests.fault_server import (
     Certificate,
     FaultServer,

@@ -23,30 +23,23 @@ from local import options
 from local.children import CannotStart
 from local.stack import Stack
 from local.template import Template
-from quarantine_release.answer import answer_body, result_body
-from quarantine_release.clients import Scope, parse_clients
-from quarantine_release.credentials import parse_accounts
-from quarantine_release.guard import Candidate, Ended, Guarded
-from quarantine_release.http_event import HttpRequest
-from quarantine_release.outcome import (
-    LETTERS,
-    TRANSITIONS,
-    AttemptId,
-    Code,
-    Outcome,
-    PostfixPart,
-    Recipients,
-    State,
-)
-from quarantine_release.problem import PROBLEMS, Declined, problem_body
-from quarantine_release.release_request import BODY_LIMIT
-from quarantine_release.request_members import _MEMBERS, _TEXT_LIMITS, IDS_LIMIT
-from quarantine_release.results import results_of
-from quarantine_release.routes import _ROUTES, route
-from quarantine_release.run import Answer
-from quarantine_release.signature import Signed, check_signature
-from quarantine_release.trace import AttemptRow, AttemptState, MessageRow, Target, WireForm
-from quarantine_release.trace_answer import trace_body
+from quarantine_release.api.event import HttpRequest
+from quarantine_release.api.problems import PROBLEMS, Declined, problem_body
+from quarantine_release.api.release_answer import answer_body, result_body
+from quarantine_release.api.release_request import BODY_LIMIT
+from quarantine_release.api.request_fields import _MEMBERS, _TEXT_LIMITS, IDS_LIMIT
+from quarantine_release.api.routes import _ROUTES, route
+from quarantine_release.api.signature import Signed, check_signature
+from quarantine_release.api.trace_answer import trace_body
+from quarantine_release.config.accounts import parse_accounts
+from quarantine_release.config.clients import Scope, parse_clients
+from quarantine_release.domain.guard import Candidate, Ended, Guarded
+from quarantine_release.domain.ids import AttemptId, PostfixPart
+from quarantine_release.domain.results import results_of
+from quarantine_release.domain.rows import AttemptRow, AttemptState, MessageRow, Target, WireForm
+from quarantine_release.domain.states import LETTERS, TRANSITIONS, Code, Outcome, State
+from quarantine_release.domain.verdicts import Recipients
+from quarantine_release.releasing.progress import Answer
 from tests.stand_ins import ACCOUNT, BARE, DELIVERED, NOON, OK, TERMS, request_row
 from tools.ops_arguments import parser
 
@@ -54,7 +47,7 @@ CHECKOUT: Final = Path(__file__).parent.parent
 PAGES: Final = (CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md")))
 README: Final = PAGES[0].read_text("utf-8")
 LOCAL: Final = "http://127.0.0.1:8080"
-ENDING: Final = ("guard", "lookup", "resolving", "reuse", "vetting")
+ENDING: Final = ("domain/guard", "domain/lookup", "releasing/resolving", "domain/reuse", "releasing/vet")
 # Made by the commands, or by the reader.
 MADE: Final = (".venv", ".local", ".aws-sam", "cloudflare.json", "clients.json")
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from quarantine_release import release_request
-from quarantine_release.json_body import parse_json
+from quarantine_release.api import release_request
+from quarantine_release.api.strict_json import parse_json
 from tests.deployment import MESSAGE, SIGNING_KEY, Deployment, proxy_event, token_of
 from tests.fuzz_door import CORPUS, check, may_enter
 from tests.stand_ins import sign

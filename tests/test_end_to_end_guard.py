@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from local.stack import Stack
-from quarantine_release.batch import LISTS_HOLD
+from quarantine_release.usecases.release_queued import LISTS_HOLD
 
 pytestmark = pytest.mark.slow
 

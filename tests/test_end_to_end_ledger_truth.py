@@ -11,10 +11,10 @@ import pytest
 import requests
 
 from local.cloudflare_messages import POSTFIX_ALPHABET
-from quarantine_release.ledger_keys import alias_key
-from quarantine_release.lookup import Question
-from quarantine_release.outcome import AccountId, MessageId
-from quarantine_release.trace import ANY
+from quarantine_release.domain.ids import AccountId, MessageId
+from quarantine_release.domain.lookup import Question
+from quarantine_release.domain.rows import ANY
+from quarantine_release.ledger.keys import alias_key
 from tests.scripted_cloudflare import ACCOUNT, Deployed, Row, deployed, row
 
 pytestmark = pytest.mark.slow

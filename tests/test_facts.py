@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
-from quarantine_release.facts import Facts, facts_of, judge_by, latest
-from quarantine_release.guard import DEFAULT_POLICY, Details, Ended, Guarded, NotRead, Policy
-from quarantine_release.ledger_codecs import FACTS
-from quarantine_release.outcome import Code, MessageId, Outcome
+from quarantine_release.domain.facts import Facts, facts_of, judge_by, latest
+from quarantine_release.domain.guard import Details, Ended, Guarded, NotRead
+from quarantine_release.domain.ids import MessageId
+from quarantine_release.domain.policy import DEFAULT_POLICY, Policy
+from quarantine_release.domain.states import Code, Outcome
+from quarantine_release.ledger.codecs import FACTS
 from tests.stand_ins import BARE, FULL, NOON
 
 READ = Details(

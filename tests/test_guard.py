@@ -9,20 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quarantine_release.guard import (
-    DEFAULT_POLICY,
-    DISPOSITIONS,
-    HARMFUL,
-    Details,
-    Ended,
-    Guarded,
-    NotRead,
-    Policy,
-    judge,
-    policy_entry,
-    policy_of,
-)
-from quarantine_release.outcome import Code, Outcome
+from quarantine_release.domain.guard import Details, Ended, Guarded, NotRead, judge
+from quarantine_release.domain.policy import DEFAULT_POLICY, DISPOSITIONS, HARMFUL, Policy, policy_entry, policy_of
+from quarantine_release.domain.states import Code, Outcome
 from tests.stand_ins import FULL, NOON
 
 HELD = Details(

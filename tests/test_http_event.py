@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quarantine_release.http_event import HttpRequest, read_event
+from quarantine_release.api.event import HttpRequest, read_event
 
 HOST = "abc123.execute-api.us-east-1.amazonaws.com"
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quarantine_release.identity import (
+from quarantine_release.domain.identity import (
     CANDIDATES_KEPT,
     believed,
     combined,
@@ -18,22 +18,13 @@ from quarantine_release.identity import (
     with_candidate,
     with_confirmed,
 )
-from quarantine_release.ledger_items import message_item, message_row
-from quarantine_release.outcome import (
-    Code,
-    Evidence,
-    MessageId,
-    Outcome,
-    Reading,
-    Seen,
-    State,
-    Verdict,
-    contradict,
-    postfix_part,
-)
-from quarantine_release.results import claimable, results_of
-from quarantine_release.trace import MessageRow, Target
-from quarantine_release.transitions import claimed, given_back
+from quarantine_release.domain.ids import MessageId, contradict, postfix_part
+from quarantine_release.domain.results import claimable, results_of
+from quarantine_release.domain.rows import MessageRow, Target
+from quarantine_release.domain.states import Code, Outcome, State
+from quarantine_release.domain.transitions import claimed, given_back
+from quarantine_release.domain.verdicts import Evidence, Reading, Seen, Verdict
+from quarantine_release.ledger.items import message_item, message_row
 from tests.shapes import family, message_rows
 from tests.stand_ins import ACCOUNT, BARE, DELIVERED, FULL, NOON, OK, OTHER, request_row
 from tests.test_transitions import sent

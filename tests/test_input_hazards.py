@@ -13,11 +13,11 @@ from hashlib import sha256
 
 import pytest
 
-from quarantine_release.authentication import Unauthenticated, authenticate
-from quarantine_release.clients import Client, Scope, Token
-from quarantine_release.http_event import read_event
-from quarantine_release.release_request import BODY_LIMIT, accept, parse_release_request
-from quarantine_release.request_members import InvalidRequest
+from quarantine_release.api.authentication import Unauthenticated, authenticate
+from quarantine_release.api.event import read_event
+from quarantine_release.api.release_request import BODY_LIMIT, accept, parse_release_request
+from quarantine_release.api.request_fields import InvalidRequest
+from quarantine_release.config.clients import Client, Scope, Token
 from tests.deployment import Event, proxy_event, token_of
 from tests.stand_ins import ACCOUNT, NOON, sign
 

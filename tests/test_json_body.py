@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quarantine_release.json_body import DEPTH_LIMIT, JsonInvalid, Number, parse_json
+from quarantine_release.api.strict_json import DEPTH_LIMIT, JsonInvalid, Number, parse_json
 
 REPLACED = "The body must be UTF-8, and hold no U+FFFD, which stands where it was not."
 UTF8 = "The body must be UTF-8."

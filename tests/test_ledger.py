@@ -9,29 +9,22 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
-from quarantine_release.facts import Facts, latest
-from quarantine_release.guard import Candidate, Ended, Policy
-from quarantine_release.ledger import DynamoLedger
-from quarantine_release.ledger_keys import alias_key, attempt_key, message_key, request_key, unclaimed_key
-from quarantine_release.lookup import Kept
-from quarantine_release.outcome import (
+from quarantine_release.domain.facts import Facts, latest
+from quarantine_release.domain.guard import Candidate, Ended
+from quarantine_release.domain.ids import (
     AccountId,
     AttemptId,
-    Code,
-    Evidence,
     MessageId,
-    Outcome,
     PostfixPart,
-    Recipients,
     RequestId,
-    State,
-    Verdict,
+    message_key,
     postfix_part,
 )
-from quarantine_release.ports import Conflict, Known, LedgerUnavailable, Move
-from quarantine_release.results import results_of
-from quarantine_release.table import Table
-from quarantine_release.trace import (
+from quarantine_release.domain.ledger_errors import LedgerUnavailable
+from quarantine_release.domain.lookup import Kept
+from quarantine_release.domain.policy import Policy
+from quarantine_release.domain.results import results_of
+from quarantine_release.domain.rows import (
     AttemptRow,
     AttemptState,
     MessageRow,
@@ -41,7 +34,8 @@ from quarantine_release.trace import (
     Target,
     WireForm,
 )
-from quarantine_release.transitions import (
+from quarantine_release.domain.states import Code, Outcome, State
+from quarantine_release.domain.transitions import (
     answered,
     asked,
     claimed,
@@ -51,6 +45,11 @@ from quarantine_release.transitions import (
     recorded,
     refused,
 )
+from quarantine_release.domain.verdicts import Evidence, Recipients, Verdict
+from quarantine_release.ledger.keys import alias_key, attempt_key, request_key, unclaimed_key
+from quarantine_release.ledger.table import Table
+from quarantine_release.ledger.transactions import DynamoLedger
+from quarantine_release.releasing.ports import Conflict, Known, Move
 from tests.model_dynamodb import Fault, ModelDynamoDB
 from tests.stand_ins import ACCOUNT, BARE, DELIVERED, FULL, NOON, OK, OTHER, TERMS, request_row
 

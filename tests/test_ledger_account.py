@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from quarantine_release.allowance import AccountRow
-from quarantine_release.ledger_account import account_row, calls_name
-from quarantine_release.ledger_keys import account_key, open_at
-from quarantine_release.ports import LedgerUnavailable
-from quarantine_release.table import Table
-from quarantine_release.update_expression import UpdateExpression
+from quarantine_release.domain.call_limit import AccountRow
+from quarantine_release.domain.ledger_errors import LedgerUnavailable
+from quarantine_release.ledger.account_row import account_row, calls_name
+from quarantine_release.ledger.keys import account_key, open_at
+from quarantine_release.ledger.table import Table
+from quarantine_release.ledger.update_expression import UpdateExpression
 from tests.model_dynamodb import Fault, ModelDynamoDB
 from tests.stand_ins import ACCOUNT, NOON
 

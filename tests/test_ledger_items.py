@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from quarantine_release import ledger_items
-from quarantine_release.guard import Candidate, Ended, Guarded
-from quarantine_release.outcome import Code, MessageId, Outcome
+from quarantine_release.domain.guard import Candidate, Ended, Guarded
+from quarantine_release.domain.ids import MessageId
+from quarantine_release.domain.states import Code, Outcome
+from quarantine_release.ledger import items as ledger_items
 from tests.stand_ins import BARE, FULL, NOON, request_row
 
 

@@ -12,34 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quarantine_release import ledger_items
-from quarantine_release.allowance import AccountRow
-from quarantine_release.budget import AccountBudget
-from quarantine_release.guard import Candidate, Ended, Guarded, Policy
-from quarantine_release.ledger import DynamoLedger
-from quarantine_release.ledger_account import account_row
-from quarantine_release.ledger_items import attempt_row, message_row, operation_row, request_row
-from quarantine_release.ledger_keys import account_key, alias_key, attempt_key, message_key, request_key, unclaimed_key
-from quarantine_release.ledger_version import VERSION
-from quarantine_release.lookup import Kept
-from quarantine_release.outcome import (
-    AttemptId,
-    Code,
-    Evidence,
-    MessageId,
-    OperationId,
-    Outcome,
-    Recipients,
-    RequestId,
-    Seen,
-    State,
-    Stop,
-    Verdict,
-    postfix_part,
-)
-from quarantine_release.ports import Mark, Move, RowUnreadable
-from quarantine_release.table import Table
-from quarantine_release.trace import (
+from quarantine_release.domain.call_limit import AccountRow, Mark
+from quarantine_release.domain.guard import Candidate, Ended, Guarded
+from quarantine_release.domain.ids import AttemptId, MessageId, OperationId, RequestId, message_key, postfix_part
+from quarantine_release.domain.ledger_errors import RowUnreadable
+from quarantine_release.domain.lookup import Kept
+from quarantine_release.domain.policy import Policy
+from quarantine_release.domain.rows import (
     AttemptRow,
     AttemptState,
     FailOn,
@@ -54,7 +33,18 @@ from quarantine_release.trace import (
     WireForm,
     unreadable,
 )
-from quarantine_release.transitions import claimed
+from quarantine_release.domain.states import Code, Outcome, State
+from quarantine_release.domain.transitions import claimed
+from quarantine_release.domain.verdicts import Evidence, Recipients, Seen, Stop, Verdict
+from quarantine_release.ledger import items as ledger_items
+from quarantine_release.ledger.account_row import account_row
+from quarantine_release.ledger.call_budget import AccountBudget
+from quarantine_release.ledger.items import attempt_row, message_row, operation_row, request_row
+from quarantine_release.ledger.keys import account_key, alias_key, attempt_key, request_key, unclaimed_key
+from quarantine_release.ledger.row_version import VERSION
+from quarantine_release.ledger.table import Table
+from quarantine_release.ledger.transactions import DynamoLedger
+from quarantine_release.releasing.ports import Move
 from tests import stored_rows
 from tests.stand_ins import ACCOUNT, BARE, FULL, NOON, OTHER, Clock
 from tests.stand_ins import request_row as asking

@@ -33,8 +33,8 @@ from local.proxy_event import MalformedAnswer, http_answer
 from local.schedule import Schedule
 from local.stack import Stack
 from local.template import Function, Template
-from quarantine_release.clients import parse_clients
-from quarantine_release.settings import Settings, SettingsInvalid
+from quarantine_release.config.clients import parse_clients
+from quarantine_release.config.settings import Settings, SettingsInvalid
 
 TIMEOUT = 15
 HANDLER = """

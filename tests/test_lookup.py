@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quarantine_release.guard import Candidate, Details, Ended, NotRead, Several, Unclear
-from quarantine_release.lookup import CANDIDATES_SHOWN, Question, choose, details_of, matches, undecided
-from quarantine_release.outcome import Code, MessageId, Outcome
-from quarantine_release.reading import RELEASE
-from quarantine_release.trace import Narrowing
+from quarantine_release.cloudflare.entries import RELEASE, details_of, matches
+from quarantine_release.domain.guard import Candidate, Details, Ended, NotRead, Several, Unclear
+from quarantine_release.domain.ids import MessageId
+from quarantine_release.domain.lookup import CANDIDATES_SHOWN, Question, choose, undecided
+from quarantine_release.domain.rows import Narrowing
+from quarantine_release.domain.states import Code, Outcome
 from tests.stand_ins import BARE, FULL, NOON
 from tests.test_reading import anything, full_id, queue_id
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from quarantine_release.authentication import Unauthenticated, authenticate
-from quarantine_release.clients import Client, Scope, parse_clients
+from quarantine_release.api.authentication import Unauthenticated, authenticate
+from quarantine_release.config.clients import Client, Scope, parse_clients
 from tests.stand_ins import sign
 from tools.new_client import main
 

@@ -16,9 +16,9 @@ from schemathesis.config import SchemathesisConfig
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from local.proxy_event import http_answer
-from quarantine_release.outcome import Code, Outcome, State
-from quarantine_release.problem import PROBLEMS
-from quarantine_release.routes import _ROUTES
+from quarantine_release.api.problems import PROBLEMS
+from quarantine_release.api.routes import _ROUTES
+from quarantine_release.domain.states import Code, Outcome, State
 from quarantine_release.webhook import lambda_handler
 from tests.deployment import MESSAGE, Context, Deployment, path_of, proxy_event, token_of
 

@@ -23,25 +23,17 @@ from hypothesis import strategies as st
 
 from local.stack import Stack
 from quarantine_release import wiring
-from quarantine_release.credentials import Accounts
-from quarantine_release.ledger import DynamoLedger
-from quarantine_release.ledger_items import operation_item, operation_row
-from quarantine_release.outcome import (
-    LETTERS,
-    AccountId,
-    AttemptId,
-    Code,
-    OperationId,
-    Outcome,
-    RequestId,
-    Seen,
-    State,
-    postfix_part,
-)
-from quarantine_release.ports import Hint, LedgerUnavailable, Move
-from quarantine_release.settings import Settings
-from quarantine_release.table import Table
-from quarantine_release.trace import MessageRow, OperationKind, OperationRow, RequestRow, RequestState
+from quarantine_release.config.accounts import Accounts
+from quarantine_release.config.settings import Settings
+from quarantine_release.domain.ids import AccountId, AttemptId, OperationId, RequestId, postfix_part
+from quarantine_release.domain.ledger_errors import LedgerUnavailable
+from quarantine_release.domain.rows import MessageRow, OperationKind, OperationRow, RequestRow, RequestState
+from quarantine_release.domain.states import LETTERS, Code, Outcome, State
+from quarantine_release.domain.verdicts import Seen
+from quarantine_release.ledger.items import operation_item, operation_row
+from quarantine_release.ledger.table import Table
+from quarantine_release.ledger.transactions import DynamoLedger
+from quarantine_release.releasing.ports import Hint, Move
 from tests.deployment import ACCOUNT as DEPLOYED_ACCOUNT
 from tests.deployment import MESSAGE, Deployment, aws_session, client_entry, deployed_template, path_of
 from tests.model_dynamodb import Fault, ModelDynamoDB

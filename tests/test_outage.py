@@ -10,14 +10,15 @@ import pytest
 import requests
 
 from local.services import Service, start_simulated_cloudflare
-from quarantine_release.cloudflare import CloudflareClient
-from quarantine_release.cloudflare_reading import CloudflareReader
-from quarantine_release.credentials import Accounts, Credential
-from quarantine_release.deadline import DeadlineSession
-from quarantine_release.outcome import Outcome
-from quarantine_release.release import look_up, release
-from quarantine_release.run import Answer
-from quarantine_release.settle import Summary, reconcile
+from quarantine_release.cloudflare.after_release import CloudflareReader
+from quarantine_release.cloudflare.client import CloudflareClient
+from quarantine_release.cloudflare.connection import DeadlineSession
+from quarantine_release.config.accounts import Accounts, Credential
+from quarantine_release.domain.states import Outcome
+from quarantine_release.releasing.progress import Answer
+from quarantine_release.usecases.accepted_request import look_up
+from quarantine_release.usecases.release_now import release
+from quarantine_release.usecases.settle import Summary, reconcile
 from tests.model_dynamodb import ModelDynamoDB
 from tests.stand_ins import ACCOUNT, Clock, World, request_row
 

@@ -4,27 +4,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quarantine_release.outcome import (
+from quarantine_release.domain.ids import (
     ALERT_ID,
     ANY_ID,
+    MessageId,
+    contradict,
+    fullest,
+    is_bare,
+    is_header,
+    postfix_part,
+)
+from quarantine_release.domain.states import (
     EXPIRING,
     FINAL,
     LETTERS,
-    RECIPIENTS_KEPT,
     TRANSITIONS,
     Code,
-    MessageId,
     Outcome,
-    Recipients,
     State,
-    contradict,
-    fullest,
     has_one_key,
-    is_bare,
-    is_header,
     may_claim,
-    postfix_part,
 )
+from quarantine_release.domain.verdicts import RECIPIENTS_KEPT, Recipients
 from tests.shapes import (
     ALPHANUMERIC,
     digits,

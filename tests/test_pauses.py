@@ -6,25 +6,19 @@ from typing import Any
 
 import pytest
 
-from quarantine_release.allowance import EVERYBODY
-from quarantine_release.ledger import DynamoLedger
-from quarantine_release.outcome import (
-    AccountId,
-    Answered,
-    MessageId,
-    OperationId,
-    Outcome,
-    RefusalReason,
-    State,
-    Stop,
-    postfix_part,
-)
-from quarantine_release.ports import Hint, LedgerUnavailable, Mark
-from quarantine_release.release import KeyReused, Refusal, release
-from quarantine_release.run import Answer
-from quarantine_release.sweep import QUIET, Swept, sweep
-from quarantine_release.table import Table
-from quarantine_release.trace import MessageRow, RequestState
+from quarantine_release.domain.call_limit import EVERYBODY, Mark
+from quarantine_release.domain.ids import AccountId, MessageId, OperationId, postfix_part
+from quarantine_release.domain.ledger_errors import LedgerUnavailable
+from quarantine_release.domain.rows import MessageRow, RequestState
+from quarantine_release.domain.states import Outcome, State
+from quarantine_release.domain.verdicts import Answered, RefusalReason, Stop
+from quarantine_release.ledger.table import Table
+from quarantine_release.ledger.transactions import DynamoLedger
+from quarantine_release.releasing.ports import Hint
+from quarantine_release.releasing.progress import Answer
+from quarantine_release.usecases.accepted_request import KeyReused
+from quarantine_release.usecases.release_now import Refusal, release
+from quarantine_release.usecases.sweep import QUIET, Swept, sweep
 from tests.deployment import ACCOUNT as DEPLOYED_ACCOUNT
 from tests.deployment import MESSAGE, Deployment, path_of
 from tests.stand_ins import (

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from quarantine_release import wiring
-from quarantine_release.ledger import DynamoLedger
-from quarantine_release.outcome import AccountId, OperationId, PostfixPart, Seen
-from quarantine_release.table import Table
+from quarantine_release.domain.ids import AccountId, OperationId, PostfixPart
+from quarantine_release.domain.verdicts import Seen
+from quarantine_release.ledger.table import Table
+from quarantine_release.ledger.transactions import DynamoLedger
 from tests.deployment import ACCOUNT, MESSAGE, Deployment, listening, path_of
 from tests.small_cloudflare import NO_REPLY, Reply
 from tests.stand_ins import TERMS, Clock

@@ -11,17 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quarantine_release import telemetry
-from quarantine_release.clients import Client, Clients, Scope, Token, parse_clients
-from quarantine_release.credentials import SecretMalformed
-from quarantine_release.current_clients import CurrentClients
-from quarantine_release.guard import DISPOSITIONS, Details, Guard, Mode, Policy
-from quarantine_release.outcome import AccountId, MessageId, Outcome, State, postfix_part
-from quarantine_release.permit import Permit, Withheld, as_accepted, permit_of
-from quarantine_release.ports import Hint
-from quarantine_release.release import look_up, release
-from quarantine_release.secret_store import CachedSecret, SecretUnavailable
-from quarantine_release.sweep import QUIET, Swept, sweep
-from quarantine_release.trace import MessageRow, RequestRow
+from quarantine_release.aws.current_clients import CurrentClients
+from quarantine_release.aws.secret_store import CachedSecret
+from quarantine_release.config.clients import Client, Clients, Scope, Token, parse_clients, permit_of
+from quarantine_release.config.secret import SecretMalformed, SecretUnavailable
+from quarantine_release.domain.guard import Details, Guard, Mode
+from quarantine_release.domain.ids import AccountId, MessageId, postfix_part
+from quarantine_release.domain.permit import Permit, Withheld, as_accepted
+from quarantine_release.domain.policy import DISPOSITIONS, Policy
+from quarantine_release.domain.rows import MessageRow, RequestRow
+from quarantine_release.domain.states import Outcome, State
+from quarantine_release.releasing.ports import Hint
+from quarantine_release.usecases.accepted_request import look_up
+from quarantine_release.usecases.release_now import release
+from quarantine_release.usecases.sweep import QUIET, Swept, sweep
 from tests.stand_ins import ACCOUNT, BARE, FULL, NOON, OTHER, World, request_row
 
 SPAM_ONLY = Policy(dispositions=frozenset({"SPAM"}))

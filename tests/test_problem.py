@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from quarantine_release.outcome import RefusalReason
-from quarantine_release.problem import PROBLEMS, Declined, problem_body
+from quarantine_release.api.problems import PROBLEMS, Declined, problem_body
+from quarantine_release.domain.verdicts import RefusalReason
 
 PACKAGE = Path(__file__).parent.parent / "src" / "quarantine_release"
 
 
 def codes_in_use() -> set[str]:
     """Return the codes that the package declines with, as they stand in its source."""
-    calls = [node for path in PACKAGE.glob("*.py") for node in ast.walk(ast.parse(path.read_text()))]
+    calls = [node for path in PACKAGE.rglob("*.py") for node in ast.walk(ast.parse(path.read_text()))]
     raised = [
         node.args[0]
         for node in calls

@@ -6,21 +6,12 @@ from datetime import timedelta
 
 import pytest
 
-from quarantine_release.outcome import (
-    AccountId,
-    AttemptId,
-    Evidence,
-    MessageId,
-    PostfixPart,
-    Reading,
-    Seen,
-    State,
-    Wanted,
-    postfix_part,
-)
-from quarantine_release.ports import Budget
-from quarantine_release.read_back import read_back, wanted_of
-from quarantine_release.trace import MessageRow
+from quarantine_release.domain.ids import AccountId, AttemptId, MessageId, PostfixPart, postfix_part
+from quarantine_release.domain.rows import MessageRow
+from quarantine_release.domain.states import State
+from quarantine_release.domain.verdicts import Evidence, Reading, Seen, Wanted
+from quarantine_release.releasing.ports import Budget
+from quarantine_release.releasing.read_back import read_back, wanted_of
 from tests.model_dynamodb import ModelDynamoDB
 from tests.stand_ins import ACCOUNT, BARE, FULL, NOON, OK, OTHER, World
 

@@ -9,28 +9,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from quarantine_release.outcome import (
-    MessageId,
-    Reading,
-    Seen,
-    Wanted,
-    contradict,
-    is_bare,
-    postfix_part,
-)
-from quarantine_release.reading import (
-    RELEASE,
-    Window,
-    agree,
-    dicts,
-    id_of,
-    is_partial,
-    is_undated,
-    judge,
-    match,
-    time_of,
-    windows_of,
-)
+from quarantine_release.cloudflare.entries import RELEASE, agree, dicts, id_of, judge, match
+from quarantine_release.cloudflare.windows import Window, windows_of
+from quarantine_release.domain.ids import MessageId, contradict, is_bare, is_partial, is_undated, postfix_part, time_of
+from quarantine_release.domain.verdicts import Reading, Seen, Wanted
 from tests.shapes import family, message_ids, postfix_ids
 from tests.stand_ins import BARE, FULL, NOON, OK, OTHER
 

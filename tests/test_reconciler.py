@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from quarantine_release import wiring
-from quarantine_release.ports import LedgerUnavailable
+from quarantine_release.domain.ledger_errors import LedgerUnavailable
 from quarantine_release.reconciler import lambda_handler
 from quarantine_release.telemetry import Unhandled
 from tests.deployment import INVESTIGATE_ID, MESSAGE, Context, Deployment, client_entry, path_of

@@ -10,26 +10,19 @@ from typing import Any
 
 import pytest
 
-from quarantine_release.batch import release_hinted
-from quarantine_release.outcome import (
-    AccountId,
-    Answered,
-    Code,
-    Evidence,
-    MessageId,
-    Outcome,
-    Recipients,
-    RefusalReason,
-    Refused,
-    State,
-    Verdict,
-    postfix_part,
-)
-from quarantine_release.ports import Hint, LedgerUnavailable, Mark
-from quarantine_release.release import CHUNK, KeyReused, Refusal, cancel, look_up, release
-from quarantine_release.run import Answer
-from quarantine_release.sweep import Swept, sweep
-from quarantine_release.trace import AttemptState, MessageRow, RequestRow, RequestState, WireForm
+from quarantine_release.domain.call_limit import Mark
+from quarantine_release.domain.ids import AccountId, MessageId, postfix_part
+from quarantine_release.domain.ledger_errors import LedgerUnavailable
+from quarantine_release.domain.rows import AttemptState, MessageRow, RequestRow, RequestState, WireForm
+from quarantine_release.domain.states import Code, Outcome, State
+from quarantine_release.domain.verdicts import Answered, Evidence, Recipients, RefusalReason, Refused, Verdict
+from quarantine_release.releasing.hints import CHUNK
+from quarantine_release.releasing.ports import Hint
+from quarantine_release.releasing.progress import Answer
+from quarantine_release.usecases.accepted_request import KeyReused, cancel, look_up
+from quarantine_release.usecases.release_now import Refusal, release
+from quarantine_release.usecases.release_queued import release_hinted
+from quarantine_release.usecases.sweep import Swept, sweep
 from tests.model_dynamodb import Fault, ModelDynamoDB
 from tests.stand_ins import ACCOUNT, BARE, DELIVERED, FULL, OK, OTHER, TERMS, RememberingBudget, World, request_row
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from moto import mock_aws
 
 from quarantine_release import telemetry
-from quarantine_release.outcome import RequestId
-from quarantine_release.ports import Hint
-from quarantine_release.release_queue import ReleaseQueue, decode, encode
+from quarantine_release.aws.hint_queue import ReleaseQueue, decode, encode
+from quarantine_release.domain.ids import RequestId
+from quarantine_release.releasing.ports import Hint
 
 REQUEST_ID = RequestId("rq_" + "a" * 26)
 request_ids = st.text("abcdefghijklmnopqrstuvwxyz234567", min_size=26, max_size=26).map(

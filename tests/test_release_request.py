@@ -11,20 +11,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quarantine_release.authentication import AuthenticatedPayload
-from quarantine_release.clients import Client, Scope
-from quarantine_release.guard import Policy
-from quarantine_release.outcome import MessageId
-from quarantine_release.problem import PROBLEMS
-from quarantine_release.release_request import ReleaseRequest, accept, parse_release_request
-from quarantine_release.request_members import (
+from quarantine_release.api.authentication import AuthenticatedPayload
+from quarantine_release.api.problems import PROBLEMS
+from quarantine_release.api.release_request import ReleaseRequest, accept, parse_release_request
+from quarantine_release.api.request_fields import (
     IDS_LIMIT,
     INLINE_LIMIT,
     InvalidRequest,
     parse_message_id,
     parse_request_id,
 )
-from quarantine_release.trace import FailOn, Narrowing, RequestRow, RequestState
+from quarantine_release.config.clients import Client, Scope
+from quarantine_release.domain.ids import MessageId
+from quarantine_release.domain.policy import Policy
+from quarantine_release.domain.rows import FailOn, Narrowing, RequestRow, RequestState
 from tests.shapes import message_ids
 from tests.stand_ins import ACCOUNT, BARE, FULL, NOON, OTHER
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from quarantine_release.request_members import (
+from quarantine_release.api.request_fields import (
     IDS_LIMIT,
     InvalidRequest,
     parse_account_id,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from quarantine_release.resemblance import check_names, resembles
+from quarantine_release.domain.resemblance import check_names, resembles
 
 CLIENT = ("name", "tokens", "scopes", "accounts", "max_ids", "signing_secrets", "require_signature", "policy")
 BODY = ("ids", "id", "alert_ids", "account_id", "reason", "ticket", "force", "fail_on", "dry_run", "since", "recipient")

@@ -6,10 +6,11 @@ from datetime import datetime, timedelta
 import pytest
 from hypothesis import given
 
-from quarantine_release.outcome import AttemptId, Code, MessageId, Outcome, PostfixPart, RequestId, State, postfix_part
-from quarantine_release.results import Result, claimable, is_forgotten, results_of
-from quarantine_release.trace import MessageRow, RequestRow, RequestState, Target, unreadable
-from quarantine_release.transitions import closed
+from quarantine_release.domain.ids import AttemptId, MessageId, PostfixPart, RequestId, postfix_part
+from quarantine_release.domain.results import Result, claimable, is_forgotten, results_of
+from quarantine_release.domain.rows import MessageRow, RequestRow, RequestState, Target, unreadable
+from quarantine_release.domain.states import Code, Outcome, State
+from quarantine_release.domain.transitions import closed
 from tests.shapes import message_rows, moments, requests, tables
 from tests.stand_ins import ACCOUNT, BARE, FULL, NOON, OTHER, TERMS, request_row
 

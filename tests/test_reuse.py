@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
-from quarantine_release.guard import Details
-from quarantine_release.outcome import AttemptId, Code, MessageId, Outcome, State, postfix_part
-from quarantine_release.reuse import is_to_be_compared, used_again
-from quarantine_release.trace import MessageRow, Target
+from quarantine_release.domain.guard import Details
+from quarantine_release.domain.ids import AttemptId, MessageId, postfix_part
+from quarantine_release.domain.reuse import is_to_be_compared, used_again
+from quarantine_release.domain.rows import MessageRow, Target
+from quarantine_release.domain.states import Code, Outcome, State
 from tests.stand_ins import ACCOUNT, BARE, FULL, NOON
 
 PART = postfix_part(BARE)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from quarantine_release import wiring
-from quarantine_release.ports import LedgerUnavailable
+from quarantine_release.domain.ledger_errors import LedgerUnavailable
 from tests.deployment import MESSAGE, Deployment, path_of
 from tests.small_cloudflare import NO_REPLY, Reply, Sent, delivered
 

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from quarantine_release import wiring
-from quarantine_release.ledger import DynamoLedger
-from quarantine_release.outcome import AccountId, OperationId
-from quarantine_release.table import Table
+from quarantine_release.domain.ids import AccountId, OperationId
+from quarantine_release.ledger.table import Table
+from quarantine_release.ledger.transactions import DynamoLedger
 from tests.deployment import (
     ACCOUNT,
     CLOUDFLARE_SECRET,

@@ -7,7 +7,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from quarantine_release.outcome import Seen
+from quarantine_release.domain.verdicts import Seen
 from tests.deployment import CLIENTS_SECRET, INVESTIGATE_ID, MESSAGE, Deployment, client_entry, path_of
 from tests.small_cloudflare import RECIPIENT, Reply, Sent, Upstream, delivered
 

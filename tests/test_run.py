@@ -1,8 +1,9 @@
 """What requests come to on their way: what ends without a call, and an end that cannot be written."""
 
-from quarantine_release.attempt import make_call
-from quarantine_release.outcome import Outcome, RequestId, postfix_part
-from quarantine_release.trace import RequestState, Target
+from quarantine_release.domain.ids import RequestId, postfix_part
+from quarantine_release.domain.rows import RequestState, Target
+from quarantine_release.domain.states import Outcome
+from quarantine_release.releasing.call import make_call
 from tests.model_dynamodb import Fault
 from tests.stand_ins import BARE, OTHER, World
 from tests.test_attempt import PART, accept, begin, claim_both

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quarantine_release.guard import Details, NotRead, Several
-from quarantine_release.outcome import MessageId, postfix_part
-from quarantine_release.search_lag import PATIENCE, retry_seconds, searchable_at
+from quarantine_release.domain.guard import Details, NotRead, Several
+from quarantine_release.domain.ids import MessageId, postfix_part
+from quarantine_release.domain.search_lag import PATIENCE, retry_seconds, searchable_at
 from tests.stand_ins import FULL, NOON
 from tests.test_reading import full_id, queue_id
 

@@ -8,18 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quarantine_release.guard import (
-    DISPOSITIONS,
-    Details,
-    Ended,
-    Guarded,
-    NotRead,
-    Policy,
-    Several,
-    judge,
-)
-from quarantine_release.outcome import Code, MessageId
-from quarantine_release.search_rows import meant_by, merged
+from quarantine_release.domain.guard import Details, Ended, Guarded, NotRead, Several, judge
+from quarantine_release.domain.ids import MessageId
+from quarantine_release.domain.policy import DISPOSITIONS, Policy
+from quarantine_release.domain.search_rows import meant_by, merged
+from quarantine_release.domain.states import Code
 from tests.stand_ins import BARE, FULL, NOON
 
 ALERT = MessageId(FULL.rpartition("-")[0])

@@ -16,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from moto import mock_aws
 
-from quarantine_release.credentials import SecretMalformed, parse_accounts
-from quarantine_release.secret_store import FRESH, REFETCH_EVERY, STALE, CachedSecret, SecretUnavailable
+from quarantine_release.aws.secret_store import FRESH, REFETCH_EVERY, STALE, CachedSecret
+from quarantine_release.config.accounts import parse_accounts
+from quarantine_release.config.secret import SecretMalformed, SecretUnavailable
 from tests.fault_server import FaultServer, Play, answers, refusing_port, says_and_hangs
 from tests.stand_ins import ACCOUNT, NOON
 

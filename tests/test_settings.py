@@ -4,11 +4,12 @@ from datetime import timedelta
 
 import pytest
 
-from quarantine_release.guard import Guard, Mode, Policy
-from quarantine_release.ports import Mark
-from quarantine_release.settings import Settings, SettingsInvalid
-from quarantine_release.trace import WireForm
-from quarantine_release.transitions import Terms
+from quarantine_release.config.settings import Settings, SettingsInvalid
+from quarantine_release.domain.call_limit import Mark
+from quarantine_release.domain.guard import Guard, Mode
+from quarantine_release.domain.policy import Policy
+from quarantine_release.domain.rows import WireForm
+from quarantine_release.domain.transitions import Terms
 
 ENVIRONMENT = {
     "TABLE_NAME": "ledger",

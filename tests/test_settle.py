@@ -7,31 +7,28 @@ from typing import Any
 
 import pytest
 
-from quarantine_release.ledger_keys import OPEN_SHARDS
-from quarantine_release.outcome import (
-    AccountId,
+from quarantine_release.domain.call_limit import Mark
+from quarantine_release.domain.ids import AccountId, MessageId, PostfixPart, RequestId, postfix_part
+from quarantine_release.domain.ledger_errors import LedgerUnavailable
+from quarantine_release.domain.rows import AttemptRow, AttemptState, MessageRow, RequestRow, RequestState
+from quarantine_release.domain.states import Code, Outcome, State
+from quarantine_release.domain.verdicts import (
     Answered,
-    Code,
     Evidence,
-    MessageId,
-    Outcome,
-    PostfixPart,
     Reading,
     Recipients,
     RefusalReason,
     Refused,
-    RequestId,
     Seen,
-    State,
     Verdict,
     Wanted,
-    postfix_part,
 )
-from quarantine_release.ports import Budget, Hint, LedgerUnavailable, Mark
-from quarantine_release.release import cancel, look_up, release
-from quarantine_release.run import Answer
-from quarantine_release.settle import Summary, reconcile
-from quarantine_release.trace import AttemptRow, AttemptState, MessageRow, RequestRow, RequestState
+from quarantine_release.ledger.keys import OPEN_SHARDS
+from quarantine_release.releasing.ports import Budget, Hint
+from quarantine_release.releasing.progress import Answer
+from quarantine_release.usecases.accepted_request import cancel, look_up
+from quarantine_release.usecases.release_now import release
+from quarantine_release.usecases.settle import Summary, reconcile
 from tests.model_dynamodb import Fault
 from tests.stand_ins import ACCOUNT, BARE, DELIVERED, FULL, OK, OTHER, World, request_row
 
@@ -522,7 +519,7 @@ def test_a_call_after_a_rejection_is_settled_like_a_first_one(world: World) -> N
 
 
 def test_requests_that_cannot_go_on_hold_up_no_other(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("quarantine_release.sweep.REQUESTS_AT_ONCE", 20)
+    monkeypatch.setattr("quarantine_release.usecases.sweep.REQUESTS_AT_ONCE", 20)
     world.cloudflare.answers += [lost] * 210
     for number in range(210):
         ask(world, f"4Njp3P0Sz{number:04d}", name=f"stuck-{number}")

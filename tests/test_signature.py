@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 from standardwebhooks import Webhook
 
-from quarantine_release.signature import KEYS_LIMIT, TOLERANCE, Signed, check_signature
+from quarantine_release.api.signature import TOLERANCE, Signed, check_signature
+from quarantine_release.config.clients import KEYS_LIMIT
 from tests.stand_ins import NOON, sign
 
 KEY, SECOND, FOREIGN = b"K" * 32, b"L" * 24, b"F" * 32

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from quarantine_release.outcome import Outcome, RefusalReason
-from quarantine_release.release import Refusal
-from quarantine_release.run import Answer
+from quarantine_release.domain.states import Outcome
+from quarantine_release.domain.verdicts import RefusalReason
+from quarantine_release.releasing.progress import Answer
+from quarantine_release.usecases.release_now import Refusal
 from tests.simulated_invariants import check_end
 from tests.simulated_runs import GRACE_SECONDS, GUARDED, IDS, SCENARIOS, failing_seeds, main, schedules, seeded
 from tests.simulated_strikes import RELEASES, Strike

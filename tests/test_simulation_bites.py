@@ -7,29 +7,30 @@ from typing import Any
 
 import pytest
 
-from quarantine_release import attempt as attempt_module
-from quarantine_release import ledger as ledger_module
-from quarantine_release import results as results_module
-from quarantine_release import settle as settle_module
-from quarantine_release import sweep as sweep_module
-from quarantine_release import vetting as vetting_module
-from quarantine_release.allowance import AccountRow
-from quarantine_release.attempt import Claims
-from quarantine_release.budget import AccountBudget
-from quarantine_release.calls import Want
-from quarantine_release.findings import Findings
-from quarantine_release.guard import Guarded, NotRead, judge
-from quarantine_release.known_calls import Known
-from quarantine_release.ledger import DynamoLedger
-from quarantine_release.ledger_writes import Write, check_open, move_message
-from quarantine_release.outcome import Answered, Reading, Refused, Seen, State, Verdict, may_claim
-from quarantine_release.ports import Conflict, Move
-from quarantine_release.results import claimable
-from quarantine_release.run import Run
-from quarantine_release.trace import AttemptRow, MessageRow, RequestRow, RequestState, Target, targets_of
-from quarantine_release.transitions import Terms, given_back, recorded, settled
-from quarantine_release.update_expression import UpdateExpression
-from quarantine_release.vetting import Vetting
+from quarantine_release.domain import results as results_module
+from quarantine_release.domain.call_limit import AccountRow
+from quarantine_release.domain.guard import Guarded, NotRead, judge
+from quarantine_release.domain.packing import Want
+from quarantine_release.domain.results import claimable
+from quarantine_release.domain.rows import AttemptRow, MessageRow, RequestRow, RequestState, Target, targets_of
+from quarantine_release.domain.states import State, may_claim
+from quarantine_release.domain.transitions import Terms, given_back, recorded, settled
+from quarantine_release.domain.verdicts import Answered, Reading, Refused, Seen, Verdict
+from quarantine_release.ledger import transactions as ledger_module
+from quarantine_release.ledger.call_budget import AccountBudget
+from quarantine_release.ledger.known_calls import Known
+from quarantine_release.ledger.transactions import DynamoLedger
+from quarantine_release.ledger.update_expression import UpdateExpression
+from quarantine_release.ledger.writes import Write, check_open, move_message
+from quarantine_release.releasing import call as attempt_module
+from quarantine_release.releasing import vet as vetting_module
+from quarantine_release.releasing.claim import Claims
+from quarantine_release.releasing.findings import Findings
+from quarantine_release.releasing.ports import Conflict, Move
+from quarantine_release.releasing.progress import Run
+from quarantine_release.releasing.vet import Vetting
+from quarantine_release.usecases import settle as settle_module
+from quarantine_release.usecases import sweep as sweep_module
 from tests import simulation as simulation_module
 from tests.simulated_invariants import check_end
 from tests.simulated_runs import GUARDED, SCENARIOS, schedules, seeded, standing_still

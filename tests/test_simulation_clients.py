@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
-from quarantine_release import current_clients, sweep
-from quarantine_release.outcome import RequestId
-from quarantine_release.permit import as_accepted
-from quarantine_release.release import hints_of
-from quarantine_release.trace import RequestRow
+from quarantine_release.aws import current_clients
+from quarantine_release.domain.ids import RequestId
+from quarantine_release.domain.permit import as_accepted
+from quarantine_release.domain.rows import RequestRow
+from quarantine_release.releasing.hints import hints_of
+from quarantine_release.usecases import sweep
 from tests.simulated_clients import Loss
 from tests.simulated_runs import REVOKED, schedules, seeded
 

@@ -6,15 +6,17 @@ from typing import Any
 
 import pytest
 
-from quarantine_release import release as release_module
-from quarantine_release import results as results_module
-from quarantine_release import settle as settle_module
-from quarantine_release import sweep as sweep_module
-from quarantine_release import transitions as transitions_module
-from quarantine_release.ledger_items import request_row
-from quarantine_release.outcome import LETTERS, AccountId, MessageId, Wanted
-from quarantine_release.ports import Ports
-from quarantine_release.trace import MessageRow, RequestRow, RequestState
+from quarantine_release.domain import results as results_module
+from quarantine_release.domain import transitions as transitions_module
+from quarantine_release.domain.ids import AccountId, MessageId
+from quarantine_release.domain.rows import MessageRow, RequestRow, RequestState
+from quarantine_release.domain.states import LETTERS
+from quarantine_release.domain.verdicts import Wanted
+from quarantine_release.ledger.items import request_row
+from quarantine_release.releasing.ports import Ports
+from quarantine_release.usecases import release_now as release_module
+from quarantine_release.usecases import settle as settle_module
+from quarantine_release.usecases import sweep as sweep_module
 from tests import simulation as simulation_module
 from tests.simulated_runs import scheduled, schedules
 from tests.simulated_stories import Story

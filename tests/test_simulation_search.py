@@ -7,21 +7,22 @@ from typing import Any
 
 import pytest
 
-from quarantine_release import action_log as action_log_module
-from quarantine_release import cloudflare_log as cloudflare_log_module
-from quarantine_release import cloudflare_look as cloudflare_look_module
-from quarantine_release import cloudflare_reading as cloudflare_reading_module
-from quarantine_release import lookup as lookup_module
-from quarantine_release import reading as reading_module
-from quarantine_release import search_rows as search_rows_module
-from quarantine_release import vetting as vetting_module
-from quarantine_release.cloudflare_calls import Calls, Page
-from quarantine_release.findings import Findings
-from quarantine_release.guard import Details, Guarded, NotRead, Several
-from quarantine_release.ledger_items import request_row
-from quarantine_release.lookup import Kept
-from quarantine_release.outcome import LETTERS, Outcome, Seen
-from quarantine_release.reading import RELEASE
+from quarantine_release.cloudflare import action_log as action_log_module
+from quarantine_release.cloudflare import after_release as cloudflare_reading_module
+from quarantine_release.cloudflare import entries as reading_module
+from quarantine_release.cloudflare import log_pages as cloudflare_log_module
+from quarantine_release.cloudflare import walk as cloudflare_look_module
+from quarantine_release.cloudflare.entries import RELEASE
+from quarantine_release.cloudflare.search import Calls, Page
+from quarantine_release.domain import lookup as lookup_module
+from quarantine_release.domain import search_rows as search_rows_module
+from quarantine_release.domain.guard import Details, Guarded, NotRead, Several
+from quarantine_release.domain.lookup import Kept
+from quarantine_release.domain.states import LETTERS, Outcome
+from quarantine_release.domain.verdicts import Seen
+from quarantine_release.ledger.items import request_row
+from quarantine_release.releasing import vet as vetting_module
+from quarantine_release.releasing.findings import Findings
 from tests.simulated_runs import scheduled, schedules
 from tests.simulated_stories import AWAITED, SEARCHED
 

@@ -6,31 +6,29 @@ from typing import Any
 
 import pytest
 
-from quarantine_release.attempt import Claims, claim, make_call
-from quarantine_release.calls import Call, Want
-from quarantine_release.ledger_items import message_item
-from quarantine_release.ledger_keys import message_key
-from quarantine_release.outcome import (
+from quarantine_release.domain.ids import (
     AccountId,
-    Answered,
     AttemptId,
-    Code,
-    Evidence,
     MessageId,
-    Outcome,
     PostfixPart,
-    RefusalReason,
-    Refused,
     RequestId,
-    State,
-    Verdict,
+    message_key,
     postfix_part,
 )
-from quarantine_release.ports import Hint, LedgerUnavailable
-from quarantine_release.release import CHUNK, cancel, look_up, release
-from quarantine_release.run import Run
-from quarantine_release.sweep import Swept, sweep
-from quarantine_release.trace import MessageRow, RequestRow, RequestState, Target, WireForm
+from quarantine_release.domain.ledger_errors import LedgerUnavailable
+from quarantine_release.domain.packing import Call, Want
+from quarantine_release.domain.rows import MessageRow, RequestRow, RequestState, Target, WireForm
+from quarantine_release.domain.states import Code, Outcome, State
+from quarantine_release.domain.verdicts import Answered, Evidence, RefusalReason, Refused, Verdict
+from quarantine_release.ledger.items import message_item
+from quarantine_release.releasing.call import make_call
+from quarantine_release.releasing.claim import Claims, claim
+from quarantine_release.releasing.hints import CHUNK
+from quarantine_release.releasing.ports import Hint
+from quarantine_release.releasing.progress import Run
+from quarantine_release.usecases.accepted_request import cancel, look_up
+from quarantine_release.usecases.release_now import release
+from quarantine_release.usecases.sweep import Swept, sweep
 from tests.model_dynamodb import Fault
 from tests.stand_ins import ACCOUNT, BARE, NOON, OK, OTHER, TERMS, World, ids, request_row
 
@@ -149,7 +147,7 @@ def test_a_request_that_was_looked_at_is_left_in_peace_for_two_minutes(world: Wo
 
 
 def test_those_who_wait_hold_up_nobody(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("quarantine_release.sweep.REQUESTS_AT_ONCE", 1)
+    monkeypatch.setattr("quarantine_release.usecases.sweep.REQUESTS_AT_ONCE", 1)
     for number, given in enumerate(ids(12)):
         call(world, given, name=f"stuck {number}")
     young = lose(world, OTHER, name="young")

@@ -6,9 +6,11 @@ from dataclasses import replace
 import pytest
 
 from quarantine_release import telemetry
-from quarantine_release.outcome import AttemptId, Code, Evidence, RequestId, State, postfix_part
-from quarantine_release.settings import SettingsInvalid
-from quarantine_release.trace import MessageRow, WireForm
+from quarantine_release.config.settings import SettingsInvalid
+from quarantine_release.domain.ids import AttemptId, RequestId, postfix_part
+from quarantine_release.domain.rows import MessageRow, WireForm
+from quarantine_release.domain.states import Code, State
+from quarantine_release.domain.verdicts import Evidence
 from tests.deployment import Deployment
 from tests.stand_ins import ACCOUNT, BARE, NOON, request_row
 

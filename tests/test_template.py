@@ -16,7 +16,8 @@ from samtranslator.parser.parser import Parser
 from samtranslator.translator.translator import Translator
 from samtranslator.yaml_helper import yaml_parse
 
-from quarantine_release import settle, wiring
+from quarantine_release import wiring
+from quarantine_release.usecases import settle
 from tests.deployment import Deployment
 from tests.small_cloudflare import NO_REPLY, Reply
 from tests.stand_ins import Clock

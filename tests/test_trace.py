@@ -6,18 +6,16 @@ from datetime import timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quarantine_release.outcome import (
+from quarantine_release.domain.ids import (
     AttemptId,
     MessageId,
     OperationId,
     PostfixPart,
     RequestId,
-    State,
-    Verdict,
     contradict,
     postfix_part,
 )
-from quarantine_release.trace import (
+from quarantine_release.domain.rows import (
     AttemptRow,
     AttemptState,
     OperationKind,
@@ -28,6 +26,8 @@ from quarantine_release.trace import (
     met_by,
     targets_of,
 )
+from quarantine_release.domain.states import State
+from quarantine_release.domain.verdicts import Verdict
 from tests.shapes import family, message_ids
 from tests.stand_ins import ACCOUNT, BARE, FULL, NOON, OTHER, TERMS, request_row
 

@@ -10,29 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quarantine_release.identity import CANDIDATES_KEPT
-from quarantine_release.outcome import (
-    EXPIRING,
-    NO_RECIPIENTS,
-    TRANSITIONS,
-    UNSETTLED,
-    AttemptId,
-    Code,
-    Evidence,
-    MessageId,
-    OperationId,
-    Reading,
-    Recipients,
-    RequestId,
-    Seen,
-    State,
-    Verdict,
-    contradict,
-    postfix_part,
-)
-from quarantine_release.results import claimable
-from quarantine_release.trace import AttemptRow, AttemptState, MessageRow, RequestState, Target, WireForm
-from quarantine_release.transitions import (
+from quarantine_release.domain.identity import CANDIDATES_KEPT
+from quarantine_release.domain.ids import AttemptId, MessageId, OperationId, RequestId, contradict, postfix_part
+from quarantine_release.domain.results import claimable
+from quarantine_release.domain.rows import AttemptRow, AttemptState, MessageRow, RequestState, Target, WireForm
+from quarantine_release.domain.states import EXPIRING, TRANSITIONS, UNSETTLED, Code, State
+from quarantine_release.domain.transitions import (
     ASKS_KEPT,
     CALLS_LIMIT,
     answered,
@@ -47,6 +30,7 @@ from quarantine_release.transitions import (
     settled,
     settled_by_hand,
 )
+from quarantine_release.domain.verdicts import NO_RECIPIENTS, Evidence, Reading, Recipients, Seen, Verdict
 from tests.shapes import evidence, family, request_ids, verdicts
 from tests.stand_ins import ACCOUNT, BARE, DELIVERED, FULL, NOON, OK, TERMS, request_row
 

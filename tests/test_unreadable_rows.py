@@ -8,30 +8,20 @@ from typing import Any
 import pytest
 
 from quarantine_release import telemetry
-from quarantine_release.budget import AccountBudget
-from quarantine_release.guard import Details, Guard, Mode
-from quarantine_release.ledger_keys import account_key, message_key, request_key
-from quarantine_release.outcome import (
-    AccountId,
-    Answered,
-    Code,
-    Evidence,
-    MessageId,
-    Outcome,
-    Reading,
-    RefusalReason,
-    Refused,
-    Seen,
-    State,
-    Verdict,
-    postfix_part,
-)
-from quarantine_release.ports import Mark, RowUnreadable
-from quarantine_release.release import cancel, look_up, release
-from quarantine_release.run import Answer
-from quarantine_release.settle import Summary, reconcile
-from quarantine_release.sweep import Swept, sweep
-from quarantine_release.trace import RequestRow, RequestState
+from quarantine_release.domain.call_limit import Mark
+from quarantine_release.domain.guard import Details, Guard, Mode
+from quarantine_release.domain.ids import AccountId, MessageId, message_key, postfix_part
+from quarantine_release.domain.ledger_errors import RowUnreadable
+from quarantine_release.domain.rows import RequestRow, RequestState
+from quarantine_release.domain.states import Code, Outcome, State
+from quarantine_release.domain.verdicts import Answered, Evidence, Reading, RefusalReason, Refused, Seen, Verdict
+from quarantine_release.ledger.call_budget import AccountBudget
+from quarantine_release.ledger.keys import account_key, request_key
+from quarantine_release.releasing.progress import Answer
+from quarantine_release.usecases.accepted_request import cancel, look_up
+from quarantine_release.usecases.release_now import release
+from quarantine_release.usecases.settle import Summary, reconcile
+from quarantine_release.usecases.sweep import Swept, sweep
 from tests.stand_ins import ACCOUNT, BARE, FULL, NOON, OTHER, World, request_row
 from tests.test_telemetry import counted
 

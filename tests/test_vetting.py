@@ -7,43 +7,19 @@ from typing import Any
 
 import pytest
 
-from quarantine_release.facts import facts_of
-from quarantine_release.guard import (
-    DEFAULT_POLICY,
-    NO_GUARD,
-    Details,
-    Ended,
-    Guard,
-    Guarded,
-    Mode,
-    NotRead,
-    Policy,
-    Several,
-    Unclear,
-)
-from quarantine_release.ledger_keys import unclaimed_key
-from quarantine_release.outcome import (
-    AccountId,
-    Answered,
-    Code,
-    Evidence,
-    MessageId,
-    OperationId,
-    Outcome,
-    Reading,
-    RefusalReason,
-    Refused,
-    RequestId,
-    Seen,
-    State,
-    Stop,
-    Verdict,
-    postfix_part,
-)
-from quarantine_release.ports import LedgerUnavailable, Move
-from quarantine_release.release import KeyReused, Refusal, cancel, look_up, release
-from quarantine_release.run import Answer
-from quarantine_release.trace import MessageRow, Narrowing, RequestRow, RequestState, WireForm
+from quarantine_release.domain.facts import facts_of
+from quarantine_release.domain.guard import NO_GUARD, Details, Ended, Guard, Guarded, Mode, NotRead, Several, Unclear
+from quarantine_release.domain.ids import AccountId, MessageId, OperationId, RequestId, postfix_part
+from quarantine_release.domain.ledger_errors import LedgerUnavailable
+from quarantine_release.domain.policy import DEFAULT_POLICY, Policy
+from quarantine_release.domain.rows import MessageRow, Narrowing, RequestRow, RequestState, WireForm
+from quarantine_release.domain.states import Code, Outcome, State
+from quarantine_release.domain.verdicts import Answered, Evidence, Reading, RefusalReason, Refused, Seen, Stop, Verdict
+from quarantine_release.ledger.keys import unclaimed_key
+from quarantine_release.releasing.ports import Move
+from quarantine_release.releasing.progress import Answer
+from quarantine_release.usecases.accepted_request import KeyReused, cancel, look_up
+from quarantine_release.usecases.release_now import Refusal, release
 from tests.model_dynamodb import Fault, ModelDynamoDB
 from tests.stand_ins import ACCOUNT, BARE, FULL, NOON, OK, TERMS, World, request_row
 from tests.test_reading import full_id

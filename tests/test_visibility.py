@@ -6,26 +6,20 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quarantine_release.answer import answer_body
-from quarantine_release.guard import Ended, Guarded
-from quarantine_release.outcome import (
+from quarantine_release.api.release_answer import answer_body
+from quarantine_release.api.trace_answer import trace_body
+from quarantine_release.domain.guard import Ended, Guarded
+from quarantine_release.domain.ids import (
     AccountId,
     AttemptId,
-    Code,
-    Evidence,
     MessageId,
     OperationId,
-    Outcome,
     PostfixPart,
-    Recipients,
     RequestId,
-    State,
-    Verdict,
     postfix_part,
 )
-from quarantine_release.results import results_of
-from quarantine_release.run import Answer
-from quarantine_release.trace import (
+from quarantine_release.domain.results import results_of
+from quarantine_release.domain.rows import (
     AttemptRow,
     AttemptState,
     MessageRow,
@@ -35,9 +29,11 @@ from quarantine_release.trace import (
     Target,
     WireForm,
 )
-from quarantine_release.trace_answer import trace_body
-from quarantine_release.transitions import claimed, given_back, recorded
-from quarantine_release.visibility import Viewer
+from quarantine_release.domain.states import Code, Outcome, State
+from quarantine_release.domain.transitions import claimed, given_back, recorded
+from quarantine_release.domain.verdicts import Evidence, Recipients, Verdict
+from quarantine_release.domain.visibility import Viewer
+from quarantine_release.releasing.progress import Answer
 from tests.shapes import message_rows, moments, requests
 from tests.stand_ins import ACCOUNT, BARE, FULL, NOON, OK, TERMS, request_row
 

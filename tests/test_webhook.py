@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from quarantine_release import telemetry, wiring
-from quarantine_release.clients import Clients
+from quarantine_release.config.clients import Clients
 from quarantine_release.webhook import lambda_handler
 from tests.deployment import (
     ACCOUNT,

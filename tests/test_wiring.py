@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quarantine_release import wiring
-from quarantine_release.settings import SettingsInvalid
+from quarantine_release.config.settings import SettingsInvalid
 from tests.deployment import Deployment
 
 

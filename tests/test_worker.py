@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from quarantine_release import wiring
-from quarantine_release.outcome import RequestId
-from quarantine_release.ports import Hint, LedgerUnavailable
-from quarantine_release.release_queue import encode
+from quarantine_release.aws.hint_queue import encode
+from quarantine_release.domain.ids import RequestId
+from quarantine_release.domain.ledger_errors import LedgerUnavailable
+from quarantine_release.domain.rows import RequestRow
+from quarantine_release.releasing.ports import Hint
 from quarantine_release.telemetry import Unhandled
-from quarantine_release.trace import RequestRow
 from quarantine_release.worker import lambda_handler
 from tests.deployment import (
     ACCOUNT,

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any
 
-from quarantine_release.clients import Scope, parse_clients
+from quarantine_release.config.clients import Scope, parse_clients
 
 DEFAULT_SCOPES = (Scope.RELEASE, Scope.READ)
 LONGEST_DAYS = 3650

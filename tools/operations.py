@@ -10,28 +10,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from quarantine_release.allowance import EVERYBODY, AccountRow
-from quarantine_release.ledger import DynamoLedger
-from quarantine_release.ledger_writes import Switch
-from quarantine_release.outcome import (
-    EXPIRING,
-    AccountId,
-    Code,
-    MessageId,
-    OperationId,
-    Outcome,
-    PostfixPart,
-    RequestId,
-    Seen,
-    State,
-    Stop,
-    may_claim,
-    postfix_part,
-)
-from quarantine_release.ports import Hint, LedgerUnavailable, Move, Queue
-from quarantine_release.release import hints_of
-from quarantine_release.results import Result, results_of
-from quarantine_release.trace import (
+from quarantine_release.domain.call_limit import EVERYBODY, AccountRow
+from quarantine_release.domain.ids import AccountId, MessageId, OperationId, PostfixPart, RequestId, postfix_part
+from quarantine_release.domain.ledger_errors import LedgerUnavailable
+from quarantine_release.domain.results import Result, results_of
+from quarantine_release.domain.rows import (
     AttemptRow,
     MessageRow,
     OperationKind,
@@ -41,7 +24,13 @@ from quarantine_release.trace import (
     UnreadableRequest,
     targets_of,
 )
-from quarantine_release.transitions import Terms, settled_by_hand
+from quarantine_release.domain.states import EXPIRING, Code, Outcome, State, may_claim
+from quarantine_release.domain.transitions import Terms, settled_by_hand
+from quarantine_release.domain.verdicts import Seen, Stop
+from quarantine_release.ledger.transactions import DynamoLedger
+from quarantine_release.ledger.writes import Switch
+from quarantine_release.releasing.hints import hints_of
+from quarantine_release.releasing.ports import Hint, Move, Queue
 
 # Of a switch that is set and lifted again and again the account's row, which every call writes, holds the last few.
 _ORDERS_KEPT: Final = 20

@@ -14,15 +14,15 @@ from typing import Any, Final, cast
 from botocore.exceptions import BotoCoreError, ClientError
 
 from quarantine_release import telemetry, wiring
-from quarantine_release.allowance import EVERYBODY
-from quarantine_release.answer import answer_body
-from quarantine_release.outcome import AccountId, OperationId, RequestId, postfix_part
-from quarantine_release.ports import LedgerUnavailable, RowUnreadable
-from quarantine_release.request_members import InvalidRequest, parse_account_id, parse_message_id, parse_request_id
-from quarantine_release.results import results_of
-from quarantine_release.run import Answer
-from quarantine_release.trace import OperationRow, RequestRow, UnreadableRequest, targets_of
-from quarantine_release.trace_answer import attempts_of, operation_body, request_body, trace_body
+from quarantine_release.api.release_answer import answer_body
+from quarantine_release.api.request_fields import InvalidRequest, parse_account_id, parse_message_id, parse_request_id
+from quarantine_release.api.trace_answer import attempts_of, operation_body, request_body, trace_body
+from quarantine_release.domain.call_limit import EVERYBODY
+from quarantine_release.domain.ids import AccountId, OperationId, RequestId, postfix_part
+from quarantine_release.domain.ledger_errors import LedgerUnavailable, RowUnreadable
+from quarantine_release.domain.results import results_of
+from quarantine_release.domain.rows import OperationRow, RequestRow, UnreadableRequest, targets_of
+from quarantine_release.releasing.progress import Answer
 from tools.operations import ALL_DUE, Person, Unchanged, in_doubt, pause, redrive, resume, settle
 from tools.ops_arguments import SEEN, parser
 from tools.ops_tables import facts, listed

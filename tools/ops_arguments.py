@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from typing import Final
 
-from quarantine_release.outcome import Seen
+from quarantine_release.domain.verdicts import Seen
 from tools.ops_wiring import LOCAL_FOLDER
 
 REASON_LENGTH: Final = 500

@@ -14,13 +14,14 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from quarantine_release import wiring
-from quarantine_release.credentials import Accounts, SecretMalformed, parse_accounts
-from quarantine_release.ledger import DynamoLedger
-from quarantine_release.ports import RowUnreadable
-from quarantine_release.release_queue import ReleaseQueue
-from quarantine_release.settings import Settings
-from quarantine_release.table import Table
-from quarantine_release.transitions import Terms
+from quarantine_release.aws.hint_queue import ReleaseQueue
+from quarantine_release.config.accounts import Accounts, parse_accounts
+from quarantine_release.config.secret import SecretMalformed
+from quarantine_release.config.settings import Settings
+from quarantine_release.domain.ledger_errors import RowUnreadable
+from quarantine_release.domain.transitions import Terms
+from quarantine_release.ledger.table import Table
+from quarantine_release.ledger.transactions import DynamoLedger
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

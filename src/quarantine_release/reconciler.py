@@ -4,10 +4,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from quarantine_release import init_phase, telemetry, wiring
-from quarantine_release.outcome import RequestId
-from quarantine_release.ports import LedgerUnavailable
-from quarantine_release.settle import Summary, reconcile
-from quarantine_release.trace import RequestRow
+from quarantine_release.domain.ids import RequestId
+from quarantine_release.domain.ledger_errors import LedgerUnavailable
+from quarantine_release.domain.rows import RequestRow
+from quarantine_release.usecases.settle import Summary, reconcile
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -53,4 +53,5 @@ def _report(summary: Summary) -> None:
 
 
 wiring.prime()
+
 init_phase.end()

@@ -9,14 +9,15 @@ from typing import Final
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 
-from quarantine_release.ledger_keys import message_key
-from quarantine_release.outcome import AccountId, Evidence, is_header
-from quarantine_release.ports import RowUnreadable
-from quarantine_release.results import Result
-from quarantine_release.settings import SettingsInvalid
-from quarantine_release.trace import MessageRow, RequestRow, WireForm
+from quarantine_release.config.settings import SettingsInvalid
+from quarantine_release.domain.ids import AccountId, is_header, message_key
+from quarantine_release.domain.ledger_errors import RowUnreadable
+from quarantine_release.domain.results import Result
+from quarantine_release.domain.rows import MessageRow, RequestRow, WireForm
+from quarantine_release.domain.verdicts import Evidence
 
 logger: Final = Logger()
+
 metrics: Final = Metrics()
 
 

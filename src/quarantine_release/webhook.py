@@ -4,17 +4,17 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from quarantine_release import init_phase, telemetry, wiring
-from quarantine_release.authentication import AuthenticatedPayload, Unauthenticated, authenticate
-from quarantine_release.http_event import HttpRequest, read_event
-from quarantine_release.ports import LedgerUnavailable, Ports, RowUnreadable
-from quarantine_release.problem import PROBLEMS, Declined, problem_body
-from quarantine_release.release_request import BODY_LIMIT
-from quarantine_release.request_members import InvalidRequest
-from quarantine_release.routes import PROBLEM_TYPE, Call, Response, read_secret, route, unreadable
+from quarantine_release.api.authentication import AuthenticatedPayload, Unauthenticated, authenticate
+from quarantine_release.api.event import HttpRequest, read_event
+from quarantine_release.api.problems import PROBLEMS, Declined, problem_body
+from quarantine_release.api.release_request import BODY_LIMIT
+from quarantine_release.api.request_fields import InvalidRequest
+from quarantine_release.api.routes import PROBLEM_TYPE, Call, Response, read_secret, route, unreadable
+from quarantine_release.domain.ledger_errors import LedgerUnavailable, RowUnreadable
+from quarantine_release.releasing.ports import Ports
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
-
 
 _HEADERS: Final = {
     "Content-Type": "application/json",
@@ -96,4 +96,5 @@ def _decline(declined: Declined, request: HttpRequest) -> Response:
 
 
 wiring.prime(wiring.clients, wiring.accounts)
+
 init_phase.end()

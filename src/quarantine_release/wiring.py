@@ -14,24 +14,25 @@ import certifi
 from botocore.session import Session
 
 from quarantine_release import telemetry
-from quarantine_release.aws_clients import AwsClients
-from quarantine_release.budget import AccountBudget
-from quarantine_release.clients import Clients, parse_clients
-from quarantine_release.cloudflare import CloudflareClient
-from quarantine_release.cloudflare_lookup import CloudflareLookup
-from quarantine_release.cloudflare_reading import CloudflareReader
-from quarantine_release.credentials import Accounts, SecretMalformed, parse_accounts
-from quarantine_release.current_clients import CurrentClients
-from quarantine_release.deadline import DeadlineSession
-from quarantine_release.ledger import DynamoLedger
-from quarantine_release.outcome import AttemptId, RequestId
-from quarantine_release.permit import Permit, as_accepted
-from quarantine_release.ports import Ports
-from quarantine_release.release_queue import ReleaseQueue
-from quarantine_release.secret_store import CachedSecret
-from quarantine_release.settings import Settings, is_in_lambda
-from quarantine_release.table import Table
-from quarantine_release.trace import RequestRow
+from quarantine_release.aws.current_clients import CurrentClients
+from quarantine_release.aws.hint_queue import ReleaseQueue
+from quarantine_release.aws.secret_store import CachedSecret
+from quarantine_release.aws.service_clients import AwsClients
+from quarantine_release.cloudflare.after_release import CloudflareReader
+from quarantine_release.cloudflare.before_release import CloudflareLookup
+from quarantine_release.cloudflare.client import CloudflareClient
+from quarantine_release.cloudflare.connection import DeadlineSession
+from quarantine_release.config.accounts import Accounts, parse_accounts
+from quarantine_release.config.clients import Clients, parse_clients
+from quarantine_release.config.secret import SecretMalformed
+from quarantine_release.config.settings import Settings, is_in_lambda
+from quarantine_release.domain.ids import AttemptId, RequestId
+from quarantine_release.domain.permit import Permit, as_accepted
+from quarantine_release.domain.rows import RequestRow
+from quarantine_release.ledger.call_budget import AccountBudget
+from quarantine_release.ledger.table import Table
+from quarantine_release.ledger.transactions import DynamoLedger
+from quarantine_release.releasing.ports import Ports
 
 _CROCKFORD: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 

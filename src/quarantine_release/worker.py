@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 from quarantine_release import init_phase, telemetry, wiring
-from quarantine_release.batch import LISTS_HOLD, Batch, release_hinted
-from quarantine_release.release_queue import decode
+from quarantine_release.aws.hint_queue import decode
+from quarantine_release.usecases.release_queued import LISTS_HOLD, Batch, release_hinted
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -44,4 +44,5 @@ def _report(batch: Batch, malformed: int) -> None:
 
 
 wiring.prime(wiring.clients, wiring.accounts)
+
 init_phase.end()

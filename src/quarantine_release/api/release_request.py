@@ -1,0 +1,231 @@
+"""From an authenticated payload to a ReleaseRequest, and from that to its row. Pure; never echoes input back.
+
+What each member of the body may hold stands in `request_fields.py`.
+"""
+
+import base64
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from quarantine_release.api.authentication import AuthenticatedPayload
+from quarantine_release.api.request_fields import (
+    IDS_LIMIT,
+    INLINE_LIMIT,
+    InvalidRequest,
+    parse_account_id,
+    parse_fail_on,
+    parse_flags,
+    parse_ids,
+    parse_narrowing,
+    parse_texts,
+    warnings_of,
+)
+from quarantine_release.api.strict_json import JsonInvalid, parse_json
+from quarantine_release.config.clients import Client
+from quarantine_release.domain.ids import AccountId, MessageId, RequestId
+from quarantine_release.domain.rows import ANY, FailOn, Narrowing, RequestRow, RequestState
+
+BODY_LIMIT: Final = 64 * 1024
+
+_KEY: Final = re.compile(r"\A[\x21-\x7e]{1,255}\Z")
+
+_QUOTED_KEY: Final = re.compile(r'\A"([\x20\x21\x23-\x5b\x5d-\x7e]{1,255})"\Z')
+
+_TRACEPARENT: Final = re.compile(r"\A00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}\Z")
+
+_GATEWAY_TRACE: Final = re.compile(r"\A(?:Self=[^;]{1,64};)?Root=([0-9a-f-]{35})(?:;|\Z)")
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseRequest:
+    """What a caller wants, checked. `ids` are distinct and as given; `account_id` None means the default account."""
+
+    client: Client
+    ids: tuple[MessageId, ...]
+    account_id: AccountId | None
+    reason: str | None
+    ticket: str | None
+    requested_by: str | None
+    force: bool
+    fail_on: FailOn
+    idempotency_key: str | None
+    trace_id: str | None
+    prefers_async: bool
+    warnings: tuple[str, ...]
+    override: bool = False
+    dry_run: bool = False
+    confirm: bool = False
+    narrowing: Narrowing = ANY
+
+    @property
+    def is_inline(self) -> bool:
+        """Say whether the caller waits for the release itself; it may still come to be left to the worker."""
+        is_now_or_never = self.force or self.dry_run
+        return is_now_or_never or (len(self.ids) <= INLINE_LIMIT and not self.prefers_async)
+
+
+def parse_release_request(payload: AuthenticatedPayload) -> ReleaseRequest:
+    """Check a payload and make it a request. Raises InvalidRequest."""
+    content = _content(payload)
+    flags = parse_flags(content)
+    is_now_or_never = flags["force"] or flags["dry_run"]
+    texts = parse_texts(content)
+    key = _idempotency_key(payload)
+    ids = parse_ids(content, min(INLINE_LIMIT if is_now_or_never else IDS_LIMIT, payload.client.max_ids or IDS_LIMIT))
+    request = ReleaseRequest(
+        client=payload.client,
+        ids=ids,
+        account_id=parse_account_id(content.get("account_id")),
+        reason=texts["reason"],
+        ticket=texts["ticket"],
+        requested_by=texts["requested_by"],
+        narrowing=parse_narrowing(content),
+        **flags,
+        fail_on=parse_fail_on(content),
+        idempotency_key=key,
+        trace_id=_trace_id(payload),
+        prefers_async=_prefers_async(payload),
+        warnings=warnings_of(content, ids),
+    )
+    force = request.force
+    if request.override and request.reason is None:
+        raise InvalidRequest("override_needs_reason", "override needs a reason.", "reason")
+    if force and request.reason is None:
+        raise InvalidRequest("force_needs_reason", "force needs a reason.", "reason")
+    if force and key is None:
+        raise InvalidRequest("force_needs_key", "force needs the header Idempotency-Key.", "Idempotency-Key")
+    return request
+
+
+def accept(request: ReleaseRequest, account_id: AccountId, now: datetime, random: bytes) -> RequestRow:
+    """Make the request row: its id from client and key, or from at least 17 random bytes where there is no key."""
+    seed = hashlib.sha256(f"{request.client.name}\0{request.idempotency_key}".encode()).digest()
+    name = base64.b32encode(random if request.idempotency_key is None else seed).decode().lower()
+    return RequestRow(
+        request_id=RequestId(f"rq_{name[:26]}"),
+        client=request.client.name,
+        account_id=account_id,
+        fingerprint=_fingerprint(request, account_id),
+        fingerprint_v1=_fingerprint_v1(request, account_id),
+        nonce=random.hex(),
+        ids=request.ids,
+        created_at=now,
+        state=RequestState.OPEN,
+        reason=request.reason,
+        ticket=request.ticket,
+        requested_by=request.requested_by,
+        force=request.force,
+        fail_on=request.fail_on,
+        trace_id=request.trace_id,
+        override=request.override,
+        dry_run=request.dry_run,
+        confirm=request.confirm,
+        narrowing=request.narrowing,
+        policy=request.client.policy,
+    )
+
+
+def _content(payload: AuthenticatedPayload) -> dict[str, Any]:
+    if payload.body is None:
+        raise InvalidRequest("invalid_body", "The body is marked as base64 and is not base64.")
+    try:
+        content = parse_json(payload.body)
+    except JsonInvalid as error:
+        raise InvalidRequest("invalid_body", str(error)) from None
+    if isinstance(content, list):
+        return {"ids": content}
+    if not isinstance(content, dict):
+        raise InvalidRequest("invalid_body", "The body must be a JSON object, or an array of ids.")
+    return content
+
+
+def _idempotency_key(payload: AuthenticatedPayload) -> str | None:
+    key = _sent_key(payload)
+    if payload.signed_id is None:
+        return key
+    # What is signed decides: else a recorded request could be sent again under another key, and be another request.
+    if key not in (None, payload.signed_id):
+        detail = "The key of a signed request must equal its webhook-id."
+        raise InvalidRequest("invalid_idempotency_key", detail, "Idempotency-Key")
+    return payload.signed_id
+
+
+def _sent_key(payload: AuthenticatedPayload) -> str | None:
+    keys = []
+    for name in ("idempotency-key", "webhook-id"):
+        values = set(payload.headers.get(name, ()))
+        if not values:
+            continue
+        value = values.pop().strip()
+        quoted = _QUOTED_KEY.match(value)
+        if values or not (quoted or (_KEY.match(value) and '"' not in value)):
+            raise InvalidRequest(
+                "invalid_idempotency_key", "The key must be one value of 1 to 255 printable ASCII characters.", name
+            )
+        keys.append(quoted.group(1) if quoted else value)
+    return keys[0] if keys else None
+
+
+def _trace_id(payload: AuthenticatedPayload) -> str | None:
+    for value in payload.headers.get("traceparent", ()):
+        known = _TRACEPARENT.match(value)
+        if known:
+            return known.group(1)
+    gateway = _GATEWAY_TRACE.match(next(iter(payload.headers.get("x-amzn-trace-id", ())), ""))
+    return gateway.group(1) if gateway else None
+
+
+def _prefers_async(payload: AuthenticatedPayload) -> bool:
+    """Say whether the caller wants to be answered before the release (RFC 7240, section 4.1)."""
+    preferences = ",".join(payload.headers.get("prefer", ())).split(",")
+    return any(preference.partition(";")[0].strip().lower() == "respond-async" for preference in preferences)
+
+
+def _fingerprint(request: ReleaseRequest, account_id: AccountId) -> str:
+    """Return what tells this payload from another under the same key.
+
+    Only members that differ from their default enter, by name, so a member that is added later changes no fingerprint
+    of a request that does not use it. The prefix is the version of this rule.
+    """
+    narrowing = request.narrowing
+    members = {
+        "ids": sorted(request.ids),
+        "account_id": account_id,
+        "reason": request.reason,
+        "ticket": request.ticket,
+        "requested_by": request.requested_by,
+        "force": request.force,
+        "fail_on": None if request.fail_on is FailOn.NEVER else request.fail_on,
+        "override": request.override,
+        "dry_run": request.dry_run,
+        "confirm": request.confirm,
+        "recipient": narrowing.recipient,
+        "sender": narrowing.sender,
+        "since": narrowing.since.isoformat() if narrowing.since else None,
+        "expect_count": narrowing.expect_count,
+    }
+    given = {name: value for name, value in members.items() if value not in (None, False)}
+    return f"2:{hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()}"
+
+
+def _fingerprint_v1(request: ReleaseRequest, account_id: AccountId) -> str:
+    """Return the fingerprint that version 4c3b95d stored for this payload. Frozen: never add a member here."""
+    canonical = [
+        account_id,
+        sorted(request.ids),
+        request.reason,
+        request.ticket,
+        request.requested_by,
+        request.force,
+        request.fail_on,
+        request.override,
+        request.dry_run,
+        request.confirm,
+        [request.narrowing.recipient, request.narrowing.sender, str(request.narrowing.since)],
+        request.narrowing.expect_count,
+    ]
+    return hashlib.sha256(json.dumps(canonical).encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""The AWS services besides DynamoDB: Secrets Manager and SQS."""

@@ -1,0 +1,1 @@
+"""The only package that calls Cloudflare, and what Cloudflare's answers prove."""

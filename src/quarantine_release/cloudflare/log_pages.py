@@ -1,0 +1,75 @@
+"""Reads the action log of a message, page by page, and what it says of a message that may have been released."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Final
+from urllib.parse import quote
+
+from quarantine_release.cloudflare.action_log import Action, ActionLog, released
+from quarantine_release.cloudflare.entries import dicts
+from quarantine_release.cloudflare.search import Got
+from quarantine_release.domain.guard import Details, NotRead
+from quarantine_release.domain.verdicts import Seen
+
+# The default of Cloudflare's lists: a server would hardly cut pages shorter than that.
+PER_PAGE: Final = 20
+
+PAGES: Final = 10
+
+
+def read_log(get: Callable[[str], Got], path: str) -> ActionLog:
+    """Read the log of the message at this path with `get`, which gets one page below `/investigate`.
+
+    `page` and `per_page` are documented, `result_info` is not. So a page is the last only if it is empty, repeats the
+    page before, or is shorter than the size that it states.
+    """
+    actions: list[Action] = []
+    before: list[dict[str, Any]] = []
+    for number in range(1, PAGES + 1):
+        got = get(f"{path}/action_log?page={number}&per_page={PER_PAGE}")
+        result, info = got.content.get("result"), got.content.get("result_info")
+        if got.why is NotRead.ABSENT and number == 1:
+            return ActionLog((), got.evidence, NotRead.ABSENT)
+        why = got.why or (None if _is_log(result) else NotRead.FAILED)
+        if why is not None:
+            return ActionLog(tuple(actions), got.evidence, NotRead.FAILED if why is NotRead.ABSENT else why)
+        page = dicts(result)
+        more = _has_more(info, number, len(actions) + len(page))
+        if not page or page == before:  # the same page again comes from a server that does not know `page`
+            is_cut = more or (page == before and len(page) == PER_PAGE)  # there may be more than this one page
+            return ActionLog(tuple(actions), got.evidence, NotRead.FAILED if is_cut else None)
+        actions += page
+        if not more and _is_short(info, len(page)):
+            return ActionLog(tuple(actions), got.evidence)
+        before = page
+    return ActionLog(tuple(actions), got.evidence, NotRead.TOO_MANY)
+
+
+def without_doubt(get: Callable[[str], Got], details: Details) -> Details | NotRead:
+    """Return a doubtful message as its log shows it: released if a release worked for any recipient, else unchanged.
+
+    If the log cannot be read for now, return why.
+    """
+    log = read_log(get, f"/{quote(details.message_id, safe='')}")
+    told = released(log.actions, None)
+    if told is not None and told.seen is not Seen.UNCLEAR:
+        return replace(details, is_released=True, is_doubtful=False)
+    return log.why if log.why in (NotRead.NOT_NOW, NotRead.REFUSED) else details
+
+
+def _is_log(result: Any) -> bool:
+    """Return whether a result is a log as documented: anything else in it may be a release too."""
+    return result is None or (isinstance(result, list) and all(isinstance(each, dict) for each in result))
+
+
+def _has_more(info: Any, number: int, seen: int) -> bool:
+    """Return whether the server says that another page follows. Zeros and nulls say nothing."""
+    if not isinstance(info, Mapping):
+        return False
+    following, total, pages = (info.get(name) for name in ("next", "total_count", "total_pages"))
+    return bool(following) or (type(total) is int and total > seen) or (type(pages) is int and pages > number)
+
+
+def _is_short(info: Any, count: int) -> bool:
+    size = info.get("per_page") if isinstance(info, Mapping) else None
+    return type(size) is int and count < size

@@ -1,0 +1,208 @@
+"""Reading calls to Cloudflare's Email Security search: counted, within a deadline, and what became of each."""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+from urllib.parse import unquote, urlencode, urljoin
+
+from quarantine_release import telemetry
+from quarantine_release.cloudflare.client import USER_AGENT, Secret
+from quarantine_release.cloudflare.connection import DeadlineSession
+from quarantine_release.cloudflare.entries import dicts
+from quarantine_release.cloudflare.release_reply import Reply, evidence_of, limited, refuses_credential
+from quarantine_release.config.accounts import Credential
+from quarantine_release.config.secret import SecretMalformed, SecretUnavailable
+from quarantine_release.domain.call_limit import Mark
+from quarantine_release.domain.guard import NotRead
+from quarantine_release.domain.ids import AccountId
+from quarantine_release.domain.verdicts import Evidence
+from quarantine_release.releasing.ports import Budget
+
+_CALL_SECONDS: Final = 5.0
+
+# What is begun with less we may cut off ourselves, which says nothing of Cloudflare: a full page may take two seconds.
+_LEAST_SECONDS: Final = 1.0
+
+_LEAST_PAGE_SECONDS: Final = 2.0
+
+_PAGE: Final = 1000
+
+# A search that is still under way is asked for again so often, so long apart.
+_POLLS: Final = 8
+
+_POLL_SECONDS: Final = 0.5
+
+# RFC 9110: no such resource, method not allowed, method not implemented.
+_NOT_OFFERED: Final = frozenset({404, 405, 501})
+
+_NOT_CALLED: Final = Evidence(failure="not_called")
+
+
+@dataclass(frozen=True, slots=True)
+class Got:
+    """What a call came to: its content, empty unless it is a good answer, and why nothing is known if so."""
+
+    content: dict[str, Any]
+    evidence: Evidence
+    why: NotRead | None = None
+    location: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of a list. `is_last` only if the list said so."""
+
+    entries: list[dict[str, Any]]
+    evidence: Evidence
+    is_last: bool
+    why: NotRead | None = None
+
+
+@dataclass(slots=True)
+class Calls:
+    """The reading calls of one run, for one account, until its time is over by `monotonic`, or Cloudflare refuses."""
+
+    session: DeadlineSession
+    base_url: str
+    account_id: AccountId
+    secret: Secret
+    ends_at: float
+    budget: Budget
+    clock: Callable[[], datetime]
+    mark: Mark = Mark.ALL
+    monotonic: Callable[[], float] = time.monotonic
+    pause: Callable[[float], None] = time.sleep
+    stopped: NotRead | None = None
+    # What no time is left for may be read in the next run, unless it is Cloudflare that takes all the time.
+    _when_late: NotRead = NotRead.NOT_NOW
+    _credential: Credential | None = field(default=None, repr=False)
+    _was_refetched: bool = False
+
+    def get(self, path: str) -> Got:
+        """Get a page below `/investigate`."""
+        return self._get(f"{self._root}{path}", _LEAST_SECONDS)
+
+    @property
+    def seconds_left(self) -> float:
+        """Return how long the run may still take."""
+        return self.ends_at - self.monotonic()
+
+    def pages(self, query: Mapping[str, str], *, per_page: int = _PAGE) -> Iterator[Page]:
+        """List page by page; the last page says why there is no other."""
+        cursor = ""
+        while True:
+            asked = {**query, "per_page": str(per_page), "detections_only": query.get("detections_only", "false")}
+            got = self._finished(self._get(f"{self._root}?{urlencode(asked | ({'cursor': cursor} if cursor else {}))}"))
+            result, info = got.content.get("result"), got.content.get("result_info")
+            following = info.get("next") if isinstance(info, dict) else None
+            is_list = isinstance(result, list) and isinstance(info, dict)
+            why = got.why or (None if is_list else NotRead.FAILED)
+            yield Page(dicts(result), got.evidence, is_list and not following, why)
+            if not (is_list and result and isinstance(following, str) and following):
+                return
+            cursor = following
+
+    @property
+    def _root(self) -> str:
+        return f"{self.base_url}/accounts/{self.account_id}/email-security/investigate"
+
+    def _finished(self, got: Got) -> Got:
+        """Ask again for a search that is still under way; its result is empty until then."""
+        for _ in range(_POLLS):
+            if not got.location:
+                break
+            if self.seconds_left < _POLL_SECONDS + _LEAST_PAGE_SECONDS:
+                return Got({}, got.evidence, self._when_late)
+            location = self._below_root(got.location)
+            if location is None:
+                break
+            self.pause(_POLL_SECONDS)
+            got = self._get(location)
+        return got
+
+    def _below_root(self, location: str) -> str | None:
+        """Return where a search goes on: the credential goes where it always goes, and nowhere an answer may name."""
+        try:
+            url = urljoin(self._root, location)
+        except ValueError:
+            return None
+        rest = url.removeprefix(self._root)
+        is_below = url != rest and rest[:1] in ("/", "?")  # without either it would be a search for anything
+        steps = unquote(rest.partition("?")[0]).split("/")[1:]
+        leads_out = not all(step.strip(".") for step in steps)
+        return url if is_below and not leads_out else None
+
+    def _get(self, url: str, least: float = _LEAST_PAGE_SECONDS) -> Got:
+        if self.stopped is not None:
+            return Got({}, _NOT_CALLED, self.stopped)
+        try:
+            credential = self._credential or self.secret.get().credentials.get(self.account_id)
+        except (SecretUnavailable, SecretMalformed):
+            credential = None
+        if credential is None:
+            telemetry.count("CredentialsRefused")
+            self.stopped = NotRead.REFUSED
+            return Got({}, _NOT_CALLED, self.stopped)
+        seconds = min(_CALL_SECONDS, self.seconds_left)
+        if seconds < least:
+            if seconds < _LEAST_SECONDS:
+                self.stopped = self._when_late
+            return Got({}, _NOT_CALLED, self._when_late)
+        if self.budget.take(self.account_id, self.mark):
+            self.stopped = NotRead.NOT_NOW
+            return Got({}, _NOT_CALLED, self.stopped)
+        headers = {**credential.headers, "User-Agent": USER_AGENT}
+        began = self.monotonic()
+        reply = self.session.send("GET", url, headers, None, seconds)
+        evidence = evidence_of(reply) if isinstance(reply, Reply) else Evidence(failure=reply.failure)
+        telemetry.cloudflare_read(self.account_id, evidence, round((self.monotonic() - began) * 1000))
+        if not isinstance(reply, Reply):
+            # Who cannot be reached is waited for, as before a release; who does not answer, given time, has failed.
+            if reply.was_sent and seconds >= _LEAST_PAGE_SECONDS:
+                self._when_late = NotRead.FAILED
+            else:
+                self.stopped = self._when_late if reply.was_sent else NotRead.NOT_NOW
+            return Got({}, evidence, self.stopped or NotRead.FAILED)
+        self._when_late = NotRead.NOT_NOW
+        if refuses_credential(reply) and self._has_another(credential):
+            return self._get(url, least)
+        self._credential = credential
+        return self._judge(reply, evidence)
+
+    def _has_another(self, refused: Credential) -> bool:
+        """Say whether the secret, fetched anew, holds another credential; asked once a run."""
+        if self._was_refetched:
+            return False
+        self._was_refetched = True
+        try:
+            self._credential = self.secret.refetch().credentials.get(self.account_id)
+        except (SecretUnavailable, SecretMalformed):
+            return False
+        return self._credential is not None and self._credential != refused
+
+    def _judge(self, reply: Reply, evidence: Evidence) -> Got:
+        # Who goes on calling now only prolongs it, or is locked out for it.
+        if reply.status == 429:
+            self.budget.heard(self.account_id, limited(reply, self.clock()))
+            self.stopped = NotRead.NOT_NOW
+            return Got({}, evidence, self.stopped)
+        if refuses_credential(reply):
+            telemetry.count("CredentialsRefused")
+            self.stopped = NotRead.REFUSED
+            return Got({}, evidence, self.stopped)
+        if reply.status == 202:
+            return Got({}, evidence, NotRead.FAILED, reply.headers.get("location"))
+        try:
+            content = json.loads(reply.body)
+        except (ValueError, RecursionError):
+            content = None
+        succeeded = content.get("success") if isinstance(content, dict) else None
+        if reply.status == 200 and succeeded is True:
+            return Got(content, evidence)
+        if reply.status == 404 and succeeded is False:
+            return Got({}, evidence, NotRead.ABSENT)
+        # A 404 without Cloudflare's envelope is somebody else's, who knows of no messages.
+        return Got({}, evidence, NotRead.NOT_OFFERED if reply.status in _NOT_OFFERED else NotRead.FAILED)

@@ -1,0 +1,86 @@
+"""By which ids a message is known: the one that Cloudflare confirmed, and those that callers gave. Pure.
+
+Anybody may ask by a made-up id. So only what Cloudflare tells of a message makes another id a wrong one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+from quarantine_release.domain.ids import MessageId, contradict, fullest, is_bare, postfix_part
+from quarantine_release.domain.rows import MessageRow
+from quarantine_release.domain.states import Code, State
+from quarantine_release.domain.verdicts import Reading, Seen, Verdict
+
+# Each one costs a read.
+CANDIDATES_KEPT: Final = 3
+
+# Each one has cost a call that Cloudflare rejected.
+_REJECTED_KEPT: Final = 20
+
+
+def with_confirmed(row: MessageRow, told: MessageId | None) -> MessageRow:
+    """Take over the id that Cloudflare told of the message, unless it has told a fuller or another one before."""
+    own = row.own_id
+    if told is None or is_bare(told) or postfix_part(told) != row.part:
+        return row
+    if own is not None and fullest((own, told)) != told:
+        return row
+    return row if own is not None and contradict(own, told) else replace(row, confirmed_id=told, message_id=told)
+
+
+def with_candidate(row: MessageRow, given: MessageId) -> MessageRow:
+    """Keep an id that a caller gave, if it may say more than what is known: it is read when the message is settled."""
+    own = row.own_id
+    is_known = given in (row.message_id, *row.candidates)
+    if is_known or len(row.candidates) >= CANDIDATES_KEPT or (own is not None and not given.startswith(f"{own}-")):
+        return row
+    return replace(row, candidates=row.candidates | {given})
+
+
+def under(row: MessageRow, sent: MessageId) -> MessageRow:
+    """Return the message as one that is sent under this id from now on. The id before it may still turn out right."""
+    if row.code is Code.CLOUDFLARE_REJECTED:
+        tried = row.rejected | {row.message_id}
+        return replace(row, message_id=sent, rejected=tried if len(tried) <= _REJECTED_KEPT else row.rejected)
+    return replace(with_candidate(replace(row, message_id=sent), row.message_id), message_id=sent)
+
+
+def believed(row: MessageRow, verdict: Verdict) -> Verdict:
+    """Return what an answer proves about the message: nothing, if it contradicts the id that was sent or confirmed."""
+    told = verdict.message_id
+    if told is None or not any(contradict(known, told) for known in (row.known_id, row.message_id)):
+        return verdict
+    return Verdict(State.UNKNOWN, Code.UNCLEAR_ANSWER)
+
+
+def ids_to_read(row: MessageRow) -> tuple[MessageId, ...]:
+    """Return the ids to read a message by, the best known first: at most the own one and the candidates."""
+    own, others = row.own_id, sorted(row.candidates)
+    if own is None:
+        return (row.message_id, *others)
+    return (own, *(each for each in (row.message_id, *others) if each.startswith(f"{own}-")))
+
+
+def tells_id(reading: Reading | None) -> bool:
+    """A reading that tells only the Postfix id may be of any message that goes by it."""
+    return reading is not None and reading.message_id is not None and not is_bare(reading.message_id)
+
+
+def combined(readings: Sequence[tuple[MessageId, Reading]]) -> Reading:
+    """Return what the readings of one message under several ids show together, the best known id first.
+
+    An id that Cloudflare does not know proves nothing about the others. Two that are different messages leave it
+    unclear which is meant. An id that was not read may be one of these, unless it says nothing but the Postfix id.
+    """
+    shown = [reading for _, reading in readings if reading.seen not in (Seen.ABSENT, Seen.UNREAD)]
+    unread = [reading for given, reading in readings if reading.seen is Seen.UNREAD and not (shown and is_bare(given))]
+    if unread:
+        return unread[0]
+    if not shown:
+        return readings[0][1]
+    told = [reading.message_id for reading in shown if reading.message_id is not None]
+    is_one = all(reading.seen is shown[0].seen for reading in shown)
+    if not is_one or any(contradict(one, other) for one in told for other in told):
+        return Reading(Seen.UNCLEAR, shown[-1].evidence)
+    return replace(shown[-1], message_id=fullest(told) if told else None)

@@ -1,0 +1,92 @@
+"""Which message an id means that only a search can tell, and what an entry of the search says of it. Pure.
+
+A Message-ID is chosen by the sender: it may be missing, used again, or forged. So several matches are never guessed at.
+Source of the fields: Cloudflare's API reference, "Search email messages".
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from quarantine_release.domain.guard import Candidate, Details, Ended, Several
+from quarantine_release.domain.ids import MessageId
+from quarantine_release.domain.rows import Narrowing
+from quarantine_release.domain.states import Code, Outcome
+
+CANDIDATES_SHOWN: Final = 10
+
+# An answer this old may save a search: within a minute a second mail under the same id is unlikely.
+FRESH: Final = timedelta(seconds=60)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What a question was answered, and when. `at` None: version 4c3b95d has kept it, which did not write down when."""
+
+    message_id: MessageId
+    until: datetime
+    at: datetime | None = None
+
+    def is_fresh(self, now: datetime) -> bool:
+        return self.at is not None and now - self.at <= FRESH
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A search for the message that a Message-ID means, from `start` on."""
+
+    header: MessageId
+    narrowing: Narrowing = field(repr=False)
+    start: datetime
+
+    @property
+    def text(self) -> str:
+        """Return the question as the ledger keeps its answer by: whatever may change the answer, but the window."""
+        since = self.narrowing.since.isoformat() if self.narrowing.since else None
+        return json.dumps([self.header, self.narrowing.recipient, self.narrowing.sender, since])
+
+    @property
+    def query(self) -> dict[str, str]:
+        """Return the parameters of the search."""
+        start = self.narrowing.since or self.start
+        query = {"message_id": self.header, "start": start.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")}
+        for name, value in (("recipient", self.narrowing.recipient), ("sender", self.narrowing.sender)):
+            if value is not None:
+                query[name] = value
+        return query
+
+    @property
+    def is_narrowed(self) -> bool:
+        """Whether the search may leave out rows of the very message that it finds."""
+        return (self.narrowing.recipient, self.narrowing.sender, self.narrowing.since) != (None, None, None)
+
+
+def choose(found: Sequence[Details], expected: int | None) -> Details | Ended:
+    """Return the one message that a search found, or why there is not one. `expected` is a check, never a choice."""
+    if expected is not None and len(found) != expected:
+        said = f"expect_count is {expected}, but {len(found)} messages were found."
+        return Ended(Outcome.AMBIGUOUS, Code.COUNT_DIFFERS, said, _candidates(found))
+    if not found:
+        return Ended(Outcome.NOT_FOUND, None, "No message with this Message-ID was found in the time looked through.")
+    if len(found) > 1:
+        return _ambiguous(found, "have this Message-ID")
+    return found[0]
+
+
+def undecided(several: Several) -> Ended:
+    """Return how an id ends that several messages go by."""
+    return _ambiguous(several.messages, "go by this id")
+
+
+def _ambiguous(found: Sequence[Details], how: str) -> Ended:
+    said = f"{len(found)} messages {how}: send the id of the one that is meant."
+    return Ended(Outcome.AMBIGUOUS, Code.SEVERAL_MATCHES, said, _candidates(found))
+
+
+def _candidates(found: Sequence[Details]) -> tuple[Candidate, ...]:
+    return tuple(
+        Candidate(each.message_id, each.at, each.disposition_name, each.is_quarantined)
+        for each in found[:CANDIDATES_SHOWN]
+    )

@@ -1,0 +1,174 @@
+"""What the rows mean for a request: what it may release, and what it is told of each of its ids. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from quarantine_release.domain.guard import Ended, Guarded
+from quarantine_release.domain.identity import with_candidate
+from quarantine_release.domain.ids import MessageId, PostfixPart, contradict, postfix_part
+from quarantine_release.domain.rows import MessageRow, RequestRow, Target, targets_by_part
+from quarantine_release.domain.states import LETTERS, Code, Outcome, State, has_one_key, may_claim
+from quarantine_release.domain.verdicts import Seen
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a request is told about one of its ids: `id` as given, `resolved` if a lookup told another."""
+
+    id: MessageId
+    outcome: Outcome
+    code: Code | None
+    row: MessageRow | None
+    resolved: MessageId | None = None
+    ended: Ended | None = None
+
+    @property
+    def part(self) -> PostfixPart:
+        """Return the message's part of the id."""
+        return postfix_part(self.resolved or self.id)
+
+    @property
+    def guard(self) -> Guarded | None:
+        """Return how the message came past the guard, or would in a dry run."""
+        holder = self.ended or self.row
+        return holder.guard if holder is not None else None
+
+    @property
+    def disposition(self) -> str | None:
+        """Return what the message was read to be."""
+        holder = self.ended or self.row
+        return holder.disposition if holder is not None else None
+
+    @property
+    def is_end(self) -> bool:
+        """Say whether this id has ended for the request."""
+        return self.outcome.is_end
+
+    @property
+    def retryable(self) -> bool:
+        """Say whether the same request, sent again as a new one, may come to more."""
+        return self.code in _PASSING or self.outcome in (Outcome.CANCELLED, Outcome.EXPIRED, Outcome.WOULD_RELEASE)
+
+
+_PASSING: Final = frozenset({Code.NOT_ATTEMPTED, Code.GUARD_UNAVAILABLE, Code.LOOKUP_UNAVAILABLE})
+
+_READ_WITHIN: Final = timedelta(days=1)
+
+_ASKED_WITHIN: Final = timedelta(seconds=120)
+
+
+def claimable(row: MessageRow | None, target: Target, *, force: bool, now: datetime) -> bool:
+    """Say whether this request may release this message now. An ended row past its time counts as absent."""
+    if not has_one_key(target.message_id):
+        return False
+    if row is None:
+        return True
+    if row.own_id is not None and contradict(row.own_id, target.message_id):
+        return False
+    return is_forgotten(row, now) or may_claim(row.state, row.code, force=force)
+
+
+def is_forgotten(row: MessageRow, now: datetime) -> bool:
+    """Say whether DynamoDB may delete the row at any moment: it deletes late, and nothing may depend on when."""
+    return row.expires_at is not None and row.expires_at <= now
+
+
+def results_of(request: RequestRow, rows: Mapping[PostfixPart, MessageRow], now: datetime) -> tuple[Result, ...]:
+    """Tell the request, id by id in the order given, what became of each."""
+    targets = targets_by_part(request.message_ids)
+    results = []
+    for position, given in enumerate(request.ids):
+        resolved = request.resolved.get(given)
+        message_id = resolved or given
+        if ended := request.ended.get(given):
+            results.append(Result(given, ended.outcome, ended.code, None, resolved, ended))
+            continue
+        part = postfix_part(message_id)
+        row = rows.get(part)
+        if row is not None and not row.is_readable:
+            stored = LETTERS[request.letters[position]] if request.letters else (Outcome.IN_PROGRESS, None)
+            results.append(Result(given, *stored, row, resolved))
+            continue
+        is_wrong = row is not None and row.own_id is not None and contradict(row.own_id, message_id)
+        if part not in targets or is_wrong:
+            told: tuple[Outcome, Code | None] = (Outcome.NEEDS_REVIEW, Code.ID_CONFLICT)
+        else:
+            told = _of_row(request, targets[part].message_id, row, now)
+        outcome, code = told
+        is_claimed = row is not None and row.state is State.RELEASING
+        if request.cancelled_at is not None and outcome is Outcome.IN_PROGRESS and not is_claimed:
+            outcome, code, row = Outcome.CANCELLED, None, None
+        if _is_over(request, outcome, is_claimed=is_claimed):
+            outcome, code = Outcome.FAILED, Code.NOT_ATTEMPTED
+        if request.letters is not None:
+            stored = LETTERS[request.letters[position]]
+            settled = stored == (Outcome.NEEDS_REVIEW, Code.UNSETTLED) and outcome.is_end
+            if not settled and stored != (outcome, code):
+                row = None
+            outcome, code = (outcome, code) if settled else stored
+        # An id that contradicts the message was never sent: what became of the message is not its outcome.
+        shown = None if code is Code.ID_CONFLICT else row
+        results.append(Result(given, outcome, code, shown, resolved))
+    return tuple(results)
+
+
+def _is_over(request: RequestRow, outcome: Outcome, *, is_claimed: bool) -> bool:
+    """Whether a dry run waits for a release that was under way when it looked, and that came to nothing.
+
+    Nothing is ever claimed for a dry run, so nobody else would end it.
+    """
+    return request.dry_run and outcome is Outcome.IN_PROGRESS and not is_claimed
+
+
+def _of_row(
+    request: RequestRow, wanted: MessageId, row: MessageRow | None, now: datetime
+) -> tuple[Outcome, Code | None]:
+    """Tell what became of a message that the request wants under this id."""
+    if row is None or _may_be_tried(row, request, wanted, now):
+        return Outcome.IN_PROGRESS, None
+    match row.state:
+        case State.RELEASED if row.owner == request.request_id:
+            return Outcome.RELEASED, None
+        case State.RELEASED:
+            return Outcome.ALREADY_RELEASED, None
+        case State.PARTIAL:
+            return Outcome.PARTIALLY_RELEASED, Code.PARTLY_DELIVERED
+        case State.FAILED:
+            return Outcome.FAILED, row.code
+        case State.NEEDS_REVIEW if _is_to_be_read(row, request, wanted, now):
+            return Outcome.UNCONFIRMED, Code.UNSETTLED
+        case State.NEEDS_REVIEW:
+            return Outcome.NEEDS_REVIEW, Code.UNSETTLED
+        case State.UNKNOWN:
+            return Outcome.UNCONFIRMED, row.code
+        case State.RELEASING if row.deadline is not None and row.deadline <= now:
+            return Outcome.UNCONFIRMED, Code.NO_ANSWER
+    return Outcome.IN_PROGRESS, None
+
+
+def _may_be_tried(row: MessageRow, request: RequestRow, wanted: MessageId, now: datetime) -> bool:
+    """What had ended before it was asked for may be tried again, and so may what was rejected under other ids."""
+    is_rejected = row.state is State.FAILED and row.code is Code.CLOUDFLARE_REJECTED
+    if is_rejected and wanted not in row.rejected | {row.message_id}:
+        return True
+    return row.updated_at < request.created_at and (is_rejected or is_forgotten(row, now))
+
+
+def _is_to_be_read(row: MessageRow, request: RequestRow, wanted: MessageId, now: datetime) -> bool:
+    """A message under review is read again under an id that nobody has read it by, for a day at most."""
+    was_clear = row.evidence is None or row.evidence.seen is not Seen.UNCLEAR
+    ids = with_candidate(row, wanted).candidates if _is_yet_to_ask(row, request, now) else row.candidates
+    return wanted in ids and was_clear and now < request.created_at + _READ_WITHIN
+
+
+def _is_yet_to_ask(row: MessageRow, request: RequestRow, now: datetime) -> bool:
+    """Whether the request may not be in the row's `asks` yet.
+
+    A queued request is accepted first; the worker or the sweep adds it later. If `asks` is full, the row no longer
+    shows whether the request was counted, so only the time that a worker needs is allowed.
+    """
+    if request.request_id in row.asks or not request.may_ask:
+        return False
+    return not row.asks_uncounted or now < request.created_at + _ASKED_WITHIN

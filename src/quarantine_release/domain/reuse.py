@@ -1,0 +1,41 @@
+"""Is the mail that Cloudflare shows under an id the one that the ledger knows by the same Postfix part? Pure.
+
+Short Postfix ids are used again (Postfix, enable_long_queue_ids), so a bare id may mean another mail than before.
+"""
+
+from datetime import datetime
+
+from quarantine_release.domain.guard import Candidate, Details, Ended
+from quarantine_release.domain.ids import MessageId, contradict, is_partial, time_of
+from quarantine_release.domain.lookup import FRESH
+from quarantine_release.domain.results import is_forgotten
+from quarantine_release.domain.rows import MessageRow, Target
+from quarantine_release.domain.states import FINAL, Code, Outcome, State
+
+
+def is_to_be_compared(row: MessageRow | None, target: Target, now: datetime) -> bool:
+    """Whether the ledger's answer for an id holds only if Cloudflare still shows the same mail under it.
+
+    So it is for a Postfix or alert id whose message ended more than a minute ago, if the ledger knows which mail that
+    was.
+    """
+    if row is None or row.state not in FINAL or not is_partial(target.message_id) or is_forgotten(row, now):
+        return False
+    return row.own_id is not None and now - row.updated_at > FRESH
+
+
+def used_again(row: MessageRow | None, found: Details | MessageId, now: datetime) -> Ended | None:
+    """Return how an id ends under which Cloudflare shows another mail than the ledger knows; None if it is the same."""
+    shown = found.message_id if isinstance(found, Details) else found
+    known = row.own_id if row is not None and not is_forgotten(row, now) else None
+    if row is None or known is None or not contradict(known, shown):
+        return None
+    is_held = False if row.state in (State.RELEASED, State.PARTIAL) else None
+    candidates = (
+        Candidate(known, time_of(known, now), row.disposition, is_held),
+        Candidate(found.message_id, found.at, found.disposition_name, found.is_quarantined)
+        if isinstance(found, Details)
+        else Candidate(found, time_of(found, now), None, None),
+    )
+    said = f"This Postfix id was used for two messages: the ledger knows {known}, and Cloudflare now shows {shown}."
+    return Ended(Outcome.AMBIGUOUS, Code.SEVERAL_MATCHES, said, candidates)

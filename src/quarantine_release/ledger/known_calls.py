@@ -1,0 +1,44 @@
+"""What a process knows of an account's calls: all that were bought, and its own that are not made yet. Pure."""
+
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Final
+
+from quarantine_release.domain.call_limit import AccountRow, slot_of
+
+_LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """A call that was taken and is not made yet: when its block was bought, and the pause that was known then."""
+
+    bought_at: datetime
+    paused_until: datetime | None
+
+
+@dataclass(slots=True)
+class Known:
+    """What this process knows of an account: the row without the calls it has bought and not made, and these."""
+
+    row: AccountRow = field(default_factory=AccountRow)
+    seen_at: datetime = _LONG_AGO
+    bought_at: datetime = _LONG_AGO
+    block: int = 1
+    left: int = 0
+    reserved: Reserved | None = None
+
+    def move(self, calls: int) -> None:
+        """Count so many of the calls that were bought as made."""
+        slot = slot_of(self.bought_at)
+        counted = {**self.row.calls, slot: self.row.calls.get(slot, 0) + calls}
+        self.row = replace(self.row, calls=counted, resumed=self.row.resumed + calls)
+        self.left -= calls
+
+    def is_of_block(self, reserved: Reserved) -> bool:
+        """Whether a reserved call is counted in the same slot, and after the same pause, as the block at hand.
+
+        If it is not, putting it into that block would hide a call that was made.
+        """
+        is_same_slot = slot_of(reserved.bought_at) == slot_of(self.bought_at)
+        return is_same_slot and reserved.paused_until == self.row.paused_until

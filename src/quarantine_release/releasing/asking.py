@@ -1,0 +1,86 @@
+"""Has the trace of each message know which requests want it, and by which id. Pure but for its ports."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Final
+
+from quarantine_release.domain.facts import latest
+from quarantine_release.domain.ids import MessageId, PostfixPart, RequestId
+from quarantine_release.domain.ledger_errors import LedgerContended, LedgerUnavailable
+from quarantine_release.domain.packing import CLAIM_LIMIT, Want
+from quarantine_release.domain.rows import MessageRow, RequestRow, Target
+from quarantine_release.domain.transitions import asked
+from quarantine_release.releasing.ports import Move
+from quarantine_release.releasing.progress import Run
+
+_ROUNDS: Final = 8
+
+
+def ask_for(run: Run, wants: Sequence[Want]) -> None:
+    """Have the trace of each message know who wants it, of whom it may not have heard before."""
+    for start in range(0, len(wants), CLAIM_LIMIT):
+        some = wants[start : start + CLAIM_LIMIT]
+        try:
+            _ask_for(run, some)
+        except LedgerContended:
+            note_apart(run, some)
+
+
+def _ask_for(run: Run, some: Sequence[Want]) -> None:
+    for _ in range(_ROUNDS):
+        known = [(row, asked_by(run, row, want)) for want in some if (row := run.rows.get(want.target.part))]
+        asks = [Move(row, after) for row, after in known if after != row]
+        conflict = run.ports.ledger.claim(None, [], None, (), asks, {}) if asks else None
+        if conflict is None:
+            run.rows |= {move.after.part: move.after for move in asks}
+            return
+        run.rows |= {part: row for part, row in conflict.messages.items() if row is not None}
+    raise LedgerContended("the rows moved in every round")
+
+
+def ask_each(run: Run, targets: Iterable[tuple[RequestRow, Iterable[Target]]], *, is_repeat: bool = False) -> None:
+    """Have the trace of each message know the requests that still want it, each under its own id.
+
+    These ids may contradict each other: which of them is right, only a reading tells. A repeat counts nobody twice
+    where more have asked than are kept.
+    """
+    ids: dict[PostfixPart, dict[RequestId, MessageId]] = {}
+    for request, own in targets:
+        for target in own if request.may_ask else ():
+            row = run.rows.get(target.part)
+            is_counted = is_repeat and row is not None and row.asks_uncounted > 0
+            if target.part not in request.ended_parts and not is_counted:
+                ids.setdefault(target.part, {})[request.request_id] = target.message_id
+    wants = [Want(Target(part, next(iter(named.values()))), tuple(named), named=named) for part, named in ids.items()]
+    ask_for(run, wants)
+
+
+def asked_by(run: Run, row: MessageRow, want: Want) -> MessageRow:
+    """Return the message as also wanted by these requests. One whose row cannot be read stays as it is."""
+    if not row.is_readable:
+        return row
+    for name in want.requests:
+        if name in run.requests:
+            given = want.named.get(name, want.target.message_id)
+            row = asked(row, Target(want.target.part, given), run.requests[name])
+    return replace(row, facts=latest((row.facts, want.facts)))
+
+
+def note_apart(run: Run, wants: Sequence[Want]) -> None:
+    """Name those who ask in a row of its own for each message, because others contend for the message's row.
+
+    Plain additions do not contend with each other. If one fails, the request is only missing in the trace; but what was
+    read of a message must be kept. Raises LedgerUnavailable if it is not.
+    """
+    parts: dict[RequestId, list[PostfixPart]] = {}
+    for want in wants:
+        for name in want.requests:
+            parts.setdefault(name, []).append(want.target.part)
+    until = run.ports.terms.expiry(run.ports.clock())
+    facts = {want.target.part: want.facts for want in wants if want.facts is not None}
+    for name, some in parts.items():
+        try:
+            run.ports.ledger.note_unclaimed(run.account_id, some, name, until, facts)
+        except LedgerUnavailable:
+            if not facts.keys().isdisjoint(some):
+                raise

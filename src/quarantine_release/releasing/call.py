@@ -1,0 +1,144 @@
+"""Call Cloudflare for what was claimed, then record the answer or give the call back. Pure but for its ports.
+
+The only way to Cloudflare's release call, whoever comes: the webhook with one request, the worker with many.
+"""
+
+from dataclasses import replace
+from math import ceil
+from typing import Final
+
+from quarantine_release.domain.identity import believed
+from quarantine_release.domain.ledger_errors import LedgerUnavailable
+from quarantine_release.domain.rows import AttemptRow, AttemptState
+from quarantine_release.domain.states import FINAL, Code, State
+from quarantine_release.domain.transitions import answered, given_back, not_made, recorded, refused
+from quarantine_release.domain.verdicts import NO_RECIPIENTS, Answered, Evidence, RefusalReason, Refused, Verdict
+from quarantine_release.releasing.claim import Claims
+from quarantine_release.releasing.ports import Move
+from quarantine_release.releasing.progress import Run
+
+# Seconds that must remain before a claim: Cloudflare's total deadline and the record after it (hazards: 10 + 4).
+CALL_SECONDS: Final = 10.0
+
+RECORD_SECONDS: Final = 4.0
+
+# With less than this a call would mostly end without an answer, and nobody would know of its effect.
+LEAST_CALL_SECONDS: Final = 4.0
+
+# What passes by itself, or in smaller calls, so that the request can be gone on with later.
+_PASSING: Final = frozenset(
+    {RefusalReason.RATE_LIMITED, RefusalReason.UNREACHABLE, RefusalReason.NO_TIME, RefusalReason.CALL_REJECTED}
+)
+
+_MISSING: Final = Verdict(State.UNKNOWN, Code.MISSING_IN_ANSWER)
+
+
+def make_call(run: Run, claims: Claims, *, is_last: bool = False) -> Refused | None:
+    """Make the claimed call and write down what came of it; return the refusal of one that had no effect.
+
+    Raises LedgerUnavailable if it is not known whether the request was refused. `is_last`: the only request is
+    closed along with the record, if it has ended.
+    """
+    ports, attempt = run.ports, claims.attempt
+    ids = [target.message_id for target in attempt.targets]
+    called: Answered | Refused | None = _withheld(run, attempt)
+    seconds = min(CALL_SECONDS, ports.time_left() - RECORD_SECONDS)  # what was just asked may have taken some
+    called = called or _too_late(run, attempt, seconds)
+    if called is None:
+        called = ports.cloudflare.release(run.account_id, attempt.wire_form, ids, seconds)
+        ports.budget.heard(run.account_id, called)
+    else:
+        ports.budget.put_back(run.account_id)
+    if isinstance(called, Refused):
+        _give_back(run, claims, called)
+        return called
+    _record(run, claims, called, is_last=is_last)
+    return None
+
+
+def _withheld(run: Run, attempt: AttemptRow) -> Refused | None:
+    """Return why a claimed call is not made after all: a client may no longer do what it asked for."""
+    permits = [run.ports.permit(run.requests[name]) for name in sorted(set(attempt.owners.values()))]
+    withheld = next((permit.withheld for permit in permits if permit.withheld), None)
+    return Refused(RefusalReason.PAUSED, Evidence(failure=withheld)) if withheld else None
+
+
+def _too_late(run: Run, attempt: AttemptRow, seconds: float) -> Refused | None:
+    """Return why a claimed call is not made after all: the claim may have taken long."""
+    try:
+        paused = run.ports.budget.pause_left(run.account_id)
+        stops = [run.stop_of(run.requests[name]) for name in sorted(set(attempt.owners.values()))]
+        wait = 0.0 if paused or any(stops) or seconds < LEAST_CALL_SECONDS else run.ports.budget.renew(run.account_id)
+    except LedgerUnavailable:  # who cannot be told of a pause must not call into it
+        return Refused(RefusalReason.NO_TIME, Evidence(failure="pause_not_known"))
+    for stop in filter(None, stops):
+        return Refused(RefusalReason.PAUSED, Evidence(failure="releases_paused"), stop=stop)
+    if paused:
+        return Refused(RefusalReason.RATE_LIMITED, Evidence(failure="calls_paused"), ceil(paused))
+    if seconds < LEAST_CALL_SECONDS:
+        return Refused(RefusalReason.NO_TIME, Evidence(failure="not_enough_time"))
+    if wait:
+        return Refused(RefusalReason.RATE_LIMITED, Evidence(failure="calls_used_up"), ceil(wait))
+    return None
+
+
+def _record(run: Run, claims: Claims, answer: Answered, *, is_last: bool) -> None:
+    """Record the outcome of a call. What cannot be recorded is unconfirmed: never success, never failure."""
+    attempt, now, terms = claims.attempt, run.ports.clock(), run.ports.terms
+    run.was_called = True
+    rows = {move.after.part: move.after for move in claims.moves}
+    told = {target.part: answer.verdicts.get(target.message_id, _MISSING) for target in attempt.targets}
+    verdicts = {part: believed(rows[part], verdict) if part in rows else verdict for part, verdict in told.items()}
+    size = len(attempt.targets)
+    outcomes = []
+    for move in claims.moves:
+        verdict = verdicts[move.after.part]
+        after = recorded(move.after, verdict, answer.evidence, now, terms, ids_in_call=size)
+        outcomes.append(Move(move.after, after))
+    rows = {move.after.part: move.after for move in outcomes}
+    ended = answered(attempt, verdicts, answer.evidence, now, terms)
+    closing = run.closed_by(run.request, run.rows | rows) if is_last else None
+    try:
+        others = run.ports.ledger.record(ended, AttemptState.OPEN, outcomes, closing)
+    except LedgerUnavailable:
+        run.rows |= {
+            part: replace(row, state=State.UNKNOWN, code=Code.NO_ANSWER, recipients=NO_RECIPIENTS)
+            for part, row in rows.items()
+        }
+        return
+    run.rows |= {**rows, **others}
+    run.settled += [row for part, row in rows.items() if row.state in FINAL and part not in others]
+    if closing is not None and not others:
+        run.requests[closing.request_id] = closing
+
+
+def _give_back(run: Run, claims: Claims, no: Refused) -> None:
+    """Give back what was claimed for a call that had no effect.
+
+    What can be made up for later leaves the request open, and so does what was accepted before, or in part called.
+    Else the request is refused. A forced release is made while somebody waits for it, or not at all.
+    """
+    attempt, now, terms = claims.attempt, run.ports.clock(), run.ports.terms
+    rejected_with = len(attempt.targets) if no.reason is RefusalReason.CALL_REJECTED else None
+    backs = [
+        Move(move.after, given_back(move.before, move.after, now, rejected_with=rejected_with)) for move in claims.moves
+    ]
+    ended = not_made(attempt, no.evidence, now, terms)
+    request = None
+    if not run.was_accepted_before and not run.was_called:
+        is_done_with = run.request.force or no.reason not in _PASSING
+        request = refused(run.request, now, terms) if is_done_with else None
+    try:
+        others = run.ports.ledger.record(ended, AttemptState.OPEN, backs, request)
+    except LedgerUnavailable:
+        if request is not None:  # neither yes nor no: it may be refused by now, or open
+            raise
+        return
+    run.rows |= {**{move.after.part: move.after for move in backs}, **others}
+    if request is not None:
+        run.requests[request.request_id] = request
+        return
+    for target in attempt.targets:
+        owner = run.requests[attempt.owners[target.part]]
+        if owner.force:
+            run.end_without_call(owner, [target])

@@ -1,0 +1,254 @@
+"""What lookup and guard found out about the ids of one run, before a claim: which end, which wait, who is to know.
+
+Pure but for its ports. The ledger is read again before an end that a release through it could explain.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Final
+
+from quarantine_release.domain.facts import Facts, unclear
+from quarantine_release.domain.guard import Details, Ended, NotRead, Several
+from quarantine_release.domain.ids import (
+    MessageId,
+    PostfixPart,
+    RequestId,
+    contradict,
+    is_header,
+    is_partial,
+    postfix_part,
+)
+from quarantine_release.domain.ledger_errors import LedgerUnavailable
+from quarantine_release.domain.lookup import undecided
+from quarantine_release.domain.packing import Want
+from quarantine_release.domain.rows import RequestRow, Target
+from quarantine_release.domain.search_lag import TOO_NEW, retry_seconds
+from quarantine_release.domain.states import Code, Outcome, may_claim
+from quarantine_release.releasing.asking import ask_for
+from quarantine_release.releasing.ports import Ports
+from quarantine_release.releasing.progress import Run
+
+# Such messages wait, because the next try may be able to read them.
+WAITING: Final = (NotRead.NOT_NOW, NotRead.REFUSED)
+
+UNREADABLE: Final = Ended(
+    Outcome.DENIED, Code.GUARD_UNAVAILABLE, "The message could not be read, so it is not released."
+)
+
+Told = Details | Several | NotRead
+
+# A rule forbids the mail, whether or not another request has released it meanwhile.
+_OF_RULES: Final = frozenset({Code.DISPOSITION_NOT_ALLOWED, Code.MESSAGE_TOO_OLD, Code.RECIPIENT_NOT_ALLOWED})
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """How ids of a request end. `part` None: it is not known which message they mean."""
+
+    name: RequestId
+    given: tuple[MessageId, ...]
+    ended: Ended
+    part: PostfixPart | None = None
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether a concurrent release through this ledger could explain the end."""
+        return self.part is not None and self.ended.code not in _OF_RULES
+
+
+class Findings:
+    """The ends of one run's ids. `moved` are the messages that another process took on while they were read."""
+
+    def __init__(self, run: Run, ports: Ports) -> None:
+        self._run = run
+        self._ports = ports
+        self._before = dict(run.requests)
+        self._proposed: list[_End] = []
+        self._waiting: list[_End] = []
+        self._searchable_at: dict[PostfixPart, datetime] = {}
+        self.moved: set[PostfixPart] = set()
+        # What was read of messages, for the ledger to keep.
+        self.facts: dict[PostfixPart, Facts] = {}
+        self.is_refused = False
+
+    @property
+    def is_waiting(self) -> bool:
+        """Say whether anything could not be read for now."""
+        return bool(self._waiting)
+
+    def shorter(self, want: Want, name: RequestId) -> list[MessageId]:
+        """Return the partial ids by which a request asks for a message that is read by another request's full id."""
+        own = [each for each in self._run.requests[name].message_ids if postfix_part(each) == want.target.part]
+        return [] if want.target.message_id in own else [each for each in own if is_partial(each)]
+
+    def told_apart(self, want: Want, shown: Mapping[MessageId, Told]) -> Want:
+        """Leave out requests whose own ids mean several messages or another one, or could not be read for now.
+
+        They are read too, because a fuller id of another request does not tell what they mean.
+        """
+        left, meant = [], shown.get(want.target.message_id)
+        for name in want.requests:
+            told = [shown.get(each, NotRead.NOT_NOW) for each in self.shorter(want, name)]
+            several = next((found for each in told if (found := _several(each, meant)) is not None), None)
+            unread = next((each for each in told if isinstance(each, NotRead) and each in WAITING), None)
+            if several is not None:
+                self.keep_unclear(want.target)
+                self.propose(name, want.target.part, undecided(several))
+            elif unread is not None:
+                self.wait(name, want.target.part, unread, UNREADABLE)
+            else:
+                left.append(name)
+        return replace(want, requests=tuple(left))
+
+    def by_own_ids(self, want: Want, shown: Mapping[MessageId, Told]) -> list[Want]:
+        """Have requests go on by their own shorter id where there is nothing under the fuller one that another gave.
+
+        That id may be made up, and its request waits for as long as it is new.
+        """
+        if shown.get(want.target.message_id) not in (NotRead.ABSENT, NotRead.NOT_LISTED):
+            return [want]
+        ids = {name: self.shorter(want, name) for name in want.requests}
+        own = next(
+            (each for some in ids.values() for each in some if shown.get(each, NotRead.NOT_NOW) not in WAITING), None
+        )
+        names = tuple(name for name in want.requests if own in ids[name])
+        if own is None or not names:
+            return [want]
+        others = tuple(name for name in want.requests if name not in names)
+        return [replace(want, requests=others), Want(Target(want.target.part, own), names)]
+
+    def keep_unclear(self, target: Target) -> None:
+        """Have the ledger keep that what was shown of a message does not tell what it is, or which is meant."""
+        self.facts[target.part] = unclear(target.message_id, self._ports.clock())
+
+    def end(self, name: RequestId, given: Iterable[MessageId], ended: Ended) -> None:
+        """End ids of a request at once."""
+        request = self._run.requests[name]
+        self._run.requests[name] = replace(request, ended={**request.ended, **dict.fromkeys(given, ended)})
+
+    def propose(self, name: RequestId, part: PostfixPart, ended: Ended) -> None:
+        """End a message for a request with `conclude`, unless its row has moved by then."""
+        self._proposed.append(_End(name, self._given(name, part), ended, part))
+
+    def wait(self, name: RequestId, part: PostfixPart, why: NotRead, ended: Ended) -> None:
+        """Let a message wait that cannot be read for now; `ended` applies if nobody continues with it."""
+        self._wait(_End(name, self._given(name, part), ended, part), why)
+
+    def wait_for_search(self, name: RequestId, part: PostfixPart, searchable_at: datetime) -> None:
+        """Let a message wait that is too new for Cloudflare's search."""
+        self._waiting.append(_End(name, self._given(name, part), TOO_NEW, part))
+        self._searchable_at[part] = searchable_at
+
+    @property
+    def are_all_new(self) -> bool:
+        """Whether all that waits is too new for Cloudflare's search."""
+        return bool(self._waiting) and all(end.part in self._searchable_at for end in self._waiting)
+
+    def searchable_in(self, now: datetime) -> float:
+        """Return in how many seconds all that waits should be searchable, one at least."""
+        return max(1.0, *((at - now).total_seconds() for at in self._searchable_at.values()))
+
+    def retries(self, now: datetime, otherwise: float) -> dict[RequestId, float]:
+        """Return after how many seconds to look again for each request that waits: `otherwise`, unless all is new."""
+        others = {end.name for end in self._waiting if end.part not in self._searchable_at}
+        waited = {end.name: now - self._run.requests[end.name].created_at for end in self._waiting}
+        lag = self._ports.guard.search_lag
+        return {name: otherwise if name in others else retry_seconds(lag, each) for name, each in waited.items()}
+
+    def wait_for_meaning(self, name: RequestId, given: Iterable[MessageId], why: NotRead, ended: Ended) -> None:
+        """Let Message-IDs wait that cannot be looked up for now."""
+        self._wait(_End(name, tuple(given), ended), why)
+
+    def end_waiting(self) -> None:
+        """End what could not be read for now, because nobody will continue with it. Raises LedgerUnavailable."""
+        self._proposed += self._waiting
+        self._waiting.clear()
+        self.conclude()
+
+    def conclude(self) -> None:
+        """Apply the proposed ends, except for messages whose rows moved since they were read.
+
+        A claim is written before its call goes out. So if Cloudflare showed the effect of a call, a read of the ledger
+        after that shows the claim. One round trip for 100 messages, and only if an end is in doubt. Raises
+        LedgerUnavailable.
+        """
+        proposed, self._proposed = self._proposed, []
+        moved = self._moved({end.part for end in proposed if end.is_doubtful and end.part is not None})
+        for end in proposed:
+            if end.part not in moved or not end.is_doubtful:
+                self.end(end.name, end.given, end.ended)
+        self.moved |= moved
+
+    def save(self, wants: Sequence[Want]) -> list[Want]:
+        """Write down what was found out of accepted requests; return what may still be claimed."""
+        others = set()
+        for name, before in self._before.items():
+            after = self._run.requests[name]
+            if after is before:
+                continue
+            self.tell_trace(after, before)  # first: with an end that is written nobody would come back for this
+            actual = self._ports.ledger.note(before, after)
+            if actual is not None:  # somebody else was first, and what he found out is what counts
+                self._run.requests[name] = actual
+                others.add(name)
+            else:
+                self._run.requests[name] = replace(after, notes=before.notes + 1)
+        kept = (replace(want, requests=tuple(name for name in want.requests if name not in others)) for want in wants)
+        return [want for want in kept if want.requests]
+
+    def tell_trace(self, request: RequestRow, before: RequestRow | None = None) -> None:
+        """Have the trace of each message know of a request that ended before it was claimed, and keep what was read.
+
+        Raises LedgerUnavailable if what was read cannot be kept: another id of the message could else pass unread. That
+        the trace lacks a request alone hides no answer, since the request itself tells of it.
+        """
+        ended = request.ended.keys() - (before.ended.keys() if before is not None else ())
+        ids = {request.resolved.get(given, given) for given in ended}
+        parts = sorted({postfix_part(each) for each in ids if not is_header(each)})
+        try:
+            self._tell_trace(request, parts)
+        except LedgerUnavailable:
+            if not self.facts.keys().isdisjoint(parts):
+                raise
+
+    def _tell_trace(self, request: RequestRow, parts: Sequence[PostfixPart]) -> None:
+        unknown = [part for part in parts if part not in self._run.rows]
+        until = self._ports.terms.expiry(self._ports.clock())
+        self._ports.ledger.note_unclaimed(self._run.account_id, unknown, request.request_id, until, self.facts)
+        known = [self._run.rows[part] for part in parts if part in self._run.rows]
+        names = (request.request_id,)
+        wants = [Want(Target(row.part, row.message_id), names, facts=self.facts.get(row.part)) for row in known]
+        ask_for(self._run, wants)
+
+    def _given(self, name: RequestId, part: PostfixPart) -> tuple[MessageId, ...]:
+        request = self._run.requests[name]
+        return tuple(each for each in request.ids if postfix_part(request.resolved.get(each, each)) == part)
+
+    def _wait(self, end: _End, why: NotRead) -> None:
+        self.is_refused |= why is NotRead.REFUSED
+        self._waiting.append(end)
+
+    def _moved(self, parts: set[PostfixPart]) -> set[PostfixPart]:
+        """Read rows again; return which another process has taken on since, and not given back.
+
+        A row that may be claimed says nothing of the message: what was read at Cloudflare counts.
+        """
+        if not parts:
+            return set()
+        before = {part: self._run.rows.get(part) for part in parts}
+        rows = self._ports.ledger.messages(self._run.account_id, sorted(parts))
+        self._run.rows |= rows
+        return {
+            part
+            for part, row in rows.items()
+            if not may_claim(row.state, row.code, force=False)
+            and ((known := before[part]) is None or (known.state, known.attempt) != (row.state, row.attempt))
+        }
+
+
+def _several(own: Told, meant: Told | None) -> Several | None:
+    """Return the messages that an id means, if they are more than the one that another request names."""
+    if isinstance(own, Details) and isinstance(meant, Details) and contradict(own.message_id, meant.message_id):
+        return Several((meant, own))
+    return own if isinstance(own, Several) else None

@@ -1,0 +1,135 @@
+"""Requests on their way through claim, call and record, and what they come to. Pure but for its ports."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Final
+
+from quarantine_release.domain.facts import NO_FACTS, Facts, latest
+from quarantine_release.domain.guard import Details, Mode
+from quarantine_release.domain.ids import AccountId, MessageId, PostfixPart, RequestId
+from quarantine_release.domain.ledger_errors import LedgerUnavailable
+from quarantine_release.domain.packing import Call
+from quarantine_release.domain.results import Result, results_of
+from quarantine_release.domain.reuse import is_to_be_compared
+from quarantine_release.domain.rows import MessageRow, RequestRow, RequestState, Target, targets_by_part
+from quarantine_release.domain.states import Code, Outcome
+from quarantine_release.domain.transitions import closed
+from quarantine_release.domain.verdicts import Stop
+from quarantine_release.releasing.ports import Ports
+
+# A worker that has not looked at a message by then leaves it at the ledger's answer.
+_COMPARED_WITHIN: Final = timedelta(seconds=120)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a request has come to. `settled` are the messages that reached their end by this very run.
+
+    Of a dry run, `plan` holds the calls that a release would take, and `details` what was read.
+    """
+
+    request: RequestRow
+    results: tuple[Result, ...]
+    replayed: bool = False
+    settled: tuple[MessageRow, ...] = ()
+    plan: tuple[Call, ...] = ()
+    details: Mapping[PostfixPart, Details] = field(default_factory=dict)
+
+    @property
+    def unreadable_ids(self) -> tuple[MessageId, ...]:
+        """Return the ids, as given, of which nothing can be told, since the message's row cannot be read."""
+        return tuple(each.id for each in self.results if each.row is not None and not each.row.is_readable)
+
+
+class Run:
+    """Requests of one account on their way through claim, call and record, and what is known of their messages."""
+
+    def __init__(self, requests: Sequence[RequestRow], ports: Ports, *, is_accepted: bool) -> None:
+        """Begin. Only a single request may be one that is not accepted yet: its first claim accepts it."""
+        self.requests = {request.request_id: request for request in requests}
+        self.account_id: AccountId = requests[0].account_id
+        self.ports = ports
+        self.rows: dict[PostfixPart, MessageRow] = {}
+        # What was read of messages before, where it is not in their rows.
+        self.facts: Mapping[PostfixPart, Facts] = NO_FACTS
+        self.settled: list[MessageRow] = []
+        self.is_accepted = is_accepted
+        self.was_accepted_before = is_accepted
+        self.was_called = False
+        # Messages that ended before, of which it was found out, or could not be, whether their ids still mean the same.
+        self.compared: set[PostfixPart] = set()
+        self._ended: dict[tuple[RequestId, PostfixPart], tuple[Outcome, Code | None]] = {}
+
+    @property
+    def request(self) -> RequestRow:
+        """Return the only request."""
+        (request,) = self.requests.values()
+        return request
+
+    def facts_of(self, part: PostfixPart) -> Facts | None:
+        """Return what the ledger knows to have been read about a message last."""
+        row = self.rows.get(part)
+        return latest((self.facts.get(part), row.facts if row is not None else None))
+
+    def end_without_call(self, request: RequestRow, targets: Iterable[Target]) -> None:
+        """Take messages for ended that nothing will be sent for any more: for want of time, or of somebody waiting."""
+        how = (Outcome.FAILED, Code.NOT_ATTEMPTED) if request.force else (Outcome.EXPIRED, None)
+        self._ended |= dict.fromkeys(((request.request_id, target.part) for target in targets), how)
+
+    def finish(self) -> list[Answer]:
+        """Tell what each request has come to, and close those that this is the end of."""
+        now_closed = []
+        for request in list(self.requests.values()):
+            ended = self.closed_by(request, self.rows) if request.state is RequestState.OPEN else None
+            if ended is not None:
+                now_closed.append(ended)
+                self.requests[ended.request_id] = ended
+        if now_closed:
+            with suppress(LedgerUnavailable):  # the rows say it all; whoever looks next closes the request
+                self.ports.ledger.close(now_closed)
+        settled = tuple(self.settled)
+        return [Answer(request, self.results(request), settled=settled) for request in self.requests.values()]
+
+    def results(self, request: RequestRow) -> tuple[Result, ...]:
+        """Tell what is known of each id of a request."""
+        return self._results(request, self.rows)
+
+    def stop_of(self, request: RequestRow) -> Stop | None:
+        """Return why a person has paused the releases of a request's client, if one has. Raises LedgerUnavailable."""
+        return self.ports.budget.stop_of(self.account_id, request.client)
+
+    def waits(self, request: RequestRow) -> bool:
+        """Nothing is claimed for it now: its client may no longer do this, or a person has paused it.
+
+        Raises LedgerUnavailable.
+        """
+        return self.ports.permit(request).withheld is not None or self.stop_of(request) is not None
+
+    def closed_by(self, request: RequestRow, rows: Mapping[PostfixPart, MessageRow]) -> RequestRow | None:
+        """Return the request closed, if by these rows all of it has ended."""
+        return closed(request, self._results(request, rows), self.ports.clock(), self.ports.terms)
+
+    def _results(self, request: RequestRow, rows: Mapping[PostfixPart, MessageRow]) -> tuple[Result, ...]:
+        results = results_of(request, rows, self.ports.clock())
+        return tuple(self._as_of_this_run(request, result, rows) for result in results)
+
+    def _as_of_this_run(self, request: RequestRow, result: Result, rows: Mapping[PostfixPart, MessageRow]) -> Result:
+        ended = self._ended.get((request.request_id, result.part))
+        if ended is not None and (request.force or not result.is_end):
+            return Result(result.id, *ended, None, result.resolved)
+        if result.is_end and result.ended is None and self._is_yet_to_be_compared(request, rows.get(result.part)):
+            return Result(result.id, Outcome.IN_PROGRESS, None, None, result.resolved)
+        return result
+
+    def _is_yet_to_be_compared(self, request: RequestRow, row: MessageRow | None) -> bool:
+        """Whether the worker is about to find out if a bare id still means the message that has ended in the ledger."""
+        now = self.ports.clock()
+        if row is None or row.part in self.compared or now >= request.created_at + _COMPARED_WITHIN:
+            return False
+        is_held = self.ports.guard.mode is not Mode.OFF or request.policy is not None
+        target = targets_by_part(request.message_ids).get(row.part)
+        if target is None or not is_held or not request.may_claim:
+            return False
+        return is_to_be_compared(row, target, request.created_at)

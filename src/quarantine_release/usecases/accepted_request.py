@@ -1,0 +1,48 @@
+"""A request that was accepted before: its status, a repeat of it, and its cancellation. Pure but for its ports."""
+
+from dataclasses import dataclass, replace
+
+from quarantine_release.domain.rows import RequestRow, targets_of
+from quarantine_release.releasing.ports import Conflict, Ports
+from quarantine_release.releasing.progress import Answer, Run
+
+
+@dataclass(frozen=True, slots=True)
+class KeyReused:
+    """The idempotency key belongs to another payload. Nothing was written."""
+
+    request: RequestRow
+
+
+def replay(request: RequestRow, conflict: Conflict, ports: Ports) -> Answer | KeyReused:
+    earlier = conflict.requests[request.request_id]
+    assert earlier is not None  # noqa: S101  only what is there conflicts with a request that is new
+    if not request.repeats(earlier):
+        return KeyReused(earlier)
+    run = Run([earlier], ports, is_accepted=True)
+    run.rows = {part: row for part, row in conflict.messages.items() if row is not None}
+    missing = [target.part for target in targets_of(earlier.message_ids) if target.part not in run.rows]
+    if missing:
+        run.rows |= ports.ledger.messages(earlier.account_id, missing)
+    (answer,) = run.finish()
+    return replace(answer, replayed=True)
+
+
+def look_up(request: RequestRow, ports: Ports) -> Answer:
+    """Tell what an accepted request has come to, and close it if it has ended. Raises LedgerUnavailable."""
+    run = Run([request], ports, is_accepted=True)
+    run.rows = ports.ledger.messages(request.account_id, [target.part for target in targets_of(request.message_ids)])
+    (answer,) = run.finish()
+    return answer
+
+
+def cancel(request: RequestRow, ports: Ports) -> Answer:
+    """End every id of an accepted request that is not claimed yet; what has ended or is under way stays as it is.
+
+    The request first, then a look at the rows: from the one on nothing is claimed for it, and the other finds every
+    claim that came before. Raises LedgerUnavailable.
+    """
+    if request.may_claim:
+        cancelled = replace(request, cancelled_at=ports.clock())
+        request = ports.ledger.cancel(cancelled) or cancelled
+    return look_up(request, ports)

@@ -1,0 +1,130 @@
+"""The sweep: what was accepted and does not move gets new hints, so that losing every hint loses nothing.
+
+It also ends what nothing will be sent for any more, and closes what has ended while nobody looked. It calls nobody.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final
+
+from quarantine_release.domain.ids import AccountId
+from quarantine_release.domain.ledger_errors import LedgerUnavailable, RowUnreadable
+from quarantine_release.domain.permit import Withheld
+from quarantine_release.domain.rows import MessageRow, RequestRow, RequestState, Target, targets_of
+from quarantine_release.domain.states import State, has_one_key
+from quarantine_release.domain.transitions import Terms, is_expired
+from quarantine_release.releasing.asking import ask_each
+from quarantine_release.releasing.call import RECORD_SECONDS
+from quarantine_release.releasing.hints import free_of, hints_of
+from quarantine_release.releasing.ports import Hint, Ports
+from quarantine_release.releasing.progress import Answer, Run
+
+# Of each shard of the open index, so that one run stays within its time; what is left is next in a minute.
+REQUESTS_AT_ONCE: Final = 1000
+
+# So many messages are read at once, or those of one request.
+_GROUP: Final = 1000
+
+# By then whoever took the request in has done with it, and a hint that was not lost has arrived.
+QUIET: Final = timedelta(seconds=120)
+
+
+@dataclass(slots=True)
+class Swept:
+    """What one sweep came to. `failures` is what the ledger did not take; `withheld` counts requests, by client."""
+
+    oldest: datetime | None = None
+    requests: int = 0
+    hints: int = 0
+    failures: int = 0
+    withheld: Counter[tuple[str, Withheld]] = field(default_factory=Counter)
+
+
+def sweep(ports: Ports, swept: Swept) -> None:
+    """Look at open requests that were quiet for two minutes (less with a short lease), while time remains.
+
+    Raises LedgerUnavailable if the ledger does not tell which these are.
+    """
+    due = ports.ledger.open_requests(ports.clock() - _quiet(ports.terms), REQUESTS_AT_ONCE)
+    swept.oldest = min((request.created_at for request in due), default=None)
+    by_account: dict[AccountId, list[RequestRow]] = defaultdict(list)
+    for request in due:
+        by_account[request.account_id].append(request)
+    for requests in by_account.values():
+        for group in _groups(requests):
+            if ports.time_left() < 2 * RECORD_SECONDS:
+                return
+            try:
+                _look_at(group, ports, swept)
+            except RowUnreadable:  # has been reported, and is no failure of this run
+                continue
+            except LedgerUnavailable:
+                swept.failures += 1
+
+
+def _quiet(terms: Terms) -> timedelta:
+    """Return how long a request is left alone: no run of a function outlasts lease and settle time together."""
+    return min(QUIET, terms.lease + terms.settle)
+
+
+def _groups(requests: Sequence[RequestRow]) -> Iterator[list[RequestRow]]:
+    group: list[RequestRow] = []
+    for request in requests:
+        if group and sum(len(one.ids) for one in [*group, request]) > _GROUP:
+            yield group
+            group = []
+        group.append(request)
+    yield group
+
+
+def _unclaimed(request: RequestRow, run: Run) -> list[Target]:
+    """Return the messages that no call is under way for, and that wait for one: also those that never get one."""
+    free = free_of(request, run)
+    unnamed = [target for target in targets_of(request.message_ids) if not has_one_key(target.message_id)]
+    states = {target.part: row.state for target in unnamed if (row := run.rows.get(target.part))}
+    under_way = (State.RELEASING, State.UNKNOWN, State.UNREADABLE)
+    waiting = {target.part for target in unnamed if states.get(target.part) not in under_way}
+    return [target for target in targets_of(request.message_ids) if target.part in free | waiting]
+
+
+def _unread(answer: Answer) -> list[MessageRow]:
+    """Return the messages under review that still have to be read by an id of this request."""
+    rows = (result.row for result in answer.results if not result.is_end)
+    return [row for row in rows if row is not None and row.state is State.NEEDS_REVIEW]
+
+
+def _look_at(requests: Sequence[RequestRow], ports: Ports, swept: Swept) -> None:
+    run = Run(requests, ports, is_accepted=True)
+    swept.requests += len(requests)
+    parts = {target.part for request in requests for target in targets_of(request.message_ids)}
+    run.rows = ports.ledger.messages(run.account_id, sorted(parts))
+    ask_each(run, [(request, targets_of(request.message_ids)) for request in requests], is_repeat=True)
+    now = ports.clock()
+    for request in requests:
+        # A worker that has looked at it in time may claim until its own time is over, and is not to be overtaken.
+        if request.force or is_expired(request, now - _quiet(ports.terms), ports.terms):
+            run.end_without_call(request, _unclaimed(request, run))
+    hints: list[Hint] = []
+    still_open: list[RequestRow] = []
+    unread: list[MessageRow] = []
+    for answer in run.finish():
+        if answer.request.state is RequestState.OPEN:
+            still_open.append(answer.request)
+            unread += _unread(answer)
+            wanted = hints_of(answer.request, free_of(answer.request, run))
+            withheld = ports.permit(answer.request).withheld if wanted else None
+            if withheld is not None:
+                swept.withheld[answer.request.client, withheld] += 1
+            elif wanted and not run.stop_of(answer.request):
+                hints += wanted
+    if hints and not ports.budget.pause_left(run.account_id):
+        ports.queue.send(hints)
+        swept.hints += len(hints)
+    # A candidate id may be in a row whose attempt is closed: after a crash between the two writes, or if the reconciler
+    # read the row before the id was added, and closed the attempt after it.
+    if unread:
+        ports.ledger.reopen(unread, now)
+    # Behind all others that wait, so that those who cannot go on hold up nobody.
+    ports.ledger.look_again(still_open, ports.clock())
