@@ -88,15 +88,15 @@ pytest: ready-dev  ## runs the tests alone, without coverage: make pytest ARGS='
 	@$(in_dev) -m pytest --no-header $(ARGS)
 
 simulate: ready-dev  ## simulates at length; SEED=n simulates one seed again and prints its history
-	@$(in_dev) -m tests.simulated_runs $(if $(SEED),--seed $(SEED),--faults 3 --seeds 1000000)
+	@$(in_dev) -m tests.simulation.simulated_runs $(if $(SEED),--seed $(SEED),--faults 3 --seeds 1000000)
 
 .PHONY: bursts
 bursts: ready-dev  ## plays batches, bursts and a storm of 429s at full size against the local stack
-	@BURST=2000 $(in_dev) -m pytest --no-header --capture=no tests/test_end_to_end_queue.py
+	@BURST=2000 $(in_dev) -m pytest --no-header --capture=no tests/system/test_queue.py
 
 .PHONY: crowds
 crowds: ready-dev  ## plays 10,000 requests, 30 at once for each message, against the local stack
-	@CROWDS=10000 $(in_dev) -m pytest --no-header --capture=no tests/test_end_to_end_crowds.py
+	@CROWDS=10000 $(in_dev) -m pytest --no-header --capture=no tests/system/test_crowds.py
 
 .PHONY: bench bench-cold profile
 bench: ready-dev  ## measures everything and writes the figures of docs/performance.md; fails if a target is missed
@@ -116,7 +116,7 @@ bench-burst: ready-dev  ## plays a burst in simulated time and writes the figure
 SECONDS ?= 600
 .PHONY: fuzz
 fuzz: ready-fuzz  ## searches with atheris for ten minutes for what breaks authentication or parsing; SECONDS=n
-	@$(call venv,fuzz)/bin/python -m tests.fuzz_door $(SECONDS)
+	@$(call venv,fuzz)/bin/python -m tests.fuzz.fuzz_door $(SECONDS)
 
 .PHONY: mutants
 mutants: ready-mutants  ## changes the code that lets in, reads requests and judges answers, and shows which changes no test notices

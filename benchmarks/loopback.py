@@ -20,7 +20,7 @@ from urllib.parse import unquote
 
 from botocore.exceptions import ClientError
 
-from tests.model_dynamodb import ModelDynamoDB
+from tests.support.model_dynamodb import ModelDynamoDB
 
 # What Cloudflare tells of each message.
 _DELIVERED: Final = {"delivered": ["ann@example.com"], "undelivered": [], "failed": []}

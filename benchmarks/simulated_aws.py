@@ -6,7 +6,7 @@ from random import Random
 from typing import Any, Final, Generic, TypeVar
 
 from benchmarks.simulated_time import SimulatedTime
-from tests.model_dynamodb import ModelDynamoDB
+from tests.support.model_dynamodb import ModelDynamoDB
 
 COLD_START_SECONDS: Final = 0.7
 # A call to DynamoDB, and more for each item of a transaction or a batch; a call to SQS. Most of it is boto3's own work:

@@ -23,11 +23,11 @@ os.environ |= {
 }
 
 from quarantine_release import telemetry, wiring
-from tests.canaries import leaked
-from tests.deployment import Deployment, aws_session, deploy, deployed_template
-from tests.model_dynamodb import Fault, ModelDynamoDB
-from tests.small_cloudflare import Upstream, serve_upstream
-from tests.stand_ins import World
+from tests.support.canaries import leaked
+from tests.support.deployment import Deployment, aws_session, deploy, deployed_template
+from tests.support.model_dynamodb import Fault, ModelDynamoDB
+from tests.support.small_cloudflare import Upstream, serve_upstream
+from tests.support.stand_ins import World
 
 # The first example pays for imports: a time limit would measure the machine.
 hypothesis.settings.register_profile("project", deadline=None)

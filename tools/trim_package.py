@@ -1,6 +1,7 @@
 """Takes out of a package for Lambda what the functions never read. The Makefile's recipe calls it, on Python 3.13.
 
-`tests/test_build.py` runs the functions on what is left, and compares endpoints with those of the whole botocore.
+`tests/deployment/test_build.py` runs the functions on what is left, and compares endpoints with those of the whole
+botocore.
 """
 
 import gzip
