@@ -1432,9 +1432,10 @@ def test_an_id_that_nobody_has_read_proves_nothing(guarded: World) -> None:
     [
         (FULL, replace(SPAM, is_doubtful=True)),
         (FULL, NotRead.CONTRADICTED),
+        (FULL, NotRead.UNCLEAR),
         (ALERT, Several((SPAM, replace(SPAM, message_id=MessageId(f"{ALERT}-7"))))),
     ],
-    ids=["held and released", "contradicting rows", "two messages"],
+    ids=["held and released", "contradicting rows", "a row that tells too little", "two messages"],
 )
 @pytest.mark.parametrize("inline", [True, False])
 def test_nothing_passes_by_a_record_of_what_was_not_clear(

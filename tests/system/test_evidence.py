@@ -181,6 +181,16 @@ def test_a_row_that_names_its_message_by_alert_id_alone_leaves_it_unreadable(
     assert system.cloudflare.released(full) == 0
 
 
+def test_a_row_that_does_not_tell_whether_its_message_is_held_counts_against_its_bare_id(system: Deployed) -> None:
+    full = investigate_id("kUnto1d1lBz")
+    system.cloudflare.rows = [row(full, final_disposition="MALICIOUS", is_quarantined=None)]
+    assert [system.results([full])[0][name] for name in ("outcome", "code")] == ["denied", "guard_unavailable"]
+    system.cloudflare.rows = []
+    (result,) = system.results([full.partition("-")[0]])
+    assert (result["outcome"], result["code"]) == ("denied", "guard_cannot_read")
+    assert system.cloudflare.releases == []
+
+
 def test_a_short_postfix_id_that_looks_like_a_time_tells_none(system: Deployed) -> None:
     """It is hexadecimal, and one in twenty happens to encode a time between 2018 and now."""
     short = "4BCD123456"

@@ -130,7 +130,7 @@ class Look:
         told = self._told(message_id)
         own = meant_by(message_id, [one for entry in entries if (one := details_of(entry, self.now))])
         is_of_it = own is not None and all(id_of(entry) for entry in entries)
-        return told if told is not None and is_of_it else NotRead.FAILED
+        return told if told is not None and (is_of_it or told is NotRead.UNCLEAR) else NotRead.FAILED
 
     def _read_bare(self, message_id: MessageId, bare: Sequence[MessageId]) -> None:
         """Read a bare id by path; else look for it in the lists, once for all, before more of them are read by path."""
@@ -167,7 +167,7 @@ class Look:
         if why not in (NotRead.ABSENT, NotRead.NOT_OFFERED):
             return why if isinstance(why, NotRead) else NotRead.FAILED
         if told is not None or why is not by_path:
-            return NotRead.FAILED
+            return NotRead.UNCLEAR if told is NotRead.UNCLEAR else NotRead.FAILED
         if is_undated(message_id, self.now):
             return NotRead.UNDATED
         # A server that offers one reading of a bare id and not the other may soon offer both again.
@@ -197,7 +197,7 @@ class Look:
     def _told(self, message_id: MessageId) -> Details | Several | NotRead | None:
         """Return what all rows so far tell of an id; None if there are none."""
         part = postfix_part(message_id)
-        return NotRead.FAILED if part in self.unclear else meant_by(message_id, self.rows.get(part, ()))
+        return NotRead.UNCLEAR if part in self.unclear else meant_by(message_id, self.rows.get(part, ()))
 
     def _take_in(self, entries: Iterable[Mapping[str, Any]]) -> None:
         for entry in entries:

@@ -60,7 +60,7 @@ class NotRead(StrEnum):
     ABSENT: there is none; NOT_OFFERED: the server has no such reading; NOT_LISTED: it has no reading by path, and its
     lists show none; TOO_MANY: more lies around it than may be listed; UNDATED: its id tells no time around which to
     list; NOT_NOW: no call may be made; REFUSED: there is no credential, or it is refused; CONTRADICTED: it was shown in
-    ways that cannot all be true; FAILED: all else.
+    ways that cannot all be true; UNCLEAR: it was shown in a way that does not tell what it is; FAILED: all else.
     """
 
     ABSENT = "absent"
@@ -71,6 +71,7 @@ class NotRead(StrEnum):
     NOT_NOW = "not_now"
     REFUSED = "refused"
     CONTRADICTED = "contradicted"
+    UNCLEAR = "unclear"
     FAILED = "failed"
 
 

@@ -32,7 +32,9 @@ from quarantine_release.releasing.progress import Run
 from quarantine_release.releasing.resolving import Resolving
 
 # Why a message was not read, where that says nothing about whether it can be.
-_SAYS_NOTHING: Final = (*WAITING, NotRead.CONTRADICTED, NotRead.FAILED)
+# Something was shown that does not tell what the message is: nothing may pass by what is kept of it.
+_NOT_CLEAR: Final = (NotRead.CONTRADICTED, NotRead.UNCLEAR)
+_SAYS_NOTHING: Final = (*WAITING, *_NOT_CLEAR, NotRead.FAILED)
 
 
 class Vetting:
@@ -156,7 +158,7 @@ class Vetting:
     def _vet(self, want: Want, told: Told) -> Want | None:
         target = want.target
         facts = self._run.facts_of(target.part) if _cannot_be_read(target, told) else None
-        if isinstance(told, Several) or told is NotRead.CONTRADICTED:
+        if isinstance(told, Several) or told in _NOT_CLEAR:
             self.findings.keep_unclear(target)
         # Nobody knows yet what a Message-ID means that is still one.
         if is_header(target.message_id) or self._is_used_again(want, told, facts):
