@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from quarantine_release.domain.facts import Facts, facts_of, judge_by, latest
+from quarantine_release.domain.facts import Facts, combined, facts_of, judge_by, several, unclear
 from quarantine_release.domain.guard import Details, Ended, Guarded, NotRead
-from quarantine_release.domain.ids import MessageId
+from quarantine_release.domain.ids import MessageId, PostfixPart
 from quarantine_release.domain.policy import DEFAULT_POLICY, Policy
 from quarantine_release.domain.states import Code, Outcome
 from quarantine_release.ledger.codecs import FACTS
@@ -71,6 +71,7 @@ def test_what_was_read_of_a_bare_id_forbids_and_never_allows() -> None:
         Facts(FULL, NOON, was_held=False),
         replace(FACTS_READ, recipients=(), other_dispositions=("BULK", None)),
         replace(FACTS_READ, is_clear=False),
+        several(PostfixPart(BARE), NOON),
     ],
 )
 def test_what_is_kept_is_read_back_as_it_was(facts: Facts) -> None:
@@ -79,8 +80,45 @@ def test_what_is_kept_is_read_back_as_it_was(facts: Facts) -> None:
 
 def test_what_was_read_last_counts() -> None:
     later = replace(FACTS_READ, read_at=NOON + timedelta(seconds=1))
-    assert latest((None, later, FACTS_READ)) is later
-    assert latest((None, None)) is None
+    assert combined((None, later, FACTS_READ)) is later
+    assert combined((None, None)) is None
+
+
+SECOND, BARE_ID = MessageId(f"{BARE}-2026-11-20T12:00:00-7"), PostfixPart(BARE)
+OWN = replace(FACTS_READ, message_id=SECOND)
+TWIN = replace(FACTS_READ, message_id=MessageId(f"{BARE}-2026-11-20T12:00:00-8"))
+
+
+def after(seconds: int, facts: Facts) -> Facts:
+    return replace(facts, read_at=NOON + timedelta(seconds=seconds))
+
+
+@pytest.mark.parametrize(
+    ("readings", "is_clear"),
+    [
+        ((unclear(SECOND, NOON), after(1, OWN)), True),
+        ((OWN, unclear(SECOND, NOON)), False),
+        ((after(1, OWN), several(BARE_ID, NOON)), False),
+        ((after(1, OWN), unclear(BARE, NOON)), False),
+        ((OWN, after(1, TWIN)), False),
+        ((OWN, after(1, TWIN), after(2, OWN)), False),
+        ((OWN, after(1, replace(OWN, message_id=BARE))), True),
+        ((unclear(SECOND, NOON), after(1, TWIN), after(2, TWIN)), False),
+    ],
+)
+@pytest.mark.parametrize("is_reversed", [False, True])
+def test_only_a_later_reading_of_the_same_message_settles_what_was_not_clear(
+    readings: tuple[Facts, ...], is_clear: bool, is_reversed: bool
+) -> None:
+    """And two messages behind one Postfix id never become one again."""
+    told = combined(readings[::-1] if is_reversed else readings)
+    assert told is not None
+    assert told.is_clear is is_clear
+
+
+def test_of_two_readings_at_one_time_the_worse_counts() -> None:
+    evil = replace(FACTS_READ, disposition="MALICIOUS")
+    assert combined((evil, FACTS_READ)) == combined((FACTS_READ, evil)) == evil
 
 
 def test_a_disposition_that_is_no_name_is_kept_as_not_known_and_never_allowed() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
-from quarantine_release.domain.facts import Facts, latest
+from quarantine_release.domain.facts import Facts, combined, several, unclear
 from quarantine_release.domain.guard import Candidate, Ended
 from quarantine_release.domain.ids import (
     AccountId,
@@ -1093,9 +1093,71 @@ def test_what_was_read_last_is_kept_though_no_more_are_named(ledger: DynamoLedge
     assert ledger.unclaimed(ACCOUNT, postfix_part(OTHER)) == {"rq_last"}
 
 
+EVIL = replace(READ, disposition="MALICIOUS")
+
+
+def after(seconds: int, facts: Facts = READ) -> Facts:
+    return replace(facts, read_at=NOON + timedelta(seconds=seconds))
+
+
+@pytest.mark.parametrize(
+    ("facts", "kept"),
+    [
+        (after(-1), EVIL),
+        (READ, EVIL),
+        (after(1), after(1)),
+        (after(-1, unclear(BARE, NOON)), several(PART, NOON)),
+    ],
+    ids=["older", "at the same time", "newer", "of another id, and not clear"],
+)
+@pytest.mark.parametrize("by_request", [True, False])
+@pytest.mark.parametrize("others", [0, 99])
+def test_a_reading_is_kept_together_with_what_others_have_kept(
+    ledger: DynamoLedger, facts: Facts, kept: Facts, by_request: bool, others: int
+) -> None:
+    for number in range(others):
+        ledger.note_unclaimed(ACCOUNT, [PART], RequestId(f"rq_{number}"), NOON)
+    ledger.note_unclaimed(ACCOUNT, [PART], RequestId("rq_evil"), NOON, {PART: EVIL})
+    new = {PART: facts, postfix_part(OTHER): READ}
+    if by_request:
+        ledger.note_unclaimed(ACCOUNT, list(new), RequestId("rq_last"), NOON, new)
+    else:
+        ledger.keep_facts(ACCOUNT, new, NOON)
+    told = ledger.known(ACCOUNT, None, [], [], list(new)).facts
+    assert told[postfix_part(OTHER)] == READ
+    assert (told[PART].is_clear, told[PART].is_several) == (kept.is_clear, kept.is_several)
+    assert told[PART].disposition == kept.disposition or kept.is_several
+    names = ledger.unclaimed(ACCOUNT, PART)
+    assert len(names) == min(100, others + 1 + by_request)
+
+
+def test_what_is_read_again_and_is_the_same_is_written_in_two_round_trips(
+    faulty: ModelDynamoDB, faulty_ledger: DynamoLedger
+) -> None:
+    facts = {postfix_part(each): READ for each in many_ids(100)}
+    faulty_ledger.note_unclaimed(ACCOUNT, list(facts), RequestId("rq_one"), NOON, facts)
+    faulty.calls.clear()
+    again = {part: after(1) for part in facts}
+    faulty_ledger.note_unclaimed(ACCOUNT, list(facts), RequestId("rq_two"), NOON, again)
+    assert faulty.calls == ["TransactWriteItems"] * 2
+    assert faulty_ledger.known(ACCOUNT, None, [], [], list(facts)).facts == facts
+    assert faulty_ledger.unclaimed(ACCOUNT, list(facts)[99]) == {"rq_one", "rq_two"}
+
+
+def test_two_who_ask_at_once_do_not_lose_the_worse_reading_of_a_claimed_message(ledger: DynamoLedger) -> None:
+    row = release_once(ledger)
+    assert ledger.claim(None, [], None, (), [Move(row, replace(row, facts=EVIL))]) is None
+    conflict = ledger.claim(None, [], None, (), [Move(row, replace(row, facts=after(-1)))])
+    assert conflict is not None
+    seen = conflict.messages[PART]
+    assert seen is not None
+    assert seen.facts == EVIL
+    assert ledger.claim(None, [], None, (), [Move(seen, replace(seen, facts=after(1)))]) is None
+
+
 def test_facts_that_cannot_be_read_are_not_clear(faulty: ModelDynamoDB, faulty_ledger: DynamoLedger) -> None:
     faulty_ledger.note_unclaimed(ACCOUNT, [PART], RequestId("rq_one"), NOON, {PART: READ})
     faulty.items[unclaimed_key(ACCOUNT, PART)]["facts"] = {"S": "{"}
     facts = faulty_ledger.known(ACCOUNT, None, [], [], [PART]).facts[PART]
     assert not facts.is_clear
-    assert latest((facts, READ)) is facts
+    assert combined((facts, READ)) is facts

@@ -1454,6 +1454,19 @@ def test_nothing_passes_by_a_record_of_what_was_not_clear(
     assert told(ask(guarded, FULL, name="fourth")) == [RELEASED]
 
 
+@pytest.mark.parametrize("how", ["bare", "alert", "Message-ID"])
+def test_a_reading_of_one_of_two_messages_does_not_say_which_one_their_bare_id_means(guarded: World, how: str) -> None:
+    twin = replace(SPAM, message_id=MessageId(f"{FULL}1"))
+    guarded.lookup.messages |= {BARE: Several((SPAM, twin)), ALERT: Several((SPAM, twin))}
+    guarded.lookup.answers[HEADER] = [SPAM, twin]
+    given = {"bare": BARE, "alert": ALERT, "Message-ID": HEADER}[how]
+    assert told(ask(guarded, given)) == [(Outcome.AMBIGUOUS, Code.SEVERAL_MATCHES)]
+    assert told(ask(guarded, FULL, name="two", dry_run=True)) == [(Outcome.WOULD_RELEASE, None)]
+    vanish(guarded)
+    assert told(ask(guarded, BARE, name="three")) == [CANNOT_READ]
+    assert guarded.cloudflare.calls == []
+
+
 @pytest.mark.parametrize("inline", [True, False])
 @pytest.mark.parametrize("narrowing", [Narrowing(), Narrowing(sender="example.net"), Narrowing(expect_count=1)])
 def test_what_a_search_showed_of_several_matches_is_kept_of_each(

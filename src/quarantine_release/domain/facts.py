@@ -6,16 +6,19 @@ and sender.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
+from functools import reduce
 from typing import Final
 
 from quarantine_release.domain.guard import Details, Ended, Guarded, NotRead, as_name, judge
-from quarantine_release.domain.ids import MessageId, PostfixPart, is_bare
-from quarantine_release.domain.policy import Policy
+from quarantine_release.domain.ids import MessageId, PostfixPart, contradict, is_bare, is_partial
+from quarantine_release.domain.policy import HARMFUL, Policy
 from quarantine_release.domain.states import Code
 from quarantine_release.domain.verdicts import RECIPIENTS_KEPT
 
 _ADDRESS_LENGTH: Final = 320  # RFC 3696 erratum 1690: 64 + @ + 255
+# What was read again within this time, and was the same, is not written again.
+_SAME: Final = timedelta(seconds=60)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +26,8 @@ class Facts:
     """What Cloudflare showed of the message with this investigate id at `read_at`. `at` is when it was scanned.
 
     `message_id` is bare if Cloudflare told no more. `recipients` None: not known, since they are not to be kept, or are
-    more than 20. Not `is_clear`: what was shown contradicts itself, or is of several messages, so nothing passes by it.
+    more than 20. Not `is_clear`: what was shown contradicts itself, so nothing passes by it. `is_several`: two messages
+    go by the same Postfix id, which no later reading of one of them changes. Such facts are never clear.
     """
 
     message_id: MessageId
@@ -34,6 +38,7 @@ class Facts:
     recipients: tuple[str, ...] | None = field(default=None, repr=False)
     other_dispositions: tuple[str | None, ...] = ()
     is_clear: bool = True
+    is_several: bool = False
 
 
 NO_FACTS: Final[Mapping[PostfixPart, Facts]] = {}
@@ -60,9 +65,41 @@ def unclear(message_id: MessageId, now: datetime) -> Facts:
     return Facts(message_id, now, was_held=True, is_clear=False)
 
 
-def latest(facts: Iterable[Facts | None]) -> Facts | None:
-    """Return what was read last."""
-    return max((each for each in facts if each is not None), key=lambda each: each.read_at, default=None)
+def several(part: PostfixPart, now: datetime) -> Facts:
+    """Return what to keep where several messages were shown to go by one Postfix id."""
+    return Facts(MessageId(part), now, was_held=True, is_clear=False, is_several=True)
+
+
+def combined(facts: Iterable[Facts | None]) -> Facts | None:
+    """Return what readings of a Postfix id tell together: the last one, but for what it does not settle."""
+    known = sorted((each for each in facts if each is not None), key=_order)
+    return reduce(_after, known) if known else None
+
+
+def _order(facts: Facts) -> tuple[datetime, bool, bool]:
+    """Return by what readings are ordered; of two at the same time the worse one counts as later."""
+    is_harmful = not HARMFUL.isdisjoint((facts.disposition, *facts.other_dispositions))
+    return facts.read_at, not facts.is_clear, is_harmful
+
+
+def _after(earlier: Facts, later: Facts) -> Facts:
+    """Return what holds after a later reading. Only one of the very same message settles what was not clear before."""
+    is_same = earlier.message_id == later.message_id and not is_partial(later.message_id)
+    is_several = earlier.is_several or later.is_several or contradict(earlier.message_id, later.message_id)
+    if is_several or not (earlier.is_clear or is_same):
+        return replace(later, is_clear=False, is_several=True)
+    return later
+
+
+def is_news(facts: Facts | None, known: Facts | None) -> bool:
+    """Say whether readings are to be written over what is known already.
+
+    If many read one message at once and see the same, one of them writes it: they would contend for the row.
+    """
+    if facts is None or known is None:
+        return facts is not None
+    is_repeat = replace(facts, read_at=known.read_at) == known and facts.read_at - known.read_at < _SAME
+    return not is_repeat
 
 
 def judge_by(

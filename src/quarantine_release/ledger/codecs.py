@@ -158,6 +158,7 @@ def _facts_to_json(value: Facts) -> dict[str, Any]:
         **({"recipients": value.recipients} if value.recipients is not None else {}),
         **({"others": value.other_dispositions} if value.other_dispositions else {}),
         **({} if value.is_clear else {"unclear": True}),
+        **({"several": True} if value.is_several else {}),
     }
 
 
@@ -172,6 +173,7 @@ def _facts_from_json(value: dict[str, Any]) -> Facts:
         tuple(recipients) if recipients is not None else None,
         tuple(value.get("others", ())),
         is_clear=not value.get("unclear", False),
+        is_several=value.get("several", False),
     )
 
 

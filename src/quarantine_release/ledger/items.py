@@ -261,6 +261,12 @@ def unclaimed(item: Item) -> frozenset[RequestId]:
 
 
 @readable
+def facts_and_asks(item: Item) -> tuple[Facts | None, int]:
+    """Read back what was read of a message that was not claimed, and how many asked for it. Raises RowUnreadable."""
+    return FACTS.decode(item["facts"]) if "facts" in item else None, len(item.get("asks", {"SS": []})["SS"])
+
+
+@readable
 def facts_apart(item: Item) -> Facts | None:
     """Read back what was read of a message that was not claimed. Raises RowUnreadable."""
     return FACTS.decode(item["facts"]) if "facts" in item else None

@@ -1,32 +1,33 @@
 """Which writes of the ledger pass together. The package's docstring describes the table."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Final
 
-from quarantine_release.domain.facts import NO_FACTS, Facts
+from quarantine_release.domain.facts import NO_FACTS, Facts, combined, is_news
 from quarantine_release.domain.ids import AccountId, MessageId, PostfixPart, RequestId
 from quarantine_release.domain.ledger_errors import LedgerContended
 from quarantine_release.domain.rows import AttemptRow, AttemptState, MessageRow, OperationRow, RequestRow, RequestState
 from quarantine_release.domain.states import UNSETTLED, State
 from quarantine_release.ledger.codecs import Item
-from quarantine_release.ledger.items import checks_item, ended_parts, request_row
+from quarantine_release.ledger.items import checks_item, ended_parts, facts_and_asks, request_row
 from quarantine_release.ledger.keys import request_key
 from quarantine_release.ledger.reads import LedgerReads
 from quarantine_release.ledger.table import CONDITION_FAILED, FEW_TRIES
 from quarantine_release.ledger.writes import (
+    UNCLAIMED_KEPT,
+    Apart,
     Switch,
     Write,
-    add_unclaimed,
     cancel_request,
     check_not_owner,
     check_open,
     end_attempt,
     end_request,
     keep_alias,
-    keep_facts,
     move_message,
+    note_apart,
     note_findings,
     put_attempt,
     put_off,
@@ -42,6 +43,9 @@ _TRANSACTION_LIMIT: Final = 100
 
 # Notes of one request in one update, since an expression may have 4 KB (DynamoDB developer guide, "Quotas").
 _NOTES_AT_ONCE: Final = 40
+
+# Each round some other writer has passed, and has changed what was read.
+_NOTE_ROUNDS: Final = 8
 
 _NO_NOTES: Final[Mapping[RequestId, int]] = {}
 
@@ -193,15 +197,52 @@ class DynamoLedger(LedgerReads):
         facts: Mapping[PostfixPart, Facts] = NO_FACTS,
     ) -> None:
         """Have the trace of messages know who asked for them without a claim, and keep what was read of them."""
-        own = [(part, facts.get(part)) for part in dict.fromkeys(parts)]
-        refused = self._write_all([add_unclaimed(account_id, part, request_id, until, read) for part, read in own])
-        # Where many have asked no more are named, but what was read last counts.
-        full = [(part, read) for number, (part, read) in enumerate(own) if number in refused]
-        self._write_all([keep_facts(account_id, part, until, read) for part, read in full if read is not None])
+        self._note_apart(account_id, [Apart(part, request_id, facts.get(part)) for part in dict.fromkeys(parts)], until)
 
     def keep_facts(self, account_id: AccountId, facts: Mapping[PostfixPart, Facts], until: datetime) -> None:
         """Keep what was read of messages that nobody asked for by an id of theirs."""
-        self._write_all([keep_facts(account_id, part, until, each) for part, each in facts.items()])
+        self._note_apart(account_id, [Apart(part, None, each) for part, each in facts.items()], until)
+
+    def _note_apart(self, account_id: AccountId, notes: Sequence[Apart], until: datetime) -> None:
+        """Write notes, each combined with what others have written: what is worse must not be lost to an older reading.
+
+        Raises LedgerContended if others were quicker in every round.
+        """
+        for round_ in range(_NOTE_ROUNDS):
+            at_once = _TRANSACTION_LIMIT if round_ < _NOTE_ROUNDS // 2 else 1  # one that moves holds up the others
+            packs = [notes[start : start + at_once] for start in range(0, len(notes), at_once)]
+            notes = [each for pack in packs for each in self._left_of(account_id, pack, until)]
+            if not notes:
+                return
+        raise LedgerContended("the notes moved in every round")
+
+    def _left_of(self, account_id: AccountId, notes: Sequence[Apart], until: datetime) -> list[Apart]:
+        """Write notes in one round trip if they all may be; return what is left to be written."""
+        updates = [note_apart(account_id, each, until) for each in notes]
+        with suppress(LedgerContended):
+            reasons = self._table.transact(updates) if len(updates) > 1 else None
+            if len(updates) > 1:
+                refused = [each["Code"] == CONDITION_FAILED for each in reasons or ()]
+                found: list[Item] = [each.get("Item", {}) for each in reasons or ()]
+                left = zip(notes, refused, found, strict=False)
+                return _present(self._with_others(note, item) if no else note for note, no, item in left)
+        items = [self._table.write(each) for each in updates]
+        others = zip(notes, items, strict=True)
+        return _present(self._with_others(note, item) for note, item in others if item is not None)
+
+    def _with_others(self, note: Apart, item: Item) -> Apart | None:
+        """Return what is still to be written, given the item that refused a note; None if nothing is.
+
+        Where many have asked no more are named. What cannot be read counts as not clear, whatever is written.
+        """
+        known = next(self._readable([item], facts_and_asks), None) if item else (None, 0)
+        if known is None:
+            return None
+        told, asks = known
+        facts, seen = combined((told, note.facts)), item.get("facts")
+        is_new = note.facts is not None and is_news(facts, told)
+        name = note.request_id if asks < UNCLAIMED_KEPT else None
+        return Apart(note.part, name, facts if is_new else None, seen) if is_new or name is not None else None
 
     def keep_aliases(
         self, account_id: AccountId, answers: Mapping[str, MessageId], at: datetime, until: datetime
@@ -213,19 +254,15 @@ class DynamoLedger(LedgerReads):
         """Put open rows off until then; without effect on those that are open no more."""
         self._write_all([put_off(row, at) for row in rows])
 
-    def _write_all(self, updates: Sequence[Write]) -> set[int]:
-        """Make updates that have nothing to do with one another, each if it may, in as few round trips as possible.
-
-        Return the positions of those that were refused.
-        """
-        refused = set()
+    def _write_all(self, updates: Sequence[Write]) -> None:
+        """Make updates that have nothing to do with one another, each if it may, in as few round trips as possible."""
         for start in range(0, len(updates), _TRANSACTION_LIMIT):
             some = updates[start : start + _TRANSACTION_LIMIT]
             with suppress(LedgerContended):
                 if len(some) > 1 and self._table.transact(some) is None:
                     continue
-            refused |= {start + number for number, each in enumerate(some) if self._table.write(each) is not None}
-        return refused
+            for each in some:
+                self._table.write(each)
 
     def reopen(self, rows: Sequence[MessageRow], at: datetime) -> None:
         """Open the attempts of messages under review again, due at `at`. Attempts that are open stay as they are."""
@@ -250,3 +287,7 @@ class DynamoLedger(LedgerReads):
             if row is not None and (row.state, row.attempt) != (move.after.state, move.after.attempt):
                 others[move.after.part] = row
         return others
+
+
+def _present(notes: Iterable[Apart | None]) -> list[Apart]:
+    return [each for each in notes if each is not None]

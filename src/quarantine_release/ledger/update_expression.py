@@ -46,6 +46,13 @@ class UpdateExpression:
         """Let the update pass only if the attribute is not there."""
         self._conditions.append(f"attribute_not_exists({self._name(name)})")
 
+    def require_same(self, name: str, seen: Attribute | None) -> None:
+        """Let the update pass only if the attribute is as it was seen; None: it was not there."""
+        if seen is None:
+            self.require_absent(name)
+        else:
+            self.require(name, seen)
+
     def require_absent_or_below(self, name: str, value: Attribute) -> None:
         """Let the update pass only if the attribute is not there or not above this value."""
         self._conditions.append(

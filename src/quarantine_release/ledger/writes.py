@@ -32,7 +32,7 @@ from quarantine_release.ledger.update_expression import UpdateExpression
 from quarantine_release.releasing.ports import Move
 
 # Of those who asked without a claim so many are kept.
-_UNCLAIMED_KEPT: Final = 100
+UNCLAIMED_KEPT: Final = 100
 
 # Sets and counters are changed by what is added or taken away, so that writers who saw another version lose nothing.
 _SETS: Final = ("attempts", "asks", "operations", "candidates", "rejected")
@@ -75,6 +75,8 @@ def move_message(move: Move) -> Write:
             update.set(name, new)
     update.require("state", before["state"])
     update.require("attempt", before["attempt"])
+    if before.get("facts") != after.get("facts"):  # an older reading must not replace a newer or a worse one
+        update.require_same("facts", before.get("facts"))
     new_ids = move.after.candidates - move.before.candidates
     if new_ids:
         update.require_fewer("candidates", CANDIDATES_KEPT + 1 - len(new_ids))
@@ -215,24 +217,29 @@ def keep_alias(account_id: AccountId, question: str, message_id: MessageId, at: 
     return {"Update": update.build()}
 
 
-def add_unclaimed(
-    account_id: AccountId, part: PostfixPart, request_id: RequestId, until: datetime, facts: Facts | None
-) -> Write:
+@dataclass(frozen=True, slots=True)
+class Apart:
+    """What to write of a message apart from its row: who asked for it without a claim, and what was read of it.
+
+    `facts` holds only if nothing else was written since it was combined with `seen`, the attribute as it was read.
+    """
+
+    part: PostfixPart
+    request_id: RequestId | None
+    facts: Facts | None
+    seen: Attribute | None = None
+
+
+def note_apart(account_id: AccountId, note: Apart, until: datetime) -> Write:
     """Add to those who asked for a message without a claim, while they are few, and keep what was read of it."""
-    update = UpdateExpression({"S": unclaimed_key(account_id, part)})
-    update.add("asks", {"SS": [request_id]})
+    update = UpdateExpression({"S": unclaimed_key(account_id, note.part)})
     update.set("expires_at", {"N": _seconds(until)})
-    if facts is not None:
-        update.set("facts", FACTS.encode(facts))
-    update.require_fewer("asks", _UNCLAIMED_KEPT)
-    return {"Update": update.build()}
-
-
-def keep_facts(account_id: AccountId, part: PostfixPart, until: datetime, facts: Facts) -> Write:
-    """Keep what was read of a message for which many have asked without a claim."""
-    update = UpdateExpression({"S": unclaimed_key(account_id, part)})
-    update.set("facts", FACTS.encode(facts))
-    update.set("expires_at", {"N": _seconds(until)})
+    if note.request_id is not None:
+        update.add("asks", {"SS": [note.request_id]})
+        update.require_fewer("asks", UNCLAIMED_KEPT)
+    if note.facts is not None:
+        update.set("facts", FACTS.encode(note.facts))
+        update.require_same("facts", note.seen)
     return {"Update": update.build()}
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from quarantine_release.domain.facts import latest
+from quarantine_release.domain.facts import combined, is_news
 from quarantine_release.domain.ids import MessageId, PostfixPart, RequestId
 from quarantine_release.domain.ledger_errors import LedgerContended, LedgerUnavailable
 from quarantine_release.domain.packing import CLAIM_LIMIT, Want
@@ -63,7 +63,8 @@ def asked_by(run: Run, row: MessageRow, want: Want) -> MessageRow:
         if name in run.requests:
             given = want.named.get(name, want.target.message_id)
             row = asked(row, Target(want.target.part, given), run.requests[name])
-    return replace(row, facts=latest((row.facts, want.facts)))
+    facts = combined((row.facts, want.facts))
+    return replace(row, facts=facts) if is_news(facts, row.facts) else row
 
 
 def note_apart(run: Run, wants: Sequence[Want]) -> None:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
-from quarantine_release.domain.facts import Facts, unclear
+from quarantine_release.domain.facts import Facts, combined
+from quarantine_release.domain.facts import several as several_facts
 from quarantine_release.domain.guard import Details, Ended, NotRead, Several
 from quarantine_release.domain.ids import (
     MessageId,
@@ -93,7 +94,7 @@ class Findings:
             several = next((found for each in told if (found := _several(each, meant)) is not None), None)
             unread = next((each for each in told if isinstance(each, NotRead) and each in WAITING), None)
             if several is not None:
-                self.keep_unclear(want.target)
+                self.keep(want.target.part, several_facts(want.target.part, self._ports.clock()))
                 self.propose(name, want.target.part, undecided(several))
             elif unread is not None:
                 self.wait(name, want.target.part, unread, UNREADABLE)
@@ -118,9 +119,10 @@ class Findings:
         others = tuple(name for name in want.requests if name not in names)
         return [replace(want, requests=others), Want(Target(want.target.part, own), names)]
 
-    def keep_unclear(self, target: Target) -> None:
-        """Have the ledger keep that what was shown of a message does not tell what it is, or which is meant."""
-        self.facts[target.part] = unclear(target.message_id, self._ports.clock())
+    def keep(self, part: PostfixPart, facts: Facts) -> Facts:
+        """Have the ledger keep what was read of a message; return it with what this run read of it before."""
+        self.facts[part] = combined((self.facts.get(part), facts)) or facts
+        return self.facts[part]
 
     def end(self, name: RequestId, given: Iterable[MessageId], ended: Ended) -> None:
         """End ids of a request at once."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
 
-from quarantine_release.domain.facts import NO_FACTS, Facts, latest
+from quarantine_release.domain.facts import NO_FACTS, Facts, combined
 from quarantine_release.domain.guard import Details, Mode
 from quarantine_release.domain.ids import AccountId, MessageId, PostfixPart, RequestId
 from quarantine_release.domain.ledger_errors import LedgerUnavailable
@@ -71,7 +71,7 @@ class Run:
     def facts_of(self, part: PostfixPart) -> Facts | None:
         """Return what the ledger knows to have been read about a message last."""
         row = self.rows.get(part)
-        return latest((self.facts.get(part), row.facts if row is not None else None))
+        return combined((self.facts.get(part), row.facts if row is not None else None))
 
     def end_without_call(self, request: RequestRow, targets: Iterable[Target]) -> None:
         """Take messages for ended that nothing will be sent for any more: for want of time, or of somebody waiting."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
-from quarantine_release.domain.facts import Facts, facts_of, unclear
+from quarantine_release.domain.facts import Facts, combined, facts_of, unclear
 from quarantine_release.domain.guard import CONTRADICTED, Details, Ended, NotRead, Unclear
 from quarantine_release.domain.ids import MessageId, PostfixPart, RequestId, postfix_part
 from quarantine_release.domain.lookup import Kept, Question, choose
@@ -103,7 +103,9 @@ class Resolving:
         facts: dict[PostfixPart, Facts] = {}
         for question in questions:
             told = shown.get(question, NotRead.NOT_NOW)
-            facts |= self._facts(told, question)
+            for each in self._facts(told, question):
+                part = postfix_part(each.message_id)
+                facts[part] = combined((facts.get(part), each)) or each
             if question in by_ledger:
                 continue
             why = told.why if isinstance(told, Unclear) else told
@@ -132,26 +134,25 @@ class Resolving:
         A release under way may be why: Cloudflare shows one of the message's rows as held, and another as released. A
         claim is written before its call goes out, so a read of the ledger after the search finds it.
         """
-        unclear = {
+        only = {
             question: told.only
             for question, told in shown.items()
             if isinstance(told, Unclear) and told.only is not None and question.narrowing.expect_count in (None, 1)
         }
-        parts = sorted({postfix_part(each) for each in unclear.values()})
+        parts = sorted({postfix_part(each) for each in only.values()})
         rows = self._ports.ledger.messages(self._run.account_id, parts) if parts else {}
         self._run.rows |= rows
         decided = {part for part, row in rows.items() if not may_claim(row.state, row.code, force=False)}
-        return {question: each for question, each in unclear.items() if postfix_part(each) in decided}
+        return {question: each for question, each in only.items() if postfix_part(each) in decided}
 
-    def _facts(self, told: Told, question: Question) -> dict[PostfixPart, Facts]:
+    def _facts(self, told: Told, question: Question) -> list[Facts]:
         """Return what to keep of matches of which none is looked at by itself."""
-        now = self._ports.clock()
         if isinstance(told, Unclear):
-            kept = {postfix_part(each.message_id): self._facts_of(each, question) for each in told.clear}
-            return kept | {postfix_part(each): unclear(each, now) for each in told.unread}
+            kept = [self._facts_of(each, question) for each in told.clear]
+            return kept + [unclear(each, self._ports.clock()) for each in told.unread]
         if isinstance(told, NotRead) or isinstance(choose(told, question.narrowing.expect_count), Details):
-            return {}
-        return {postfix_part(each.message_id): self._facts_of(each, question) for each in told}
+            return []
+        return [self._facts_of(each, question) for each in told]
 
     def _facts_of(self, match: Details, question: Question) -> Facts:
         """Return what to keep of one of several matches. A narrowed search may have left out rows about it."""

@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import Final
 
 from quarantine_release.domain.call_limit import Mark
-from quarantine_release.domain.facts import Facts, facts_of, judge_by, latest
+from quarantine_release.domain.facts import Facts, combined, facts_of, judge_by, unclear
+from quarantine_release.domain.facts import several as several_facts
 from quarantine_release.domain.guard import Details, Ended, Guarded, Mode, NotRead, Several, Unclear, judge
 from quarantine_release.domain.ids import (
     ALERT_ID,
@@ -123,7 +124,7 @@ class Vetting:
             return
         known = self._ports.ledger.known(self._run.account_id, None, sorted(parts), [], sorted(parts))
         kept = {part: row.facts for part, row in known.messages.items()}
-        newest = {part: latest((known.facts.get(part), kept.get(part), self._run.facts_of(part))) for part in parts}
+        newest = {part: combined((known.facts.get(part), kept.get(part), self._run.facts_of(part))) for part in parts}
         self._run.facts = {**self._run.facts, **{part: facts for part, facts in newest.items() if facts is not None}}
 
     def _learned(self, part: PostfixPart) -> MessageId | None:
@@ -158,8 +159,10 @@ class Vetting:
     def _vet(self, want: Want, told: Told) -> Want | None:
         target = want.target
         facts = self._run.facts_of(target.part) if _cannot_be_read(target, told) else None
-        if isinstance(told, Several) or told in _NOT_CLEAR:
-            self.findings.keep_unclear(target)
+        if isinstance(told, Several):
+            self.findings.keep(target.part, several_facts(target.part, self._ports.clock()))
+        elif told in _NOT_CLEAR:
+            self.findings.keep(target.part, unclear(target.message_id, self._ports.clock()))
         # Nobody knows yet what a Message-ID means that is still one.
         if is_header(target.message_id) or self._is_used_again(want, told, facts):
             return None
@@ -178,12 +181,8 @@ class Vetting:
         """Have the ledger keep what was read, with the claim or with the end."""
         part = postfix_part(told.message_id)
         self.details[part] = told
-        known = self.findings.facts.get(part)
-        if known is not None and not known.is_clear:  # a shorter id was shown to mean another message too
-            return known
         facts = facts_of(told, self._ports.clock(), keeps_recipients=self._ports.guard.keeps_recipients)
-        self.findings.facts[part] = facts
-        return facts
+        return self.findings.keep(part, facts)
 
     def _find(self, questions: Sequence[Question]) -> Mapping[Question, Sequence[Details] | NotRead | Unclear]:
         ports, seconds = self._ports, self._seconds()
