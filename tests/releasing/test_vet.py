@@ -566,6 +566,101 @@ def test_where_the_guard_is_off_for_one_of_them_a_message_is_in_a_call_once(worl
     assert all(len({postfix_part(each) for each in ids}) == len(ids) for _, ids in world.cloudflare.calls)
 
 
+MADE_UP = MessageId(f"{ALERT}-999")
+CONFLICT, NOT_FOUND = (Outcome.NEEDS_REVIEW, Code.ID_CONFLICT), (Outcome.NOT_FOUND, None)
+
+
+@pytest.mark.parametrize("inline", [True, False])
+@pytest.mark.parametrize(
+    ("given", "shown", "expected"),
+    [
+        (BARE, SPAM, [RELEASED, CONFLICT]),
+        (BARE, EVIL, [DENIED, CONFLICT]),
+        (BARE, replace(SPAM, message_id=BARE), [RELEASED, NOT_FOUND]),
+        (BARE, NotRead.ABSENT, [RELEASED, NOT_FOUND]),
+        (BARE, NotRead.NOT_LISTED, [(Outcome.DENIED, Code.GUARD_UNAVAILABLE), NOT_FOUND]),
+        (ALERT, SPAM, [RELEASED, CONFLICT]),
+        (ALERT, EVIL, [DENIED, CONFLICT]),
+        (ALERT, NotRead.ABSENT, [NOT_FOUND, NOT_FOUND]),
+        (BARE, Several((SPAM, replace(SPAM, message_id=MessageId(f"{ALERT}-7")))), None),
+    ],
+)
+def test_a_made_up_id_in_the_same_request_spoils_no_shorter_one(
+    guarded: World, inline: bool, given: MessageId, shown: Any, expected: list[tuple[Outcome, Code | None]] | None
+) -> None:
+    guarded.lookup.messages |= {given: shown, MADE_UP: NotRead.ABSENT}
+    ask(guarded, given, MADE_UP, inline=inline)
+    guarded.work()
+    assert told(later(guarded)) == (expected or [(Outcome.AMBIGUOUS, Code.SEVERAL_MATCHES), NOT_FOUND])
+    assert len(guarded.cloudflare.calls) == (expected is not None and expected[0] == RELEASED)
+    assert kept(guarded).state is RequestState.CLOSED
+
+
+@pytest.mark.parametrize("inline", [True, False])
+def test_a_made_up_alert_id_next_to_a_made_up_full_one_spoils_no_bare_one(guarded: World, inline: bool) -> None:
+    wrong = MessageId(f"{BARE}-2024-01-05T10:00:01")
+    made_up = MessageId(f"{wrong}-9")
+    guarded.lookup.messages |= {BARE: SPAM, wrong: NotRead.ABSENT, made_up: NotRead.ABSENT}
+    ask(guarded, made_up, BARE, wrong, inline=inline)
+    guarded.work()
+    assert told(later(guarded)) == [CONFLICT, RELEASED, CONFLICT]
+    assert guarded.cloudflare.calls == [(WireForm.ARRAY, [BARE])]
+
+
+def test_a_full_id_that_only_a_shorter_one_leads_to_is_the_same_message(guarded: World) -> None:
+    guarded.lookup.messages |= {BARE: SPAM, ALERT: NotRead.ABSENT, FULL: NotRead.ABSENT}
+    assert told(ask(guarded, BARE, FULL, ALERT)) == [RELEASED] * 3
+    assert guarded.cloudflare.calls == [(WireForm.OBJECT, [FULL])]
+
+
+@pytest.mark.parametrize("why", [NotRead.NOT_NOW, NotRead.REFUSED])
+def test_a_shorter_id_next_to_a_made_up_one_waits_until_it_is_read_itself(guarded: World, why: NotRead) -> None:
+    guarded.lookup.messages |= {BARE: why, MADE_UP: NotRead.ABSENT}
+    ask(guarded, BARE, MADE_UP, inline=False)
+    guarded.work()
+    assert told(later(guarded)) == [(Outcome.IN_PROGRESS, None)] * 2
+    guarded.lookup.messages[BARE] = SPAM
+    guarded.work()
+    assert told(later(guarded)) == [RELEASED, CONFLICT]
+
+
+def test_a_new_full_id_and_a_bare_one_wait_together_while_neither_is_shown(guarded: World) -> None:
+    new = MessageId(f"{BARE}-{guarded.clock.now:%Y-%m-%dT%H:%M:%S}-99")
+    guarded.lookup.messages |= {BARE: NotRead.NOT_LISTED, new: NotRead.ABSENT}
+    assert told(ask(guarded, BARE, new)) == [(Outcome.IN_PROGRESS, None)] * 2
+    guarded.lookup.messages[new] = replace(SPAM, message_id=new)
+    guarded.work()
+    assert told(later(guarded)) == [RELEASED] * 2
+
+
+@pytest.mark.parametrize("inline", [True, False])
+def test_an_id_that_contradicts_the_confirmed_one_spoils_no_other_of_the_same_request(
+    guarded: World, inline: bool
+) -> None:
+    guarded.cloudflare.answers.append(Refused(RefusalReason.RATE_LIMITED, Evidence(429), 42))
+    guarded.lookup.messages |= {BARE: SPAM, MADE_UP: NotRead.ABSENT}
+    ask(guarded, FULL, name="before")
+    guarded.queue.taken()
+    guarded.clock.move(seconds=60)
+    ask(guarded, BARE, MADE_UP, name="after", inline=inline)
+    guarded.work()
+    assert told(later(guarded, "after")) == [RELEASED, CONFLICT]
+    assert kept(guarded, "after").letters == "RI"
+
+
+def test_two_requests_with_a_made_up_id_in_one_batch_have_their_message_in_a_call_once(guarded: World) -> None:
+    guarded.lookup.messages |= {BARE: SPAM, MADE_UP: NotRead.ABSENT}
+    ask(guarded, BARE, MADE_UP, inline=False)
+    ask(guarded, ALERT, MADE_UP, inline=False, name="two")
+    ask(guarded, BARE, inline=False, name="three")
+    guarded.work()
+    guarded.work()
+    assert told(later(guarded)) == [RELEASED, CONFLICT]
+    assert told(later(guarded, "two")) == [(Outcome.ALREADY_RELEASED, None), CONFLICT]
+    assert told(later(guarded, "three")) == [(Outcome.ALREADY_RELEASED, None)]
+    assert len(guarded.cloudflare.calls) == 1
+
+
 def test_a_wrong_id_does_not_become_the_messages_own(guarded: World) -> None:
     guarded.cloudflare.answers.append(Refused(RefusalReason.RATE_LIMITED, Evidence(429), 42))
     guarded.lookup.messages |= {BARE: SPAM, (wrong := MessageId(f"{BARE}-2024-01-05T10:00:01-99")): NotRead.ABSENT}

@@ -189,3 +189,21 @@ def test_an_id_whose_message_could_have_two_rows_is_refused(system: Deployed, le
         assert answer.json()["detail"].startswith("Id 2 must have 10 to 24 letters and digits")
         assert system.get(f"/v1/messages/{each}").status_code == 400
     assert system.cloudflare.releases == []
+
+
+@GUARDED
+@pytest.mark.parametrize("queued", [{}, {"Prefer": "respond-async"}])
+@pytest.mark.parametrize("shape", ["bare", "alert"])
+@pytest.mark.parametrize(
+    ("disposition", "expected"), [("SPAM", ("released", None)), ("MALICIOUS", ("denied", "disposition_not_allowed"))]
+)
+def test_a_made_up_id_spoils_no_shorter_id_in_the_same_request(
+    system: Deployed, queued: dict[str, str], shape: str, disposition: str, expected: tuple[str, str | None]
+) -> None:
+    part = postfix_id()
+    full = full_id(part)
+    system.cloudflare.rows = system.cloudflare.paths[part] = [row(full, final_disposition=disposition)]
+    right = part if shape == "bare" else full.rpartition("-")[0]
+    found = system.results([right, full_id(part, MADE_UP)], **queued)
+    assert outcomes(found) == [expected, ("needs_review", "id_conflict")]
+    assert system.cloudflare.released(part) == (disposition == "SPAM")

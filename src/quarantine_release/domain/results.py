@@ -77,7 +77,7 @@ def is_forgotten(row: MessageRow, now: datetime) -> bool:
 
 def results_of(request: RequestRow, rows: Mapping[PostfixPart, MessageRow], now: datetime) -> tuple[Result, ...]:
     """Tell the request, id by id in the order given, what became of each."""
-    targets = targets_by_part(request.message_ids)
+    targets = targets_by_part(request.wanted_ids)
     results = []
     for position, given in enumerate(request.ids):
         resolved = request.resolved.get(given)

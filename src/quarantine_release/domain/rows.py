@@ -208,8 +208,20 @@ class RequestRow:
 
     @property
     def ended_parts(self) -> frozenset[PostfixPart]:
-        """Return the messages that have ended for it before they were claimed."""
-        return frozenset(postfix_part(self.resolved.get(given, given)) for given in self.ended)
+        """Return the messages all whose ids have ended for it before they were claimed."""
+        if not self.ended:
+            return frozenset()
+        left = {postfix_part(self.resolved.get(given, given)) for given in self.ids if given not in self.ended}
+        return frozenset(postfix_part(self.resolved.get(given, given)) for given in self.ended) - left
+
+    @property
+    def wanted_ids(self) -> tuple[MessageId, ...]:
+        """Return `message_ids` without those that have ended by themselves: another id of the message has not."""
+        if not self.ended:
+            return self.message_ids
+        over = self.ended_parts
+        ids = zip(self.ids, self.message_ids, strict=True)
+        return tuple(each for given, each in ids if given not in self.ended or postfix_part(each) in over)
 
     @property
     def may_ask(self) -> bool:

@@ -284,7 +284,8 @@ def closed(request: RequestRow, results: Sequence[Result], now: datetime, terms:
     if not all(result.is_end for result in results):
         return None
     # What ended before a claim has its code in the request itself.
-    meanings = ((result.outcome, None if result.ended else result.code) for result in results)
+    kept = (Code.ID_CONFLICT,)
+    meanings = ((one.outcome, None if one.ended and one.code not in kept else one.code) for one in results)
     letters = "".join(_LETTER_OF[meaning] for meaning in meanings)
     return replace(request, state=RequestState.CLOSED, letters=letters, closed_at=now, expires_at=terms.expiry(now))
 

@@ -223,10 +223,14 @@ def checks_item(row: RequestRow) -> dict[str, Attribute]:
 
 
 def ended_parts(row: RequestRow, checks: Item) -> list[PostfixPart]:
-    """Return the messages whose end is among these attributes; none for a Message-ID that was not found out."""
+    """Return the messages whose end is among these attributes; none for a Message-ID that was not found out.
+
+    Nor one that has ended by some of its ids only: it may be claimed for this request.
+    """
     given = [row.ids[int(name.removeprefix(_ENDED))] for name in checks if name.startswith(_ENDED)]
     ids = dict.fromkeys(row.resolved.get(each, each) for each in given)
-    return list(dict.fromkeys(postfix_part(each) for each in ids if not is_header(each)))
+    parts = dict.fromkeys(postfix_part(each) for each in ids if not is_header(each))
+    return [part for part in parts if part in row.ended_parts]
 
 
 def other_check(name: str) -> str:

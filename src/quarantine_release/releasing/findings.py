@@ -3,25 +3,15 @@
 Pure but for its ports. The ledger is read again before an end that a release through it could explain.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
 from quarantine_release.domain.facts import Facts, combined
-from quarantine_release.domain.facts import several as several_facts
 from quarantine_release.domain.guard import Details, Ended, NotRead, Several
-from quarantine_release.domain.ids import (
-    MessageId,
-    PostfixPart,
-    RequestId,
-    contradict,
-    is_header,
-    is_partial,
-    postfix_part,
-)
+from quarantine_release.domain.ids import MessageId, PostfixPart, RequestId, is_header, postfix_part
 from quarantine_release.domain.ledger_errors import LedgerUnavailable
-from quarantine_release.domain.lookup import undecided
 from quarantine_release.domain.packing import Want
 from quarantine_release.domain.rows import RequestRow, Target
 from quarantine_release.domain.search_lag import TOO_NEW, retry_seconds
@@ -78,47 +68,6 @@ class Findings:
         """Say whether anything could not be read for now."""
         return bool(self._waiting)
 
-    def shorter(self, want: Want, name: RequestId) -> list[MessageId]:
-        """Return the partial ids by which a request asks for a message that is read by another request's full id."""
-        own = [each for each in self._run.requests[name].message_ids if postfix_part(each) == want.target.part]
-        return [] if want.target.message_id in own else [each for each in own if is_partial(each)]
-
-    def told_apart(self, want: Want, shown: Mapping[MessageId, Told]) -> Want:
-        """Leave out requests whose own ids mean several messages or another one, or could not be read for now.
-
-        They are read too, because a fuller id of another request does not tell what they mean.
-        """
-        left, meant = [], shown.get(want.target.message_id)
-        for name in want.requests:
-            told = [shown.get(each, NotRead.NOT_NOW) for each in self.shorter(want, name)]
-            several = next((found for each in told if (found := _several(each, meant)) is not None), None)
-            unread = next((each for each in told if isinstance(each, NotRead) and each in WAITING), None)
-            if several is not None:
-                self.keep(want.target.part, several_facts(want.target.part, self._ports.clock()))
-                self.propose(name, want.target.part, undecided(several))
-            elif unread is not None:
-                self.wait(name, want.target.part, unread, UNREADABLE)
-            else:
-                left.append(name)
-        return replace(want, requests=tuple(left))
-
-    def by_own_ids(self, want: Want, shown: Mapping[MessageId, Told]) -> list[Want]:
-        """Have requests go on by their own shorter id where there is nothing under the fuller one that another gave.
-
-        That id may be made up, and its request waits for as long as it is new.
-        """
-        if shown.get(want.target.message_id) not in (NotRead.ABSENT, NotRead.NOT_LISTED):
-            return [want]
-        ids = {name: self.shorter(want, name) for name in want.requests}
-        own = next(
-            (each for some in ids.values() for each in some if shown.get(each, NotRead.NOT_NOW) not in WAITING), None
-        )
-        names = tuple(name for name in want.requests if own in ids[name])
-        if own is None or not names:
-            return [want]
-        others = tuple(name for name in want.requests if name not in names)
-        return [replace(want, requests=others), Want(Target(want.target.part, own), names)]
-
     def keep(self, part: PostfixPart, facts: Facts) -> Facts:
         """Have the ledger keep what was read of a message; return it with what this run read of it before."""
         self.facts[part] = combined((self.facts.get(part), facts)) or facts
@@ -129,9 +78,14 @@ class Findings:
         request = self._run.requests[name]
         self._run.requests[name] = replace(request, ended={**request.ended, **dict.fromkeys(given, ended)})
 
-    def propose(self, name: RequestId, part: PostfixPart, ended: Ended) -> None:
-        """End a message for a request with `conclude`, unless its row has moved by then."""
-        self._proposed.append(_End(name, self._given(name, part), ended, part))
+    def propose(
+        self, name: RequestId, part: PostfixPart, ended: Ended, given: Iterable[MessageId] | None = None
+    ) -> None:
+        """End a message for a request with `conclude`, unless its row has moved by then; or only some of its ids.
+
+        What is proposed first for an id counts.
+        """
+        self._proposed.append(_End(name, self._given(name, part) if given is None else tuple(given), ended, part))
 
     def wait(self, name: RequestId, part: PostfixPart, why: NotRead, ended: Ended) -> None:
         """Let a message wait that cannot be read for now; `ended` applies if nobody continues with it."""
@@ -179,7 +133,8 @@ class Findings:
         moved = self._moved({end.part for end in proposed if end.is_doubtful and end.part is not None})
         for end in proposed:
             if end.part not in moved or not end.is_doubtful:
-                self.end(end.name, end.given, end.ended)
+                known = self._run.requests[end.name].ended
+                self.end(end.name, [given for given in end.given if given not in known], end.ended)
         self.moved |= moved
 
     def save(self, wants: Sequence[Want]) -> list[Want]:
@@ -205,9 +160,8 @@ class Findings:
         Raises LedgerUnavailable if what was read cannot be kept: another id of the message could else pass unread. That
         the trace lacks a request alone hides no answer, since the request itself tells of it.
         """
-        ended = request.ended.keys() - (before.ended.keys() if before is not None else ())
-        ids = {request.resolved.get(given, given) for given in ended}
-        parts = sorted({postfix_part(each) for each in ids if not is_header(each)})
+        ended = request.ended_parts - (before.ended_parts if before is not None else frozenset())
+        parts = sorted(part for part in ended if not is_header(MessageId(part)))
         try:
             self._tell_trace(request, parts)
         except LedgerUnavailable:
@@ -225,7 +179,8 @@ class Findings:
 
     def _given(self, name: RequestId, part: PostfixPart) -> tuple[MessageId, ...]:
         request = self._run.requests[name]
-        return tuple(each for each in request.ids if postfix_part(request.resolved.get(each, each)) == part)
+        left = (each for each in request.ids if each not in request.ended)
+        return tuple(each for each in left if postfix_part(request.resolved.get(each, each)) == part)
 
     def _wait(self, end: _End, why: NotRead) -> None:
         self.is_refused |= why is NotRead.REFUSED
@@ -247,10 +202,3 @@ class Findings:
             if not may_claim(row.state, row.code, force=False)
             and ((known := before[part]) is None or (known.state, known.attempt) != (row.state, row.attempt))
         }
-
-
-def _several(own: Told, meant: Told | None) -> Several | None:
-    """Return the messages that an id means, if they are more than the one that another request names."""
-    if isinstance(own, Details) and isinstance(meant, Details) and contradict(own.message_id, meant.message_id):
-        return Several((meant, own))
-    return own if isinstance(own, Several) else None

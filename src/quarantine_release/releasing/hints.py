@@ -18,10 +18,10 @@ def free_of(request: RequestRow, run: Run) -> set[PostfixPart]:
     if not request.may_claim:
         return set()
     now = run.ports.clock()
-    ended = {result.part for result in run.results(request) if result.is_end}
-    targets = targets_of(request.message_ids)
+    left = {result.part for result in run.results(request) if not result.is_end}
+    targets = targets_of(request.wanted_ids)
     free = {t.part for t in targets if claimable(run.rows.get(t.part), t, force=False, now=now)}
-    return free - ended
+    return free & left
 
 
 def hints_of(request: RequestRow, parts: set[PostfixPart]) -> list[Hint]:
@@ -38,7 +38,7 @@ def hinted_ids(request: RequestRow, chunk: int | None) -> Sequence[MessageId]:
 
 def hinted(request: RequestRow, chunk: int | None) -> Sequence[Target]:
     """Return the messages that a hint stands for."""
-    targets = targets_of(request.message_ids)
+    targets = targets_of(request.wanted_ids)
     if chunk is None or len(request.ids) <= CHUNK:
         return targets if not chunk else ()
     parts = {postfix_part(request.resolved.get(given, given)) for given in hinted_ids(request, chunk)}

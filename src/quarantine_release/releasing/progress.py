@@ -129,7 +129,7 @@ class Run:
         if row is None or row.part in self.compared or now >= request.created_at + _COMPARED_WITHIN:
             return False
         is_held = self.ports.guard.mode is not Mode.OFF or request.policy is not None
-        target = targets_by_part(request.message_ids).get(row.part)
+        target = targets_by_part(request.wanted_ids).get(row.part)
         if target is None or not is_held or not request.may_claim:
             return False
         return is_to_be_compared(row, target, request.created_at)

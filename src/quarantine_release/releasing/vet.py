@@ -28,6 +28,7 @@ from quarantine_release.domain.reuse import is_to_be_compared, used_again
 from quarantine_release.domain.rows import Target
 from quarantine_release.domain.search_lag import NEVER_SHOWN, PATIENCE, searchable_at
 from quarantine_release.releasing.findings import UNREADABLE, WAITING, Findings, Told
+from quarantine_release.releasing.own_ids import OTHER_ID, OwnIds, disproved
 from quarantine_release.releasing.ports import Ports
 from quarantine_release.releasing.progress import Run
 from quarantine_release.releasing.resolving import Resolving
@@ -48,6 +49,7 @@ class Vetting:
         self._limit = seconds
         self._spared = spared
         self.findings = Findings(run, ports)
+        self._own_ids = OwnIds(run, ports, self.findings)
         self.details: dict[PostfixPart, Details] = {}
         self.has_looked = False
         # Bare ids that were read by an investigate id that the ledger knew.
@@ -59,12 +61,14 @@ class Vetting:
         self.details |= resolving.resolve(given, answers)
 
     def compare(self) -> None:
-        """End Message-IDs that mean another message than the ledger knows by the same Postfix id.
+        """End Message-IDs that mean another message than the ledger knows by the same Postfix id, and ids disproved.
 
         The rows must have been read.
         """
         now = self._ports.clock()
         for name, request in self._run.requests.items():
+            if wrong := disproved(request, self._run.rows):
+                self.findings.end(name, wrong, OTHER_ID)
             for given, message_id in request.resolved.items():
                 row = self._run.rows.get(postfix_part(message_id))
                 ended = used_again(row, self.details.get(postfix_part(message_id)) or message_id, now)
@@ -84,9 +88,10 @@ class Vetting:
         """
         read = [want for want in wants if self._is_guarded(want) or ALERT_ID.match(want.target.message_id)]
         missing = [want.target.message_id for want in (*read, *ended) if want.target.part not in self.details]
-        missing += {each: None for want in read for name in want.requests for each in self.findings.shorter(want, name)}
+        missing += {each: None for want in read for name in want.requests for each in self._own_ids.shorter(want, name)}
         shown = self._look(missing) if missing else {}
-        apart = {want.target.part: self.findings.told_apart(want, shown) for want in read}
+        apart = {want.target.part: self._own_ids.told_apart(want, shown) for want in read}
+        shown = self._with_shorter_ids([want for want in apart.values() if self._are_all_held(want)], shown)
         read = [each for want in apart.values() for each in self._by_own_ids(want, shown)]
         wants = [*read, *(want for want in wants if want.target.part not in apart)]
         shown = {**shown, **self._shown_by_learned_ids(read, shown)}
@@ -102,7 +107,17 @@ class Vetting:
 
         One message must not be in a call twice.
         """
-        return self.findings.by_own_ids(want, shown) if all(map(self._is_held, want.requests)) else [want]
+        return self._own_ids.parted(want, shown) if self._are_all_held(want) else [want]
+
+    def _are_all_held(self, want: Want) -> bool:
+        return all(map(self._is_held, want.requests))
+
+    def _with_shorter_ids(self, wants: Sequence[Want], shown: Mapping[MessageId, Told]) -> Mapping[MessageId, Told]:
+        """Read the shorter ids of requests too, where there is nothing under the fullest one."""
+        missing = list(dict.fromkeys(each for want in wants for each in self._own_ids.left(want, shown)))
+        shown = {**shown, **self._look(missing)} if missing else shown
+        named = {given: told for want in wants for given, told in self._own_ids.named(want, shown).items()}
+        return {**shown, **named}
 
     def _shown_by_learned_ids(self, wants: Sequence[Want], shown: Mapping[MessageId, Told]) -> Mapping[MessageId, Told]:
         """Read bare ids that cannot be read by the investigate ids that were told of their messages before."""
@@ -209,7 +224,9 @@ class Vetting:
         for name in want.requests:
             request = self._run.requests[name]
             alerts = [given for given in request.ids if ALERT_ID.match(given) and postfix_part(given) == target.part]
-            learned = {given: told.message_id for given in alerts if given not in request.resolved}
+            meant = [given for given in alerts if not contradict(given, told.message_id)]
+            known = request.resolved.keys() | request.ended.keys()
+            learned = {given: told.message_id for given in meant if given not in known}
             if learned:
                 self._run.requests[name] = replace(request, resolved={**request.resolved, **learned})
         return Target(target.part, fullest((target.message_id, told.message_id)))

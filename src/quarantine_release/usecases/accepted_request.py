@@ -21,7 +21,7 @@ def replay(request: RequestRow, conflict: Conflict, ports: Ports) -> Answer | Ke
         return KeyReused(earlier)
     run = Run([earlier], ports, is_accepted=True)
     run.rows = {part: row for part, row in conflict.messages.items() if row is not None}
-    missing = [target.part for target in targets_of(earlier.message_ids) if target.part not in run.rows]
+    missing = [target.part for target in targets_of(earlier.wanted_ids) if target.part not in run.rows]
     if missing:
         run.rows |= ports.ledger.messages(earlier.account_id, missing)
     (answer,) = run.finish()
@@ -31,7 +31,7 @@ def replay(request: RequestRow, conflict: Conflict, ports: Ports) -> Answer | Ke
 def look_up(request: RequestRow, ports: Ports) -> Answer:
     """Tell what an accepted request has come to, and close it if it has ended. Raises LedgerUnavailable."""
     run = Run([request], ports, is_accepted=True)
-    run.rows = ports.ledger.messages(request.account_id, [target.part for target in targets_of(request.message_ids)])
+    run.rows = ports.ledger.messages(request.account_id, [target.part for target in targets_of(request.wanted_ids)])
     (answer,) = run.finish()
     return answer
 

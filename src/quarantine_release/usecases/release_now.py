@@ -173,15 +173,15 @@ def _look_up_first(run: Run, vetting: Vetting, ports: Ports) -> RequestRow | Non
         missing = [part for part in map(postfix_part, run.request.message_ids) if part not in run.rows]
         run.rows |= ports.ledger.messages(request.account_id, missing)
         require_readable(run.request, run.rows.values())
-        vetting.compare()
+    vetting.compare()
     return None
 
 
 def _vetted(run: Run, vetting: Vetting) -> list[Want]:
     """Return what may be claimed, and what may not, so that its trace knows who asked."""
     request, now = run.request, run.ports.clock()
-    ended = {result.part for result in run.results(request) if result.ended}
-    wants = [Want(t, (request.request_id,)) for t in targets_of(request.message_ids) if t.part not in ended]
+    targets = targets_of(request.wanted_ids)
+    wants = [Want(t, (request.request_id,)) for t in targets if t.part not in request.ended_parts]
     free = [w for w in wants if claimable(run.rows.get(w.target.part), w.target, force=request.force, now=now)]
     past = [want for want in wants if want not in free and vetting.is_to_be_compared(want)]
     passed, moved = vetting.vet(free, past), vetting.findings.moved

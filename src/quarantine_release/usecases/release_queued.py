@@ -140,6 +140,7 @@ class _Line:
         run.rows, run.facts = dict(known.messages), known.facts
         ask_each(run, wanted)
         vetting.compare()
+        wanted = self._wanted()  # without the ids that have ended by that
         free = {name: free_of(request, run) for name, request in run.requests.items()}
         permitted = [(request, own) for request, own in wanted if request.request_id not in withheld]
         still_wanted = merged(permitted, free, is_read=ports.guard.mode is not Mode.OFF)
@@ -223,10 +224,10 @@ class _Line:
         """Close what has ended; have what is left tried again after so many seconds."""
         run = self._run
         # Of a request with several chunks others may have ended the rest: who sees all of it closes it.
-        parts = {target.part for request in run.requests.values() for target in targets_of(request.message_ids)}
+        parts = {target.part for request in run.requests.values() for target in targets_of(request.wanted_ids)}
         # Of one that was cancelled meanwhile they may have claimed something before that, which is no longer as it was.
         cancelled = [request for request in run.requests.values() if request.cancelled_at is not None]
-        known = run.rows.keys() - {target.part for request in cancelled for target in targets_of(request.message_ids)}
+        known = run.rows.keys() - {target.part for request in cancelled for target in targets_of(request.wanted_ids)}
         run.rows |= self._ports.ledger.messages(run.account_id, sorted(parts - known))
         # A request that claimed nothing, because another came first, may know the message by another id.
         ask_each(run, self._wanted(), is_repeat=True)

@@ -82,11 +82,11 @@ def _groups(requests: Sequence[RequestRow]) -> Iterator[list[RequestRow]]:
 def _unclaimed(request: RequestRow, run: Run) -> list[Target]:
     """Return the messages that no call is under way for, and that wait for one: also those that never get one."""
     free = free_of(request, run)
-    unnamed = [target for target in targets_of(request.message_ids) if not has_one_key(target.message_id)]
+    unnamed = [target for target in targets_of(request.wanted_ids) if not has_one_key(target.message_id)]
     states = {target.part: row.state for target in unnamed if (row := run.rows.get(target.part))}
     under_way = (State.RELEASING, State.UNKNOWN, State.UNREADABLE)
     waiting = {target.part for target in unnamed if states.get(target.part) not in under_way}
-    return [target for target in targets_of(request.message_ids) if target.part in free | waiting]
+    return [target for target in targets_of(request.wanted_ids) if target.part in free | waiting]
 
 
 def _unread(answer: Answer) -> list[MessageRow]:
@@ -98,9 +98,9 @@ def _unread(answer: Answer) -> list[MessageRow]:
 def _look_at(requests: Sequence[RequestRow], ports: Ports, swept: Swept) -> None:
     run = Run(requests, ports, is_accepted=True)
     swept.requests += len(requests)
-    parts = {target.part for request in requests for target in targets_of(request.message_ids)}
+    parts = {target.part for request in requests for target in targets_of(request.wanted_ids)}
     run.rows = ports.ledger.messages(run.account_id, sorted(parts))
-    ask_each(run, [(request, targets_of(request.message_ids)) for request in requests], is_repeat=True)
+    ask_each(run, [(request, targets_of(request.wanted_ids)) for request in requests], is_repeat=True)
     now = ports.clock()
     for request in requests:
         # A worker that has looked at it in time may claim until its own time is over, and is not to be overtaken.
