@@ -1370,6 +1370,14 @@ def test_a_retry_after_is_at_least_a_second(guarded: World) -> None:
     assert refused.retry_after == 1
 
 
+def test_a_retry_after_is_at_most_ten_minutes_though_an_id_is_dated_ahead(guarded: World) -> None:
+    ahead = full_id(guarded.clock() + timedelta(hours=20))
+    guarded.lookup.messages[ahead] = NotRead.ABSENT
+    refused = release(request_row(ahead, created_at=guarded.clock(), dry_run=True), guarded.ports())
+    assert isinstance(refused, Refusal)
+    assert (refused.reason, refused.retry_after) == (RefusalReason.NOT_SEARCHABLE_YET, 600)
+
+
 def test_beside_what_waits_for_another_reason_new_mail_is_looked_for_as_soon(guarded: World) -> None:
     guarded.lookup.messages |= {FRESH[0]: NotRead.ABSENT, FULL: NotRead.NOT_NOW}
     assert told(ask(guarded, FRESH[0], FULL)) == [WAITS] * 2

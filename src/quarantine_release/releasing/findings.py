@@ -14,7 +14,7 @@ from quarantine_release.domain.ids import MessageId, PostfixPart, RequestId, is_
 from quarantine_release.domain.ledger_errors import LedgerUnavailable
 from quarantine_release.domain.packing import Want
 from quarantine_release.domain.rows import RequestRow, Target
-from quarantine_release.domain.search_lag import TOO_NEW, retry_seconds
+from quarantine_release.domain.search_lag import PATIENCE, TOO_NEW, retry_seconds
 from quarantine_release.domain.states import Code, Outcome, may_claim
 from quarantine_release.releasing.asking import ask_for
 from quarantine_release.releasing.ports import Ports
@@ -102,8 +102,12 @@ class Findings:
         return bool(self._waiting) and all(end.part in self._searchable_at for end in self._waiting)
 
     def searchable_in(self, now: datetime) -> float:
-        """Return in how many seconds all that waits should be searchable, one at least."""
-        return max(1.0, *((at - now).total_seconds() for at in self._searchable_at.values()))
+        """Return in how many seconds all that waits should be searchable: one at least, ten minutes at most.
+
+        An id may be dated up to a day ahead, and nothing waits longer than that for its mail.
+        """
+        wait = max(1.0, *((at - now).total_seconds() for at in self._searchable_at.values()))
+        return min(wait, PATIENCE.total_seconds())
 
     def retries(self, now: datetime, otherwise: float) -> dict[RequestId, float]:
         """Return after how many seconds to look again for each request that waits: `otherwise`, unless all is new."""
