@@ -8,7 +8,7 @@ from dataclasses import MISSING, fields, replace
 from typing import Any, Final
 
 from quarantine_release.domain.facts import Facts
-from quarantine_release.domain.guard import Guarded
+from quarantine_release.domain.guard import Ended, Guarded
 from quarantine_release.domain.ids import (
     AccountId,
     AttemptId,
@@ -64,7 +64,12 @@ _RESOLVED: Final = "resolved_"
 
 _ENDED: Final = "end_"
 
-_CANDIDATES_LIMIT: Final = 1000  # of about 100 bytes each, in one request
+# DynamoDB allows 400 KB for an item, of which a request's body may take 64 KB. All that was found out shares this much.
+_CHECKS_BYTES: Final = 310_000
+
+_NAME_BYTES: Final = 12  # of an attribute, with its position
+
+_CUT: Final = " ..."
 
 _MESSAGE: Final = {
     "state": STATE,
@@ -209,17 +214,30 @@ def request_row(item: Item) -> RequestRow:
 def checks_item(row: RequestRow) -> dict[str, Attribute]:
     """Return the attributes that hold what lookup and guard made of a request's ids.
 
-    Of many ids that may mean several messages, few of these are kept, so that the row can be written.
+    Each id has its share of what the row can hold, so of 1,000 ids that may mean several messages few candidates are
+    kept, or none.
     """
     item: dict[str, Attribute] = {}
-    kept = max(1, _CANDIDATES_LIMIT // len(row.ids))
+    share = _CHECKS_BYTES // len(row.ids)
     for position, given in enumerate(row.ids) if row.resolved or row.ended else ():
+        left = share
         if given in row.resolved:
             item[f"{_RESOLVED}{position}"] = {"S": row.resolved[given]}
+            left -= _NAME_BYTES + len(row.resolved[given])
         if given in row.ended:
-            ended = row.ended[given]
-            item[f"{_ENDED}{position}"] = ENDED.encode(replace(ended, candidates=ended.candidates[:kept]))
+            item[f"{_ENDED}{position}"] = _within(row.ended[given], left - _NAME_BYTES)
     return item
+
+
+def _within(ended: Ended, size: int) -> Attribute:
+    """Encode an end with as many of its candidates as fit, and cut its detail if none does."""
+    for kept in range(len(ended.candidates), -1, -1):
+        encoded = ENDED.encode(replace(ended, candidates=ended.candidates[:kept]))
+        excess = len(encoded["S"]) - size
+        if excess <= 0:
+            return encoded
+    detail = f"{ended.detail[: max(0, len(ended.detail) - excess - len(_CUT))]}{_CUT}"
+    return ENDED.encode(replace(ended, candidates=(), detail=detail))
 
 
 def ended_parts(row: RequestRow, checks: Item) -> list[PostfixPart]:
