@@ -1,19 +1,16 @@
-"""What holds for every test: nothing left of another test, no way off this machine, no stop-watch on property tests.
+"""Fixtures for every test: nothing is left of another test, and no connection leaves this machine.
 
-And which tests are measured without a look at their lines, and how `pytest --numprocesses` spreads them.
+How the tests run is in `tests/support/pytest_plugin.py`.
 """
 
 import os
 import socket
-import sys
-import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import hypothesis
 import pytest
 from moto import mock_aws
-from xdist.scheduler import LoadScopeScheduling
 
 # Powertools reads these when telemetry.py is imported.
 os.environ |= {
@@ -23,74 +20,16 @@ os.environ |= {
 }
 
 from quarantine_release import telemetry, wiring
-from tests.support.canaries import leaked
 from tests.support.deployment import Deployment, aws_session, deploy, deployed_template
 from tests.support.model_dynamodb import Fault, ModelDynamoDB
 from tests.support.small_cloudflare import Upstream, serve_upstream
 from tests.support.stand_ins import World
 
+pytest_plugins = ("tests.support.pytest_plugin",)
+
 # The first example pays for imports: a time limit would measure the machine.
 hypothesis.settings.register_profile("project", deadline=None)
 hypothesis.settings.load_profile("project")
-
-
-class _ByModule(LoadScopeScheduling):
-    """Keeps a module or a class in one process, for what it starts once; only simulations start nothing."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        return nodeid if nodeid.startswith("tests/test_simulation") else super()._split_scope(nodeid.partition("[")[0])
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
-    """Spread the tests over several processes, in their order."""
-    config.option.loadscopereorder = False
-    return _ByModule(config, log)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what mostly waits, among several processes."""
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        # The many short runs come last, so that all processes end together.
-        items.sort(key=lambda item: 0 if "slow" in _names(item) else 2 if item.path.stem == "test_simulation" else 1)
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
-    """Trace no test whose lines others go through too: it doubles its time, also where it is not in src/.
-
-    Not the mark `no_cover` of pytest-cov, which leaves one of the two tracers that it starts in a process of xdist.
-    """
-    if not (_names(pyfuncitem) & {"slow", "simulation", "measured"} or _is_on_moto(pyfuncitem)):
-        return (yield)
-    tracers = sys.gettrace(), threading.gettrace()
-    sys.settrace(None)
-    threading.settrace(None)
-    try:
-        return (yield)
-    finally:
-        sys.settrace(tracers[0])
-        threading.settrace(tracers[1])
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[None]
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Fail a test that left a secret or a personal field in what it printed: metrics, logs, warnings."""
-    report = yield
-    if report.passed and (found := leaked(report.capstdout + report.capstderr + report.caplog)):
-        report.outcome, report.longrepr = "failed", f"{item.nodeid} let out, while {call.when}: {found}"
-    return report
-
-
-def _names(item: pytest.Item) -> set[str]:
-    return {mark.name for mark in item.iter_markers()}
-
-
-def _is_on_moto(item: pytest.Item) -> bool:
-    """Say whether the same test also runs on the model."""
-    return isinstance(item, pytest.Function) and "[moto" in item.name
 
 
 _connect = socket.socket.connect

@@ -1,0 +1,75 @@
+"""How the tests run: the order and spread over processes, what coverage traces, and the search for leaked canaries.
+
+`tests/conftest.py` loads it. The fixtures are there.
+"""
+
+import os
+import sys
+import threading
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+from xdist.scheduler import LoadScopeScheduling
+
+from tests.support.canaries import leaked
+
+SIMULATION = "tests/simulation/test_simulation"
+
+
+class _ByModule(LoadScopeScheduling):
+    """Keeps a module or a class in one process, because it starts things once. Only simulations start nothing."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return nodeid if nodeid.startswith(SIMULATION) else super()._split_scope(nodeid.partition("[")[0])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """Spread the tests over several processes, in their order."""
+    config.option.loadscopereorder = False
+    return _ByModule(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several processes, begin with the tests that mostly wait, and end with the many short simulations."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: 0 if "slow" in _names(item) else 2 if item.nodeid.startswith(SIMULATION) else 1)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    """Do not trace a test that covers no line of its own: tracing doubles its time.
+
+    The mark `no_cover` of pytest-cov does not do: of the two tracers in a process of xdist it stops only one.
+    """
+    if not (_names(pyfuncitem) & {"slow", "simulation", "measured"} or _is_on_moto(pyfuncitem)):
+        return (yield)
+    tracers = sys.gettrace(), threading.gettrace()
+    sys.settrace(None)
+    threading.settrace(None)
+    try:
+        return (yield)
+    finally:
+        sys.settrace(tracers[0])
+        threading.settrace(tracers[1])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Fail a test that printed a secret or a personal field, in metrics, logs or warnings."""
+    report = yield
+    if report.passed and (found := leaked(report.capstdout + report.capstderr + report.caplog)):
+        report.outcome, report.longrepr = "failed", f"{item.nodeid} let out, while {call.when}: {found}"
+    return report
+
+
+def _names(item: pytest.Item) -> set[str]:
+    return {mark.name for mark in item.iter_markers()}
+
+
+def _is_on_moto(item: pytest.Item) -> bool:
+    """The same test also runs on the model, which is traced."""
+    return isinstance(item, pytest.Function) and "[moto" in item.name
