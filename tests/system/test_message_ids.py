@@ -207,3 +207,20 @@ def test_a_made_up_id_spoils_no_shorter_id_in_the_same_request(
     found = system.results([right, full_id(part, MADE_UP)], **queued)
     assert outcomes(found) == [expected, ("needs_review", "id_conflict")]
     assert system.cloudflare.released(part) == (disposition == "SPAM")
+
+
+@GUARDED
+def test_an_answer_that_names_two_messages_in_one_entry_proves_no_release(system: Deployed) -> None:
+    part, other = postfix_id(), postfix_id()
+    full = holds(system, part)
+
+    def release(_: list[str]) -> list[Row]:
+        return [{"id": full, "postfix_id": other, "delivered": ["ann@example.com"]}]
+
+    system.cloudflare.on_release = release
+    answer = asks(system, full)
+    (found,) = answer.json()["results"]
+    assert (answer.status_code, found["outcome"], found["code"]) == (202, "unconfirmed", "unclear_answer")
+    gone = {"is_quarantined": False, "post_delivery_operations": ["QUARANTINE_RELEASE"]}
+    system.cloudflare.rows = [row(full, **gone)]
+    assert result(system, answer) == ("released", None)

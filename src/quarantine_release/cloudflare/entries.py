@@ -64,6 +64,19 @@ def id_of(entry: Mapping[str, Any]) -> MessageId | None:
     return None
 
 
+def names_two(entry: Mapping[str, Any]) -> bool:
+    """Whether the `id` and the `postfix_id` of an entry cannot be of one message, so that nobody knows which it means.
+
+    A `postfix_id` that has the form of no id says nothing.
+    """
+    told, other = id_of(entry), id_of({"id": entry.get("postfix_id")})
+    return (
+        told is not None
+        and other is not None
+        and (postfix_part(told) != postfix_part(other) or contradict(told, other))
+    )
+
+
 def parts_named(entry: Mapping[str, Any]) -> set[PostfixPart]:
     """Return the messages that an entry may be about, by any of its ids."""
     names = [entry.get(name) for name in ("id", "postfix_id", "alert_id")]

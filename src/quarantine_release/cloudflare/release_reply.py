@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
-from quarantine_release.cloudflare.entries import id_of
+from quarantine_release.cloudflare.entries import id_of, names_two, parts_named
 from quarantine_release.domain.ids import MessageId, PostfixPart, contradict, fullest, postfix_part
 from quarantine_release.domain.states import Code, State
 from quarantine_release.domain.verdicts import Answered, Evidence, Recipients, RefusalReason, Refused, Verdict
@@ -70,7 +70,8 @@ def classify(reply: Reply, ids: Sequence[MessageId], now: datetime, *, bulk_4xx_
     if reply.status == 200 and envelope is not None and envelope.get("success") is True:
         entries = _entries(envelope.get("result"))
         told = _told_of(ids, entries)
-        unasked = len(entries) - sum(map(len, told.values()))
+        known = {id(entry) for own in told.values() for _, entry in own}
+        unasked = sum(id(entry) not in known for entry in entries)
         return Answered({asked: _verdict(own) for asked, own in told.items()}, evidence, unasked, rest)
     is_plain_refusal = 400 <= reply.status < 500 and reply.status not in _AMBIGUOUS_4XX
     verdict = Verdict(State.UNKNOWN, Code.UNCLEAR_ANSWER)
@@ -169,14 +170,22 @@ def _entries(result: Any) -> list[Entry]:
 
 
 def _told_of(ids: Sequence[MessageId], entries: Sequence[Entry]) -> dict[MessageId, list[tuple[MessageId, Entry]]]:
-    """Give each id asked for the entries that tell of its message, each with the id it tells."""
+    """Give each id asked for the entries that tell of its message, each with the id it tells.
+
+    An entry with two ids that contradict each other is given to both.
+    """
     by_part: dict[PostfixPart, list[tuple[MessageId, Entry]]] = {}
     for entry in entries:
         told = id_of(entry)
         if told is not None:
-            by_part.setdefault(postfix_part(told), []).append((told, entry))
+            for part in parts_named(entry) if names_two(entry) else {postfix_part(told)}:
+                by_part.setdefault(part, []).append((told, entry))
     return {
-        asked: [(told, entry) for told, entry in by_part.get(postfix_part(asked), ()) if not contradict(told, asked)]
+        asked: [
+            (told, entry)
+            for told, entry in by_part.get(postfix_part(asked), ())
+            if names_two(entry) or not contradict(told, asked)
+        ]
         for asked in ids
     }
 
@@ -185,7 +194,7 @@ def _verdict(told: Sequence[tuple[MessageId, Entry]]) -> Verdict:
     if not told:
         return Verdict(State.UNKNOWN, Code.MISSING_IN_ANSWER)
     known = fullest(other for other, _ in told)
-    if any(contradict(known, other) for other, _ in told):
+    if any(contradict(known, other) or names_two(entry) for other, entry in told):
         return Verdict(State.UNKNOWN, Code.UNCLEAR_ANSWER)
     own = [entry for _, entry in told]
     if any(entry.get("success") is False for entry in own):  # whatever it lists beside that
