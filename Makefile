@@ -108,6 +108,10 @@ bench-cold: ready-dev  ## measures cold starts and warm requests beside a peer a
 profile: ready-dev  ## shows where the time of a cold start and a request goes; ARGS='--first 20 --requests 100'
 	@$(in_dev) -m benchmarks.where_time_goes $(ARGS)
 
+.PHONY: crossings
+crossings: ready-dev  ## counts the borders that one request crosses in the code; ARGS=--calls lists them
+	@$(in_dev) -m benchmarks.crossings $(ARGS)
+
 .PHONY: bench-burst
 bench-burst: ready-dev  ## plays a burst in simulated time and writes the figures of docs/performance.md; ARGS='--seed 2'
 	@$(in_dev) -m benchmarks.burst --docs docs $(ARGS)
