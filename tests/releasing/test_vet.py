@@ -20,6 +20,7 @@ from quarantine_release.releasing.ports import Move
 from quarantine_release.releasing.progress import Answer
 from quarantine_release.usecases.accepted_request import KeyReused, cancel, look_up
 from quarantine_release.usecases.release_now import Refusal, release
+from quarantine_release.usecases.sweep import Swept, sweep
 from tests.cloudflare.test_entries import full_id
 from tests.support.model_dynamodb import Fault, ModelDynamoDB
 from tests.support.stand_ins import ACCOUNT, BARE, FULL, NOON, OK, TERMS, World, request_row
@@ -739,6 +740,45 @@ def test_a_refused_credential_ends_nothing(guarded: World) -> None:
     ((_, delay),) = guarded.queue.sent
     assert 30 <= delay <= 90
     assert told(later(guarded)) == [(Outcome.IN_PROGRESS, None)]
+
+
+@pytest.mark.parametrize("why", [NotRead.NOT_NOW, NotRead.REFUSED, None])
+def test_a_worker_hints_at_its_own_work_fewer_than_16_times_in_a_row(guarded: World, why: NotRead | None) -> None:
+    """After that the sweep does, until the request expires. None: a person has paused releases."""
+    guarded.lookup.messages[FULL] = why or SPAM
+    ask(guarded, FULL, inline=False)
+    if why is None:
+        stop = Stop("a drill", "anna", NOON, OperationId("01JDA0000000000000000000O1"))
+        guarded.budget.stops[request_row(FULL).client] = stop
+    delays: list[float] = []
+    while True:
+        guarded.work()
+        if not guarded.queue.sent:
+            break
+        ((_, delay),) = guarded.queue.sent
+        delays.append(delay)
+        guarded.clock.move(seconds=delay)
+    assert 5 < len(delays) < 16
+    if why is NotRead.NOT_NOW:
+        assert [round(each) for each in delays[:5]] == [5, 5, 10, 20, 40]
+    guarded.budget.stops.clear()
+    guarded.clock.move(minutes=8)
+    sweep(guarded.ports(), Swept())
+    assert len(guarded.queue.sent) == 1
+    guarded.lookup.messages[FULL] = SPAM
+    guarded.work()
+    assert told(later(guarded)) == [RELEASED]
+
+
+def test_a_request_of_which_something_was_found_out_is_looked_at_again_soon(guarded: World) -> None:
+    guarded.lookup.messages |= {FULL: NotRead.NOT_NOW, FULL_OTHER: NotRead.NOT_NOW}
+    ask(guarded, FULL, FULL_OTHER, inline=False)
+    guarded.clock.move(minutes=2)
+    guarded.lookup.messages[FULL_OTHER] = replace(EVIL, message_id=FULL_OTHER)
+    guarded.work()
+    assert [delay for _, delay in guarded.queue.sent] == [5.0]
+    guarded.work()
+    assert [round(delay) for _, delay in guarded.queue.sent] == [120]
 
 
 def test_a_clients_own_policy_holds_also_where_the_guard_is_off(world: World) -> None:

@@ -109,12 +109,22 @@ class Findings:
         wait = max(1.0, *((at - now).total_seconds() for at in self._searchable_at.values()))
         return min(wait, PATIENCE.total_seconds())
 
-    def retries(self, now: datetime, otherwise: float) -> dict[RequestId, float]:
-        """Return after how many seconds to look again for each request that waits: `otherwise`, unless all is new."""
+    def retries(self, now: datetime, otherwise: float, longest: float = 0.0) -> dict[RequestId, float]:
+        """Return after how many seconds to look again for each request that waits.
+
+        If not all that it waits for is new, it is `otherwise`, and doubles up to `longest` while nothing is found out.
+        """
         others = {end.name for end in self._waiting if end.part not in self._searchable_at}
         waited = {end.name: now - self._run.requests[end.name].created_at for end in self._waiting}
-        lag = self._ports.guard.search_lag
-        return {name: otherwise if name in others else retry_seconds(lag, each) for name, each in waited.items()}
+        lag, retries = self._ports.guard.search_lag, dict[RequestId, float]()
+        for name, each in waited.items():
+            if name not in others:
+                retries[name] = retry_seconds(lag, each)
+            elif self._run.requests[name] is self._before[name]:  # the time waited so far doubles with each wait
+                retries[name] = max(otherwise, min(longest, each.total_seconds()))
+            else:
+                retries[name] = otherwise
+        return retries
 
     def wait_for_meaning(self, name: RequestId, given: Iterable[MessageId], why: NotRead, ended: Ended) -> None:
         """Let Message-IDs wait that cannot be looked up for now."""

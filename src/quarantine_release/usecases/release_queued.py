@@ -53,6 +53,10 @@ _VERDICTS_HOLD: Final = timedelta(seconds=15)
 # a look take 24 calls at most. A worker that came back for fewer would spend a small budget on lists that it cannot
 # read to their end, and a list that was cut proves nothing.
 _NOT_NOW_SECONDS: Final = 5.0
+_LONGEST_NOT_NOW_SECONDS: Final = 300.0
+# From this age on a request gets its hints from the sweep alone. AWS stops a function that feeds its own queue after
+# about 16 rounds (Lambda developer guide, "Recursive loop detection"); a hint of the sweep begins to count anew.
+_SENDS_ITSELF: Final = timedelta(minutes=10)
 
 _LOOK_CALLS: Final = 30
 
@@ -158,7 +162,7 @@ class _Line:
         if findings.is_refused:
             self._wait = _until_full_minute(ports.clock())
         elif findings.is_waiting:
-            self._again = findings.retries(ports.clock(), _NOT_NOW_SECONDS)
+            self._again = findings.retries(ports.clock(), _NOT_NOW_SECONDS, _LONGEST_NOT_NOW_SECONDS)
             soonest = min(self._again.values(), default=_NOT_NOW_SECONDS)
             self._wait = max(ports.budget.wait_for(run.account_id, _LOOK_CALLS), soonest)
 
@@ -269,12 +273,19 @@ class _Line:
         return permitted
 
     def _put_off(self, hints: Sequence[Hint], delay: float) -> None:
-        """Have the hints come back after so many seconds, and the sweep wait for as long."""
-        if hints and delay >= _LONG_SECONDS:
-            waiting = [self._run.requests[name] for name in {hint.request_id: None for hint in hints}]
-            self._ports.ledger.look_again(waiting, self._ports.clock() + timedelta(seconds=delay))
-        if hints:
-            self._ports.queue.send(hints, delay)
+        """Have the hints come back after so many seconds, and the sweep wait for as long.
+
+        An old request is left to the sweep, unless the worker only ran out of time.
+        """
+        now, requests = self._ports.clock(), self._run.requests
+        old = {hint for hint in hints if delay and now - requests[hint.request_id].created_at >= _SENDS_ITSELF}
+        late = [hint for hint in hints if hint in old or delay >= _LONG_SECONDS]
+        if late:
+            waiting = [requests[name] for name in {hint.request_id: None for hint in late}]
+            self._ports.ledger.look_again(waiting, now + timedelta(seconds=delay))
+        sent = [hint for hint in hints if hint not in old]
+        if sent:
+            self._ports.queue.send(sent, delay)
 
 
 def _until_full_minute(now: datetime) -> float:
