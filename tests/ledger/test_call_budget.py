@@ -17,6 +17,7 @@ from quarantine_release.domain.ledger_errors import LedgerUnavailable
 from quarantine_release.domain.states import Code, State
 from quarantine_release.domain.verdicts import Answered, Evidence, RefusalReason, Refused, Verdict
 from quarantine_release.ledger.call_budget import AccountBudget
+from quarantine_release.ledger.reserved_call import ReservedCall
 from quarantine_release.ledger.table import Table
 from quarantine_release.ledger.transactions import DynamoLedger
 from tests.support.model_dynamodb import Fault, ModelDynamoDB
@@ -91,8 +92,17 @@ def take(budget: AccountBudget, mark: Mark = Mark.ALL, account: AccountId = ACCO
     return budget.take(account, mark)
 
 
-def reserve(budget: AccountBudget) -> float:
-    return budget.reserve(ACCOUNT, Mark.ALL)
+def reserve(budget: AccountBudget) -> ReservedCall:
+    """Reserve a call and take it."""
+    reserved = budget.reserve(ACCOUNT, Mark.ALL)
+    assert reserved.take() == 0
+    return reserved
+
+
+def put_back(reserved: ReservedCall) -> None:
+    """End the reservation of a call without making it."""
+    with reserved:
+        pass
 
 
 def taken(budget: AccountBudget, at_most: int, mark: Mark = Mark.ALL) -> int:
@@ -176,14 +186,13 @@ def test_giving_back_is_tried_twice_at_most_since_nobody_else_can_buy_meanwhile(
 
 def test_a_call_that_was_not_made_is_left_for_the_next(processes: Processes) -> None:
     budget = processes.start()
-    assert reserve(budget) == 0
-    budget.put_back(ACCOUNT)
+    put_back(reserve(budget))
     processes.round_trips()
-    assert reserve(budget) == 0
+    reserved = reserve(budget)
     assert processes.round_trips() == []
     assert processes.counted == 1
-    budget.put_back(ACCOUNT)
-    budget.put_back(ACCOUNT)
+    put_back(reserved)
+    put_back(reserved)
     processes.move(1)
     assert take(budget) == 0
     assert processes.counted == 1
@@ -192,11 +201,11 @@ def test_a_call_that_was_not_made_is_left_for_the_next(processes: Processes) -> 
 def test_a_call_is_put_back_only_into_the_slot_that_counts_it(processes: Processes) -> None:
     budget = processes.start()
     processes.move(29.5)
-    assert reserve(budget) == 0
+    reserved = reserve(budget)
     old = slot_of(processes.now)
     processes.move(1)
     assert take(budget) == 0  # for a read, which is made
-    budget.put_back(ACCOUNT)
+    put_back(reserved)
     processes.move(1)
     assert take(budget) == 0
     assert processes.row == {f"calls_{old}": 1, f"calls_{old + 1}": 2, "resumed": 3}
@@ -204,10 +213,10 @@ def test_a_call_is_put_back_only_into_the_slot_that_counts_it(processes: Process
 
 def test_a_call_is_put_back_beside_what_was_bought_since_in_its_slot(processes: Processes) -> None:
     budget = processes.start()
-    assert reserve(budget) == 0
+    reserved = reserve(budget)
     processes.move(1)
     assert take(budget) == 0
-    budget.put_back(ACCOUNT)
+    put_back(reserved)
     processes.move(1)
     assert take(budget) == 0
     assert processes.counted == 2
@@ -215,9 +224,9 @@ def test_a_call_is_put_back_beside_what_was_bought_since_in_its_slot(processes: 
 
 def test_a_call_from_before_a_pause_is_not_put_back_to_those_after_it(processes: Processes) -> None:
     budget = processes.start()
-    assert reserve(budget) == 0
+    reserved = reserve(budget)
     budget.heard(ACCOUNT, limited(2))
-    budget.put_back(ACCOUNT)
+    put_back(reserved)
     processes.move(3)
     assert take(budget) == 0
     assert processes.row["resumed"] == 1
@@ -228,32 +237,32 @@ def test_a_call_from_before_a_pause_is_not_put_back_to_those_after_it(processes:
 
 def test_a_call_reserved_a_moment_ago_costs_no_round_trip_to_renew(processes: Processes) -> None:
     budget = processes.start()
-    assert reserve(budget) == 0
+    reserved = reserve(budget)
     processes.move(14.9)
     processes.round_trips()
-    assert budget.renew(ACCOUNT) == 0
+    assert reserved.use() == 0
     assert (processes.round_trips(), processes.counted) == ([], 1)
 
 
 def test_a_call_reserved_46_seconds_ago_is_counted_again_when_it_is_made(processes: Processes) -> None:
     budget = processes.start()
-    assert reserve(budget) == 0
+    reserved = reserve(budget)
     old = slot_of(processes.now)
     processes.move(46)
-    assert budget.renew(ACCOUNT) == 0
+    assert reserved.use() == 0
     assert processes.row == {f"calls_{old}": 1, f"calls_{old + 1}": 1, "resumed": 2}
-    assert budget.renew(ACCOUNT) == 0
+    assert reserved.use() == 0
     assert processes.counted == 2
 
 
 def test_a_call_reserved_46_seconds_ago_is_not_made_if_none_are_left(processes: Processes) -> None:
     processes.limit = 3
     budget = processes.start()
-    assert reserve(budget) == 0
+    reserved = reserve(budget)
     processes.move(46)
     assert taken(processes.start(), 9) == 2
-    assert budget.renew(ACCOUNT) == 314
-    budget.put_back(ACCOUNT)
+    assert reserved.use() == 314
+    put_back(reserved)
     assert processes.counted == 3
 
 
@@ -623,20 +632,21 @@ class Run:
                         return
                     self.made.append((now, who, mark))
             case "put back":
-                self._reserve_and_read(budget, who, number)
-                budget.put_back(ACCOUNT)
+                with budget.reserve(ACCOUNT, Mark.ALL) as reserved:
+                    self._take_and_read(reserved, budget, who, number)
             case "late":
-                if not self._reserve_and_read(budget, who, number) and not budget.renew(ACCOUNT):
-                    self.made.append((self.processes.now, who, Mark.ALL))
+                with budget.reserve(ACCOUNT, Mark.ALL) as reserved:
+                    if not self._take_and_read(reserved, budget, who, number) and not reserved.use():
+                        self.made.append((self.processes.now, who, Mark.ALL))
             case "limited":
                 budget.heard(ACCOUNT, limited(number))
                 self.pauses.append((now, who, now + timedelta(seconds=number)))
             case _:
                 budget.heard(ACCOUNT, BROKEN if what == "trouble" else GOOD)
 
-    def _reserve_and_read(self, budget: AccountBudget, who: int, number: int) -> float:
-        """Reserve a call, let time pass, and make other calls meanwhile."""
-        wait = reserve(budget)
+    def _take_and_read(self, reserved: ReservedCall, budget: AccountBudget, who: int, number: int) -> float:
+        """Take the reserved call, let time pass, and make other calls meanwhile."""
+        wait = reserved.take()
         for _ in range(number // 3 if not wait else 0):
             self.processes.move(number * 2)
             if not take(budget):

@@ -14,7 +14,6 @@ from quarantine_release.domain.states import Code, Outcome, State
 from quarantine_release.domain.transitions import ASKS_KEPT
 from quarantine_release.domain.verdicts import Answered, Evidence, RefusalReason, Refused, Verdict
 from quarantine_release.releasing.asking import ask_each, ask_for
-from quarantine_release.releasing.call import make_call
 from quarantine_release.releasing.claim import Claims, claim
 from quarantine_release.releasing.progress import Run
 from tests.domain.test_packing import want
@@ -137,7 +136,7 @@ def test_only_who_forces_claims_what_has_ended(world: World) -> None:
     run = begin(world, [first])
     claims = claim(run, Call(WireForm.ARRAY, (want(BARE),)))
     assert isinstance(claims, Claims)
-    assert make_call(run, claims) is None
+    assert world.call(run, claims) is None
     (second,), (forced,) = accept(world, "two"), accept(world, "forced", force=True)
     call = Call(WireForm.ARRAY, (want(BARE, "two", "forced"),))
     assert claim(begin(world, [second]), call) is None
@@ -159,7 +158,7 @@ def test_each_request_is_told_what_the_call_came_to_for_its_own(world: World) ->
     run, claims = claim_both(world)
     failed = Verdict(State.FAILED, Code.CLOUDFLARE_REJECTED)
     world.cloudflare.answers.append(Answered({BARE: DELIVERED, OTHER: failed}, OK))
-    assert make_call(run, claims) is None
+    assert world.call(run, claims) is None
     rejected = (Outcome.FAILED, Code.CLOUDFLARE_REJECTED)
     told = {each.request.request_id: [(r.outcome, r.code) for r in each.results] for each in run.finish()}
     assert told == {
@@ -174,7 +173,7 @@ def test_each_request_is_told_what_the_call_came_to_for_its_own(world: World) ->
 def test_a_call_that_was_rejected_as_a_whole_is_given_back_to_be_sent_with_fewer(world: World) -> None:
     run, claims = claim_both(world)
     world.cloudflare.answers.append(REJECTED)
-    assert make_call(run, claims) is REJECTED
+    assert world.call(run, claims) is REJECTED
     kept = world.ledger.messages(ACCOUNT, [PART, postfix_part(OTHER)])
     assert kept == run.rows
     assert {(each.state, each.owner, each.attempts, each.largest_call) for each in kept.values()} == {
@@ -190,14 +189,14 @@ def test_a_call_that_was_rejected_as_a_whole_is_given_back_to_be_sent_with_fewer
 def test_a_call_that_was_not_made_says_nothing_about_how_many_may_be_in_it(world: World, no: RefusalReason) -> None:
     run, claims = claim_both(world)
     world.cloudflare.answers.append(Refused(no, Evidence()))
-    make_call(run, claims)
+    world.call(run, claims)
     assert {each.largest_call for each in run.rows.values()} == {None}
 
 
 def test_what_was_accepted_before_stays_open_whatever_refuses_it(world: World) -> None:
     run, claims = claim_both(world)
     world.cloudflare.answers.append(Refused(RefusalReason.CREDENTIALS, Evidence(403)))
-    make_call(run, claims)
+    world.call(run, claims)
     kept = world.ledger.requests([RequestId("rq_one"), RequestId("rq_two")])
     assert {request.state for request in kept.values()} == {RequestState.OPEN}
 
@@ -205,7 +204,7 @@ def test_what_was_accepted_before_stays_open_whatever_refuses_it(world: World) -
 def test_a_pause_that_began_since_the_call_was_taken_is_kept(world: World) -> None:
     run, claims = claim_both(world)
     world.budget.paused = 41.5
-    no = make_call(run, claims)
+    no = world.call(run, claims)
     assert no is not None
     assert (no.reason, no.retry_after, no.evidence.status) == (RefusalReason.RATE_LIMITED, 42, None)
     assert world.cloudflare.calls == []
@@ -216,7 +215,7 @@ def test_a_pause_that_began_since_the_call_was_taken_is_kept(world: World) -> No
 def test_a_call_that_cannot_be_renewed_is_not_made(world: World) -> None:
     run, claims = claim_both(world)
     world.budget.renewal = 12.5
-    no = make_call(run, claims)
+    no = world.call(run, claims)
     assert no is not None
     assert (no.reason, no.retry_after, no.evidence.failure) == (RefusalReason.RATE_LIMITED, 13, "calls_used_up")
     assert (world.budget.put_back_calls, world.cloudflare.calls) == (1, [])
@@ -226,7 +225,7 @@ def test_a_call_that_cannot_be_renewed_is_not_made(world: World) -> None:
 def test_a_call_for_which_there_is_no_time_is_put_back(world: World) -> None:
     world.seconds_left = [7.9]
     run, claims = claim_both(world)
-    no = make_call(run, claims)
+    no = world.call(run, claims)
     assert no is not None
     assert no.reason is RefusalReason.NO_TIME
     assert (world.budget.put_back_calls, world.cloudflare.calls) == (1, [])
@@ -311,7 +310,7 @@ def test_what_was_read_is_another_message_than_the_ledger_knows_and_is_not_claim
     claims = claim(run, Call(WireForm.ARRAY, (replace(want(BARE, "one"), confirmed=FULL_ID),)))
     assert isinstance(claims, Claims)
     world.cloudflare.answers.append(REJECTED)
-    make_call(run, claims)
+    world.call(run, claims)
     assert run.rows[PART].own_id == FULL_ID
     again = Call(WireForm.ARRAY, (replace(want(BARE, "one"), confirmed=OTHER_ID),))
     assert claim(run, again) is None
@@ -324,7 +323,7 @@ def test_an_answer_by_another_id_than_was_read_leaves_it_unknown(world: World) -
     claims = claim(run, Call(WireForm.ARRAY, (replace(want(BARE, "one"), confirmed=FULL_ID),)))
     assert isinstance(claims, Claims)
     world.cloudflare.answers.append(Answered({BARE: replace(DELIVERED, message_id=OTHER_ID)}, OK))
-    assert make_call(run, claims) is None
+    assert world.call(run, claims) is None
     row = run.rows[PART]
     assert (row.state, row.code, row.own_id) == (State.UNKNOWN, Code.UNCLEAR_ANSWER, FULL_ID)
     (attempt,) = world.ledger.attempts(ACCOUNT, [row.attempt])

@@ -211,7 +211,7 @@ def budget_counted_per_process(patch: Patch) -> None:
 
         return mutant
 
-    for name in ("take", "reserve", "renew", "wait_for", "pause_left", "put_back", "heard"):
+    for name in ("take", "reserve", "wait_for", "pause_left", "heard"):
         patch.setattr(AccountBudget, name, alone(getattr(AccountBudget, name)))
 
 
@@ -270,8 +270,8 @@ def the_switch_is_ignored(patch: Patch) -> None:
 def the_switch_is_not_looked_at_again_after_the_claim(patch: Patch) -> None:
     original = attempt_module._too_late
 
-    def mutant(run: Run, attempt: AttemptRow, seconds: float) -> Refused | None:
-        return original(run, replace(attempt, owners={}), seconds)
+    def mutant(run: Run, attempt: AttemptRow, *others: Any) -> Refused | None:
+        return original(run, replace(attempt, owners={}), *others)
 
     patch.setattr(attempt_module, "_too_late", mutant)
 

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Self
 
 from quarantine_release.domain.call_limit import Mark
 from quarantine_release.domain.guard import NO_GUARD, Details, Guard, NotRead, Several, Unclear
@@ -19,7 +19,10 @@ from quarantine_release.domain.transitions import Terms
 from quarantine_release.domain.verdicts import Answered, Evidence, Reading, Recipients, Refused, Stop, Verdict, Wanted
 from quarantine_release.ledger.table import Table
 from quarantine_release.ledger.transactions import DynamoLedger
+from quarantine_release.releasing.call import make_call
+from quarantine_release.releasing.claim import Claims
 from quarantine_release.releasing.ports import Budget, Hint, Ports
+from quarantine_release.releasing.progress import Run
 from quarantine_release.usecases.release_queued import Batch, release_hinted
 
 ACCOUNT = AccountId("a" * 32)
@@ -168,20 +171,40 @@ class RememberingBudget:
     def stop_of(self, account_id: AccountId, client: str) -> Stop | None:  # noqa: ARG002
         return self.stops.get("*") or self.stops.get(client)
 
-    def reserve(self, account_id: AccountId, mark: Mark) -> float:
-        return self.take(account_id, mark)
-
-    def renew(self, account_id: AccountId) -> float:  # noqa: ARG002
-        return self.renewal
+    def reserve(self, account_id: AccountId, mark: Mark) -> "RememberingReservation":
+        return RememberingReservation(self, account_id, mark)
 
     def wait_for(self, account_id: AccountId, calls: int) -> float:  # noqa: ARG002
         return max(self.paused, self.used_up)
 
-    def put_back(self, account_id: AccountId) -> None:  # noqa: ARG002
-        self.put_back_calls += 1
-
     def heard(self, account_id: AccountId, called: Answered | Refused) -> None:  # noqa: ARG002
         self.heard_of.append(called)
+
+
+@dataclass
+class RememberingReservation:
+    """Counts with its budget whether the call was put back."""
+
+    budget: RememberingBudget
+    account_id: AccountId = ACCOUNT
+    mark: Mark = Mark.ALL
+    is_taken: bool = False
+
+    def take(self) -> float:
+        wait = 0.0 if self.is_taken else self.budget.take(self.account_id, self.mark)
+        self.is_taken = not wait
+        return wait
+
+    def use(self) -> float:
+        wait = self.budget.renewal
+        self.is_taken = self.is_taken and bool(wait)
+        return wait
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.budget.put_back_calls += self.is_taken
 
 
 class UnreadableBudget(RememberingBudget):
@@ -245,6 +268,11 @@ class World:
     def work(self, **ports: Any) -> Batch:
         """Be the worker for all hints that were sent."""
         return release_hinted(self.queue.taken(), self.ports(**ports))
+
+    def call(self, run: Run, claims: Claims) -> Refused | None:
+        """Make a claimed call, for which one was taken from the budget."""
+        with RememberingReservation(self.budget, is_taken=True) as reserved:
+            return make_call(run, claims, reserved)
 
     def _new_attempt_id(self, _: datetime) -> AttemptId:
         self._attempts += 1

@@ -1,5 +1,6 @@
 """The worker's use case: hints of many requests, merged into few calls, and what becomes of those that must wait."""
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -14,7 +15,6 @@ from quarantine_release.domain.packing import Call, Want
 from quarantine_release.domain.rows import MessageRow, RequestRow, RequestState, Target, WireForm
 from quarantine_release.domain.states import Code, Outcome, State
 from quarantine_release.domain.verdicts import Answered, Evidence, RefusalReason, Refused, Verdict
-from quarantine_release.releasing.call import make_call
 from quarantine_release.releasing.claim import Claims, claim
 from quarantine_release.releasing.hints import CHUNK
 from quarantine_release.releasing.ports import Hint
@@ -23,7 +23,21 @@ from quarantine_release.usecases.accepted_request import cancel, look_up
 from quarantine_release.usecases.release_now import release
 from quarantine_release.usecases.release_queued import Batch, release_hinted
 from tests.support.model_dynamodb import Fault
-from tests.support.stand_ins import ACCOUNT, BARE, DELIVERED, FULL, NOON, OK, OTHER, TERMS, World, ids, request_row
+from tests.support.stand_ins import (
+    ACCOUNT,
+    BARE,
+    DELIVERED,
+    FULL,
+    NOON,
+    OK,
+    OTHER,
+    TERMS,
+    RememberingBudget,
+    RememberingReservation,
+    World,
+    ids,
+    request_row,
+)
 
 ELSEWHERE = AccountId("b" * 32)
 FULL_OTHER = MessageId("4WtWkr6nlBz9sNH-2024-08-28T15:32:35-7")
@@ -352,8 +366,11 @@ class Budgets:
     waiting: AccountId
     seconds: float
 
-    def reserve(self, account_id: AccountId, mark: Mark) -> float:
-        return self.seconds if account_id == self.waiting else self.world.budget.take(account_id, mark)
+    def reserve(self, account_id: AccountId, mark: Mark) -> RememberingReservation:
+        budget = self.world.budget
+        return RememberingReservation(
+            RememberingBudget(waits=deque([self.seconds])) if account_id == self.waiting else budget, account_id, mark
+        )
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.world.budget, name)
@@ -489,17 +506,31 @@ def test_a_rest_that_an_answer_asks_for_is_kept_by_the_next_call(world: World) -
 
 
 @dataclass
+class ReservationBeside(RememberingReservation):
+    """A reservation that somebody else gets in before, when its call is taken."""
+
+    act: Callable[[], object] = lambda: None
+
+    def take(self) -> float:
+        if not self.is_taken:
+            self.act()
+        return super().take()
+
+
+@dataclass
 class Beside:
     """A budget in whose stead somebody else acts, between the worker's read and its claim."""
 
     world: World
     act: Callable[[], object] | None
 
-    def reserve(self, account_id: AccountId, mark: Mark) -> float:
+    def reserve(self, account_id: AccountId, mark: Mark) -> ReservationBeside:
+        return ReservationBeside(self.world.budget, account_id, mark, act=self._act_once)
+
+    def _act_once(self) -> None:
         act, self.act = self.act, None
         if act is not None:
             act()
-        return self.world.budget.take(account_id, mark)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.world.budget, name)
@@ -559,7 +590,7 @@ def test_an_id_that_another_worker_had_claimed_before_the_cancel_comes_to_what_i
         cancel(request, world.ports())
 
     world.work(budget=Beside(world, claim_and_cancel))
-    assert make_call(another, claimed[0]) is None
+    assert world.call(another, claimed[0]) is None
     assert message(world, OTHER).state is State.RELEASED
     assert told(world, request) == [Outcome.CANCELLED, R]
 

@@ -21,7 +21,6 @@ from quarantine_release.domain.rows import MessageRow, RequestRow, RequestState,
 from quarantine_release.domain.states import Code, Outcome, State
 from quarantine_release.domain.verdicts import Answered, Evidence, RefusalReason, Refused, Verdict
 from quarantine_release.ledger.items import message_item
-from quarantine_release.releasing.call import make_call
 from quarantine_release.releasing.claim import Claims, claim
 from quarantine_release.releasing.hints import CHUNK
 from quarantine_release.releasing.ports import Hint
@@ -321,7 +320,7 @@ def test_what_a_worker_claims_as_the_day_ends_does_not_expire(world: World, monk
     monkeypatch.undo()
     (claims,) = claimed
     assert isinstance(claims, Claims)
-    assert make_call(worker, claims) is None
+    assert world.call(worker, claims) is None
     assert told(world, request) == [R]
 
 

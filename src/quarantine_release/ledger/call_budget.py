@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Final
 
 from quarantine_release.domain.call_limit import (
@@ -36,19 +37,17 @@ from quarantine_release.domain.verdicts import Answered, RefusalReason, Refused,
 from quarantine_release.ledger.account_row import account_row, calls_name
 from quarantine_release.ledger.codecs import Item
 from quarantine_release.ledger.keys import account_key
-from quarantine_release.ledger.known_calls import Known, Reserved
+from quarantine_release.ledger.known_calls import Known
+from quarantine_release.ledger.reserved_call import ReservedCall
 from quarantine_release.ledger.table import FEW_TRIES, Table
 from quarantine_release.ledger.update_expression import UpdateExpression
 
 # So long a block holds, and so long what others wrote may be unknown here: within a second a pause reaches everybody.
 _HOLDS: Final = timedelta(seconds=0.9)
 
-# A call counts in the slot in which it was bought, for five minutes and one slot more. So it must be made within 30 s.
-# A process may stall while it buys, and a worker reads before it releases. So a block that arrives later than this is
-# given back, and a reserved call that is older than this is bought again.
+# A call must be made within 30 s, because it counts in the slot in which it was bought. A process may stall while it
+# buys, so a block that arrives later than this is given back.
 _LATEST_BLOCK: Final = timedelta(seconds=SLOT_SECONDS / 3)
-
-_LATEST_CALL: Final = timedelta(seconds=SLOT_SECONDS / 2)
 
 _PURCHASES: Final = 3
 
@@ -59,7 +58,7 @@ _LARGEST_BLOCK: Final = 8
 class AccountBudget:
     """The budgets of all accounts, as this process knows them. `marks`: calls allowed in five minutes.
 
-    An account whose row cannot be read has no budget: every method but `put_back` and `heard` raises RowUnreadable,
+    An account whose row cannot be read has no budget: every method but `reserve` and `heard` raises RowUnreadable,
     after a call of `report`.
     """
 
@@ -95,23 +94,9 @@ class AccountBudget:
         known.move(1)
         return 0.0
 
-    def reserve(self, account_id: AccountId, mark: Mark) -> float:
-        """Take a call that is made later, or put back. Only one per account at a time; otherwise as `take`."""
-        wait, known = self.take(account_id, mark), self._of(account_id)
-        if not wait:
-            known.reserved = Reserved(known.bought_at, known.row.paused_until)
-        return wait
-
-    def renew(self, account_id: AccountId) -> float:
-        """Return 0 if the reserved call may be made at once, or for how many seconds it may not.
-
-        A call that was reserved 15 s ago is bought again, because it counts where it was bought. Raises
-        LedgerUnavailable.
-        """
-        reserved = self._of(account_id).reserved
-        if reserved is None or self._clock() - reserved.bought_at < _LATEST_CALL:
-            return 0.0
-        return self.reserve(account_id, Mark.ALL)
+    def reserve(self, account_id: AccountId, mark: Mark) -> ReservedCall:
+        """Return a call that can be taken some time before it is made. It goes back unless it is used."""
+        return ReservedCall(partial(self.take, account_id), self._of(account_id), mark, self._clock)
 
     def wait_for(self, account_id: AccountId, calls: int) -> float:
         """Return the seconds until `calls` calls may be made, or until the whole budget is free if it is smaller.
@@ -133,16 +118,6 @@ class AccountBudget:
         No round trip within a second of the last, that of `take` included.
         """
         return stop_of(self._recent(account_id), client)
-
-    def put_back(self, account_id: AccountId) -> None:
-        """Put the reserved call back, because it is not made.
-
-        It stays counted if it was bought in another slot than the block at hand, or if calls have paused since.
-        """
-        known = self._of(account_id)
-        if known.reserved is not None and known.is_of_block(known.reserved):
-            known.move(-1)
-        known.reserved = None
 
     def heard(self, account_id: AccountId, called: Answered | Refused) -> None:
         """Take note of what a call came to: Cloudflare may want none for a while."""

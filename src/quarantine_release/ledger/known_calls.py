@@ -10,8 +10,8 @@ _LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
-class Reserved:
-    """A call that was taken and is not made yet: when its block was bought, and the pause that was known then."""
+class Block:
+    """What tells the block that a call belongs to: when it was bought, and the pause that was known then."""
 
     bought_at: datetime
     paused_until: datetime | None
@@ -26,7 +26,10 @@ class Known:
     bought_at: datetime = _LONG_AGO
     block: int = 1
     left: int = 0
-    reserved: Reserved | None = None
+
+    @property
+    def block_at_hand(self) -> Block:
+        return Block(self.bought_at, self.row.paused_until)
 
     def move(self, calls: int) -> None:
         """Count so many of the calls that were bought as made."""
@@ -35,10 +38,10 @@ class Known:
         self.row = replace(self.row, calls=counted, resumed=self.row.resumed + calls)
         self.left -= calls
 
-    def is_of_block(self, reserved: Reserved) -> bool:
-        """Whether a reserved call is counted in the same slot, and after the same pause, as the block at hand.
+    def is_of_block(self, block: Block) -> bool:
+        """Whether a call of `block` is counted in the same slot, and after the same pause, as the block at hand.
 
         If it is not, putting it into that block would hide a call that was made.
         """
-        is_same_slot = slot_of(reserved.bought_at) == slot_of(self.bought_at)
-        return is_same_slot and reserved.paused_until == self.row.paused_until
+        is_same_slot = slot_of(block.bought_at) == slot_of(self.bought_at)
+        return is_same_slot and block.paused_until == self.row.paused_until

@@ -14,7 +14,7 @@ from quarantine_release.domain.states import FINAL, Code, State
 from quarantine_release.domain.transitions import answered, given_back, not_made, recorded, refused
 from quarantine_release.domain.verdicts import NO_RECIPIENTS, Answered, Evidence, RefusalReason, Refused, Verdict
 from quarantine_release.releasing.claim import Claims
-from quarantine_release.releasing.ports import Move
+from quarantine_release.releasing.ports import Move, Reservation
 from quarantine_release.releasing.progress import Run
 
 # Seconds that must remain before a claim: Cloudflare's total deadline and the record after it (hazards: 10 + 4).
@@ -33,22 +33,20 @@ _PASSING: Final = frozenset(
 _MISSING: Final = Verdict(State.UNKNOWN, Code.MISSING_IN_ANSWER)
 
 
-def make_call(run: Run, claims: Claims, *, is_last: bool = False) -> Refused | None:
+def make_call(run: Run, claims: Claims, reserved: Reservation, *, is_last: bool = False) -> Refused | None:
     """Make the claimed call and write down what came of it; return the refusal of one that had no effect.
 
-    Raises LedgerUnavailable if it is not known whether the request was refused. `is_last`: the only request is
-    closed along with the record, if it has ended.
+    The reserved call is used if Cloudflare is called. Raises LedgerUnavailable if it is not known whether the request
+    was refused. `is_last`: the only request is closed along with the record, if it has ended.
     """
     ports, attempt = run.ports, claims.attempt
     ids = [target.message_id for target in attempt.targets]
     called: Answered | Refused | None = _withheld(run, attempt)
     seconds = min(CALL_SECONDS, ports.time_left() - RECORD_SECONDS)  # what was just asked may have taken some
-    called = called or _too_late(run, attempt, seconds)
+    called = called or _too_late(run, attempt, reserved, seconds)
     if called is None:
         called = ports.cloudflare.release(run.account_id, attempt.wire_form, ids, seconds)
         ports.budget.heard(run.account_id, called)
-    else:
-        ports.budget.put_back(run.account_id)
     if isinstance(called, Refused):
         _give_back(run, claims, called)
         return called
@@ -63,12 +61,12 @@ def _withheld(run: Run, attempt: AttemptRow) -> Refused | None:
     return Refused(RefusalReason.PAUSED, Evidence(failure=withheld)) if withheld else None
 
 
-def _too_late(run: Run, attempt: AttemptRow, seconds: float) -> Refused | None:
+def _too_late(run: Run, attempt: AttemptRow, reserved: Reservation, seconds: float) -> Refused | None:
     """Return why a claimed call is not made after all: the claim may have taken long."""
     try:
         paused = run.ports.budget.pause_left(run.account_id)
         stops = [run.stop_of(run.requests[name]) for name in sorted(set(attempt.owners.values()))]
-        wait = 0.0 if paused or any(stops) or seconds < LEAST_CALL_SECONDS else run.ports.budget.renew(run.account_id)
+        wait = 0.0 if paused or any(stops) or seconds < LEAST_CALL_SECONDS else reserved.use()
     except LedgerUnavailable:  # who cannot be told of a pause must not call into it
         return Refused(RefusalReason.NO_TIME, Evidence(failure="pause_not_known"))
     for stop in filter(None, stops):

@@ -31,20 +31,15 @@ class Claims:
 def claim(run: Run, call: Call) -> Claims | Conflict | None:
     """Claim what may be claimed; None if nothing was. A Conflict tells of an earlier request under the same key.
 
-    Messages that are not known are taken to be new, which most are: a refusal brings the rows as they are. The call
-    taken for what is wanted is put back if nothing was claimed. Raises LedgerUnavailable.
+    Messages that are not known are taken to be new, which most are: a refusal brings the rows as they are. Raises
+    LedgerUnavailable.
     """
-    claims: Claims | Conflict | None = None
     try:
-        claims = _claim(run, call)
+        return _claim(run, call)
     except LedgerContended:
         if run.is_accepted or run.request.force:
             raise
-        claims = _accept(run, call)
-    finally:
-        if call.wants and not isinstance(claims, Claims):
-            run.ports.budget.put_back(run.account_id)
-    return claims
+        return _accept(run, call)
 
 
 def _claim(run: Run, call: Call) -> Claims | Conflict | None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, Self
 
 from quarantine_release.domain.call_limit import Mark
 from quarantine_release.domain.facts import NO_FACTS, Facts
@@ -161,6 +161,26 @@ class Lookup(Protocol):
         """Read messages; what is left out is NOT_NOW."""
 
 
+class Reservation(Protocol):
+    """A call that can be taken some time before it is made. Its `with` puts it back at the end unless it was used."""
+
+    @property
+    def is_taken(self) -> bool: ...
+
+    def take(self) -> float:
+        """Take the call and return 0, or return for how many seconds none may be made. Raises LedgerUnavailable.
+
+        A call that is taken already is not taken twice.
+        """
+
+    def use(self) -> float:
+        """Return 0 if the call may be made at once, or for how many seconds it may not. Raises LedgerUnavailable."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
 class Budget(Protocol):
     """How many calls an account may still make, and when: the same for all processes."""
 
@@ -176,17 +196,8 @@ class Budget(Protocol):
         No round trip within a second of the last, that of `take` included.
         """
 
-    def reserve(self, account_id: AccountId, mark: Mark) -> float:
-        """Take a call that is made later, or put back. Only one per account at a time; otherwise as `take`."""
-
-    def renew(self, account_id: AccountId) -> float:
-        """Return 0 if the reserved call may be made at once, or for how many seconds it may not.
-
-        Raises LedgerUnavailable.
-        """
-
-    def put_back(self, account_id: AccountId) -> None:
-        """Put the reserved call back, because it is not made."""
+    def reserve(self, account_id: AccountId, mark: Mark) -> Reservation:
+        """Return a call of the account that can be taken before it is made, up to this mark."""
 
     def wait_for(self, account_id: AccountId, calls: int) -> float:
         """Return the seconds until `calls` calls may be made, or until the whole budget is free if it is smaller.

@@ -85,41 +85,39 @@ def release(request: RequestRow, ports: Ports, *, inline: bool = True) -> Answer
         call = waiting[0]
         has_time = ports.time_left() >= CALL_SECONDS + RECORD_SECONDS
         wait = 0.0
-        try:
-            if has_time and call.wants:
-                wait = ports.budget.reserve(request.account_id, Mark.ALL if request.force else Mark.INLINE)
-            stop = run.stop_of(request)  # after the call was taken, which has read the row that tells it
-        except LedgerUnavailable:
+        with ports.budget.reserve(request.account_id, mark) as reserved:
+            try:
+                if has_time and call.wants:
+                    wait = reserved.take()
+                stop = run.stop_of(request)  # after the call was taken, which has read the row that tells it
+            except LedgerUnavailable:
+                if not run.is_accepted:
+                    raise
+                break  # the earlier call's outcome must still reach the caller
+            if stop is not None or (request.force and call.wants and not reserved.is_taken):
+                if run.is_accepted:
+                    break
+                if stop is not None:
+                    return _refuse(request, ports, RefusalReason.PAUSED, stop=stop)
+                return _refuse(request, ports, RefusalReason.RATE_LIMITED if has_time else RefusalReason.NO_TIME, wait)
+            waiting.popleft()
             if not run.is_accepted:
-                raise
-            break  # the earlier call's outcome must still reach the caller
-        may_call = has_time and call.wants and not wait
-        if stop is not None and may_call:
-            ports.budget.put_back(request.account_id)
-        if stop is not None or (request.force and call.wants and not may_call):
-            if run.is_accepted:
+                vetting.findings.tell_trace(run.request)  # before anybody is told
+            try:
+                claims = claim(run, call if reserved.is_taken else replace(call, wants=()))
+            except LedgerUnavailable:
+                if not run.is_accepted:
+                    raise
+                claims = None  # the earlier call's outcome must still reach the caller
+            if isinstance(claims, Conflict):
+                return replay(request, claims, ports)
+            if claims is None:
+                continue
+            no = make_call(run, claims, reserved, is_last=not waiting)
+            if no is not None:
+                if run.request.state is RequestState.REFUSED:
+                    return Refusal(no.reason, no.retry_after, run.request, no.stop)
                 break
-            if stop is not None:
-                return _refuse(request, ports, RefusalReason.PAUSED, stop=stop)
-            return _refuse(request, ports, RefusalReason.RATE_LIMITED if has_time else RefusalReason.NO_TIME, wait)
-        waiting.popleft()
-        if not run.is_accepted:
-            _tell_trace(run, vetting, is_taken=bool(may_call))
-        try:
-            claims = claim(run, call if may_call else replace(call, wants=()))
-        except LedgerUnavailable:
-            if not run.is_accepted:
-                raise
-            claims = None  # the earlier call's outcome must still reach the caller
-        if isinstance(claims, Conflict):
-            return replay(request, claims, ports)
-        if claims is None:
-            continue
-        no = make_call(run, claims, is_last=not waiting)
-        if no is not None:
-            if run.request.state is RequestState.REFUSED:
-                return Refusal(no.reason, no.retry_after, run.request, no.stop)
-            break
     if request.force:
         run.end_without_call(request, [want.target for call in waiting for want in call.wants])
     confirm(run, ports, seconds=_PROOF_SECONDS, spared=RECORD_SECONDS)
@@ -128,16 +126,6 @@ def release(request: RequestRow, ports: Ports, *, inline: bool = True) -> Answer
     if hints:
         ports.queue.send(hints, vetting.findings.retries(ports.clock(), 0.0).get(request.request_id, 0.0))
     return answer
-
-
-def _tell_trace(run: Run, vetting: Vetting, *, is_taken: bool) -> None:
-    """Keep what was read of messages that ended, before anybody is told. Raises LedgerUnavailable."""
-    try:
-        vetting.findings.tell_trace(run.request)
-    except LedgerUnavailable:
-        if is_taken:
-            run.ports.budget.put_back(run.account_id)
-        raise
 
 
 def _refuse(

@@ -27,7 +27,7 @@ from quarantine_release.releasing.call import CALL_SECONDS, RECORD_SECONDS, make
 from quarantine_release.releasing.claim import Claims, claim
 from quarantine_release.releasing.confirm import confirm
 from quarantine_release.releasing.hints import free_of, hinted, hinted_ids
-from quarantine_release.releasing.ports import Hint, Ports
+from quarantine_release.releasing.ports import Hint, Ports, Reservation
 from quarantine_release.releasing.progress import Run
 from quarantine_release.releasing.resolving import question_of
 from quarantine_release.releasing.vet import Vetting
@@ -125,18 +125,17 @@ class _Line:
         self._wait = 0.0
         # After so long each request that cannot be read for now: who is new must not bring back the others as soon.
         self._again: dict[RequestId, float] = {}
-        self._is_taken = False
         self._is_begun = False
         self._vetted_at: datetime | None = None
 
-    def _begin(self) -> None:
+    def _begin(self, reserved: Reservation) -> None:
         """Look at what the hints stand for, and find the calls to make."""
         run, ports, batch = self._run, self._ports, self._batch
         spared = CALL_SECONDS + 2 * RECORD_SECONDS + 1  # a little more than the next call asks for
         vetting = Vetting(run, ports, Mark.ALL, seconds=_VETTING_SECONDS, spared=spared)
         # Nothing is read at Cloudflare for a client that may no longer do this.
         withheld = {name for name, request in run.requests.items() if ports.permit(request).withheld}
-        self._resolve([hint for hint in self.hints if hint.request_id not in withheld], vetting)
+        self._resolve([hint for hint in self.hints if hint.request_id not in withheld], vetting, reserved)
         wanted = self._wanted()
         parts = {target.part for _, own in wanted for target in own}
         bare = {target.part for _, own in wanted for target in own if is_bare(target.message_id)}
@@ -150,7 +149,9 @@ class _Line:
         still_wanted = merged(permitted, free, is_read=ports.guard.mode is not Mode.OFF)
         past = [want for want in ended(permitted, free) if vetting.is_to_be_compared(want)]
         findings = vetting.findings
-        vetted = findings.save(vetting.vet(still_wanted, past) if (still_wanted or past) and self._may_look() else [])
+        vetted = findings.save(
+            vetting.vet(still_wanted, past) if (still_wanted or past) and self._may_look(reserved) else []
+        )
         run.compared |= {want.target.part for want in past}
         ask_each(run, [(request, [each for each in own if each.part in findings.moved]) for request, own in wanted])
         self._vetted_at = ports.clock() if vetting.has_looked else None
@@ -171,7 +172,7 @@ class _Line:
         known = ((self._run.requests.get(hint.request_id), hint.chunk) for hint in self.hints)
         return [(request, hinted(request, chunk)) for request, chunk in known if request is not None]
 
-    def _resolve(self, hints: Sequence[Hint], vetting: Vetting) -> None:
+    def _resolve(self, hints: Sequence[Hint], vetting: Vetting, reserved: Reservation) -> None:
         """Find out what the Message-IDs mean that the hints stand for."""
         headers: dict[RequestId, list[MessageId]] = defaultdict(list)
         for hint in hints:
@@ -181,50 +182,47 @@ class _Line:
             headers[hint.request_id] += [each for each in given if is_header(each) and each not in found_out]
         window, requests = self._ports.guard.window, self._run.requests
         questions = {question_of(requests[name], each, window).text for name, ids in headers.items() for each in ids}
-        if questions and self._may_look():
+        if questions and self._may_look(reserved):
             known = self._ports.ledger.known(self._run.account_id, None, [], sorted(questions))
             vetting.resolve(headers, known.answers)
 
-    def _may_look(self) -> bool:
+    def _may_look(self, reserved: Reservation) -> bool:
         """Take the release's own call before anything is read: else reading could use up a small budget for ever."""
-        if not self._is_taken and self._ports.time_left() >= CALL_SECONDS + 2 * RECORD_SECONDS:
-            self._wait = self._ports.budget.reserve(self._run.account_id, Mark.ALL)
-            self._is_taken = not self._wait
-        return self._is_taken
+        if not reserved.is_taken and self._ports.time_left() >= CALL_SECONDS + 2 * RECORD_SECONDS:
+            self._wait = reserved.take()
+        return reserved.is_taken
 
     def step(self) -> bool:
         """Make the next call; say whether there may be more."""
+        with self._ports.budget.reserve(self._run.account_id, Mark.ALL) as reserved:
+            if not self._is_begun:  # not before its turn: what others wait for would make this account's verdicts old
+                self._is_begun = True
+                self._begin(reserved)
+            delay = self._call(reserved)
+        if delay is not None:
+            self._end(delay)
+        return delay is None
+
+    def _call(self, reserved: Reservation) -> float | None:
+        """Make the next call; return after how many seconds the rest is tried again, None if that is now."""
         ports = self._ports
-        if not self._is_begun:  # not before it is this account's turn: what others wait for would make its verdicts old
-            self._is_begun = True
-            try:
-                self._begin()
-            except LedgerUnavailable:
-                if self._is_taken:
-                    ports.budget.put_back(self._run.account_id)
-                raise
         is_stale = self._vetted_at is not None and ports.clock() - self._vetted_at >= _VERDICTS_HOLD
         if not self._calls or is_stale or ports.time_left() < CALL_SECONDS + 2 * RECORD_SECONDS:
-            if self._is_taken:
-                ports.budget.put_back(self._run.account_id)
-            return self._end(0.0 if self._calls else self._wait)
-        wait = 0.0 if self._is_taken else ports.budget.reserve(self._run.account_id, Mark.ALL)
-        self._is_taken = False
+            return 0.0 if self._calls else self._wait
+        wait = reserved.take()
         if wait:
-            return self._end(wait)
+            return wait
         claims = claim(self._run, self._calls.popleft())
         if not isinstance(claims, Claims):
-            return True
+            return None
         self._batch.calls += 1
-        no = make_call(self._run, claims)
+        no = make_call(self._run, claims, reserved)
         # After a rejected call smaller ones may pass, and beside clients that are paused others may go on.
         if no is None or no.reason in (RefusalReason.CALL_REJECTED, RefusalReason.PAUSED):
-            return True
-        if no.reason is RefusalReason.NO_TIME:
-            return self._end(0.0)
-        return self._end(no.retry_after or _until_full_minute(ports.clock()))
+            return None
+        return 0.0 if no.reason is RefusalReason.NO_TIME else no.retry_after or _until_full_minute(ports.clock())
 
-    def _end(self, delay: float) -> bool:
+    def _end(self, delay: float) -> None:
         """Close what has ended; have what is left tried again after so many seconds."""
         run = self._run
         # Of a request with several chunks others may have ended the rest: who sees all of it closes it.
@@ -248,7 +246,6 @@ class _Line:
             self._put_off(hints, seconds)
         longer = max(delay, _until_full_minute(self._ports.clock()))
         self._put_off([hint for hint in left if hint in paused], longer)
-        return False
 
     def _left(self) -> list[Hint]:
         """Return the hints that still have something to be released."""
