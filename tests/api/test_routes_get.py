@@ -312,8 +312,11 @@ def test_a_message_that_cannot_be_read_is_503_in_every_view_of_it(deployment: De
     alone = deployment.get(path_of(answer))
     assert (alone.status, alone.code, alone.body["ids"]) == (503, "ledger_row_unreadable", [MESSAGE])
     assert alone.body["request_id"] == answer.body["request_id"]
-    listed = deployment.get("/v1/releases", query=[("ids", answer.body["request_id"])])
-    assert (listed.status, listed.body["releases"], listed.body["open"]) == (200, [alone.body], 0)
+    nobodys = f"rq_{'a' * 26}"
+    listed = deployment.get("/v1/releases", query=[("ids", f"{answer.body['request_id']},{nobodys}")])
+    assert (listed.status, listed.body["releases"][0]) == (200, alone.body)
+    assert [each["code"] for each in listed.body["releases"]] == ["ledger_row_unreadable", "not_found"]
+    assert listed.body["open"] == 1
     trace = deployment.get(f"/v1/messages/{INVESTIGATE_ID}")
     assert (trace.status, trace.code, trace.body["ids"]) == (503, "ledger_row_unreadable", [INVESTIGATE_ID])
     again = deployment.post([MESSAGE])

@@ -160,8 +160,9 @@ def test_for_a_message_whose_row_cannot_be_read_nothing_is_done_and_everybody_ge
     assert told(system.get(f"/v1/releases/{request_id}")) == unreadable
     assert told(system.post({}, f"/v1/releases/{request_id}/cancel")) == unreadable
     assert told(system.get(f"/v1/messages/{full}")) == unreadable
-    listed = system.get(f"/v1/releases?ids={request_id},{others['request_id']}").json()["releases"]
-    assert [each.get("code") for each in listed] == ["ledger_row_unreadable", None]
+    listed = system.get(f"/v1/releases?ids={request_id},{others['request_id']}").json()
+    assert [each.get("code") for each in listed["releases"]] == ["ledger_row_unreadable", None]
+    assert listed["open"] == 1
 
     assert system.item(message_key(full)) == damaged(sound, DAMAGES[name])
     assert system.cloudflare.released(full) == 1

@@ -140,13 +140,15 @@ def _get_releases(call: Call) -> Response:
         raise InvalidRequest("invalid_field", f"ids must name 1 to {_LIST_LIMIT} requests.", "ids")
     request_ids = [parse_request_id(name) for name in given]
     found = wiring.ledger().find_requests([request_id for request_id in request_ids if request_id])
-    bodies = []
+    bodies, pending = [], 0
     for request_id in request_ids:
         try:
-            bodies.append(_answer_body(_look_up(found, request_id, call.client, call.ports), call.client))
+            body = _answer_body(_look_up(found, request_id, call.client, call.ports), call.client)
+            pending += body["outcome"] == "pending"
         except Declined as declined:
-            bodies.append(problem_body(declined, call.request.gateway_request_id))
-    pending = sum(body.get("outcome") == "pending" for body in bodies)
+            body = problem_body(declined, call.request.gateway_request_id)
+            pending += body["retryable"]  # what cannot be read now may be open, so that nobody may stop asking
+        bodies.append(body)
     return Response(200, {"releases": bodies, "open": pending})
 
 
