@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from quarantine_release.domain.facts import facts_of
+from quarantine_release.domain.facts import MATCHES_KEPT, facts_of
 from quarantine_release.domain.guard import NO_GUARD, Details, Ended, Guard, Guarded, Mode, NotRead, Several, Unclear
 from quarantine_release.domain.ids import AccountId, MessageId, OperationId, RequestId, postfix_part
 from quarantine_release.domain.ledger_errors import LedgerUnavailable
@@ -21,7 +21,7 @@ from quarantine_release.releasing.progress import Answer
 from quarantine_release.usecases.accepted_request import KeyReused, cancel, look_up
 from quarantine_release.usecases.release_now import Refusal, release
 from quarantine_release.usecases.sweep import Swept, sweep
-from tests.cloudflare.test_entries import full_id
+from tests.cloudflare.test_entries import full_id, queue_id
 from tests.support.model_dynamodb import Fault, ModelDynamoDB
 from tests.support.stand_ins import ACCOUNT, BARE, FULL, NOON, OK, TERMS, World, request_row
 
@@ -1623,6 +1623,32 @@ def test_what_a_search_showed_of_several_matches_is_kept_of_each(
     is_whole = narrowing.sender is None
     assert told(ask(guarded, OTHER_BARE, name="two")) == [DENIED if is_whole else CANNOT_READ]
     assert told(ask(guarded, BARE, name="three")) == [RELEASED if is_whole else CANNOT_READ]
+
+
+def test_of_very_many_matches_few_are_kept_and_none_passes_by_its_bare_id(guarded: World) -> None:
+    at = NOON - timedelta(hours=5)
+
+    def mail(name: str, kind: Details) -> Details:
+        return replace(kind, message_id=MessageId(f"{queue_id(at, name)}-{at:%Y-%m-%dT%H:%M:%S}-7"))
+
+    spam = [mail(f"z{number:07}", SPAM) for number in range(300)]
+    evil = [mail(f"zE{number:06}", EVIL) for number in range(40)]
+    doubtful = mail("zDoubt00", replace(SPAM, is_doubtful=True))
+    guarded.lookup.answers[HEADER] = [*spam, *evil, doubtful]
+    assert told(ask(guarded, HEADER)) == [(Outcome.AMBIGUOUS, Code.SEVERAL_MATCHES)]
+    apart = [key for key in guarded.dynamodb.items if key.startswith("N#")]
+    assert len(apart) == MATCHES_KEPT + 1
+    guarded.lookup.messages.clear()
+    parts = [postfix_part(each.message_id) for each in (doubtful, evil[0], evil[39], spam[0], spam[299])]
+    everything = (*map(MessageId, parts), *(each.message_id for each in (*spam, *evil, doubtful)))
+    guarded.lookup.messages |= dict.fromkeys(everything, NotRead.ABSENT)
+    answers = [told(ask(guarded, part, name=str(number))) for number, part in enumerate(parts)]
+    assert answers == [[CANNOT_READ], [DENIED], [CANNOT_READ], [CANNOT_READ], [CANNOT_READ]]
+    guarded.lookup.messages[MessageId(parts[3])] = spam[0]
+    assert told(ask(guarded, parts[3], name="read")) == [RELEASED]
+    other_day = MessageId(queue_id(NOON - timedelta(days=9), "z7654321"))
+    guarded.lookup.messages[other_day] = NotRead.ABSENT
+    assert told(ask(guarded, other_day, name="other day")) == [RELEASED]
 
 
 def test_what_a_search_showed_of_the_clear_matches_is_kept_though_another_was_unclear(guarded: World) -> None:

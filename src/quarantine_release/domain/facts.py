@@ -13,9 +13,12 @@ from typing import Final
 from quarantine_release.domain.guard import Details, Ended, Guarded, NotRead, as_name, judge
 from quarantine_release.domain.ids import MessageId, PostfixPart, contradict, is_bare, is_partial
 from quarantine_release.domain.policy import HARMFUL, Policy
+from quarantine_release.domain.search_rows import rank
 from quarantine_release.domain.states import Code
 from quarantine_release.domain.verdicts import RECIPIENTS_KEPT
 
+# How many matches of one Message-ID are kept: whoever sends mail chooses how many there are.
+MATCHES_KEPT: Final = 25
 _ADDRESS_LENGTH: Final = 320  # RFC 3696 erratum 1690: 64 + @ + 255
 # What was read again within this time, and was the same, is not written again.
 _SAME: Final = timedelta(seconds=60)
@@ -68,6 +71,22 @@ def unclear(message_id: MessageId, now: datetime) -> Facts:
 def several(part: PostfixPart, now: datetime) -> Facts:
     """Return what to keep where several messages were shown to go by one Postfix id."""
     return Facts(MessageId(part), now, was_held=True, is_clear=False, is_several=True)
+
+
+def capped(facts: Mapping[PostfixPart, Facts], now: datetime) -> dict[PostfixPart, Facts]:
+    """Return what to keep of the matches of one Message-ID: the unclear and the worst, and a mark for all others."""
+    ordered = sorted(facts.items(), key=lambda one: (one[1].is_clear, rank(one[1].disposition), one[0]))
+    marks = {mark_of(part) for part, _ in ordered[MATCHES_KEPT:]}
+    return {**dict(ordered[:MATCHES_KEPT]), **{mark: several(mark, now) for mark in marks}}
+
+
+def mark_of(part: PostfixPart) -> PostfixPart:
+    """Return the name under which it is kept that a message is among matches too many to be kept each.
+
+    A long Postfix id begins with its time: three of its characters are 39 hours. So few marks are enough for a search,
+    and each holds for the mail of two days.
+    """
+    return PostfixPart(f"*{part[:3]}")
 
 
 def combined(facts: Iterable[Facts | None]) -> Facts | None:

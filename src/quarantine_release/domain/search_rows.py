@@ -29,7 +29,7 @@ def merged(rows: Sequence[Details]) -> Details | None:
     if len({(row.message_id, row.is_quarantined) for row in rows}) != 1 or len(headers) > 1:
         return None
     dispositions = {each for row in rows for each in (row.disposition, *row.other_dispositions)}
-    worst, *others = sorted(dispositions, key=_rank)
+    worst, *others = sorted(dispositions, key=rank)
     return replace(
         rows[0],
         disposition=worst,
@@ -66,7 +66,8 @@ def meant_by(message_id: MessageId, rows: Sequence[Details]) -> Details | Severa
     return Several(tuple(messages)) if len(messages) > 1 else next(iter(messages), None)
 
 
-def _rank(disposition: str | None) -> tuple[int, int, str]:
+def rank(disposition: str | None) -> tuple[int, int, str]:
+    """Return by what dispositions are ordered, the worst first."""
     if disposition in HARMFUL:
         return 0, 0, disposition or ""
     if disposition in DISPOSITIONS:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
-from quarantine_release.domain.facts import Facts, combined, facts_of, unclear
+from quarantine_release.domain.facts import Facts, capped, combined, facts_of, unclear
 from quarantine_release.domain.guard import CONTRADICTED, Details, Ended, NotRead, Unclear
 from quarantine_release.domain.ids import MessageId, PostfixPart, RequestId, postfix_part
 from quarantine_release.domain.lookup import Kept, Question, choose
@@ -103,8 +103,11 @@ class Resolving:
         facts: dict[PostfixPart, Facts] = {}
         for question in questions:
             told = shown.get(question, NotRead.NOT_NOW)
+            own: dict[PostfixPart, Facts] = {}
             for each in self._facts(told, question):
                 part = postfix_part(each.message_id)
+                own[part] = combined((own.get(part), each)) or each
+            for part, each in capped(own, self._ports.clock()).items():
                 facts[part] = combined((facts.get(part), each)) or each
             if question in by_ledger:
                 continue

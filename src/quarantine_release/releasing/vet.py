@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Final
 
 from quarantine_release.domain.call_limit import Mark
-from quarantine_release.domain.facts import Facts, combined, facts_of, judge_by, unclear
+from quarantine_release.domain.facts import Facts, combined, facts_of, judge_by, mark_of, unclear
 from quarantine_release.domain.facts import several as several_facts
 from quarantine_release.domain.guard import Details, Ended, Guarded, Mode, NotRead, Several, Unclear, judge
 from quarantine_release.domain.ids import (
@@ -137,9 +137,15 @@ class Vetting:
         """
         if not parts:
             return
-        known = self._ports.ledger.known(self._run.account_id, None, sorted(parts), [], sorted(parts))
+        marks = {part: mark_of(part) for part in parts}
+        names = sorted({*parts, *marks.values()})
+        known = self._ports.ledger.known(self._run.account_id, None, sorted(parts), [], names)
         kept = {part: row.facts for part, row in known.messages.items()}
         newest = {part: combined((known.facts.get(part), kept.get(part), self._run.facts_of(part))) for part in parts}
+        for part, row in ((part, self._run.rows.get(part)) for part in parts):
+            is_unknown = newest[part] is None and (row is None or row.own_id is None)
+            if is_unknown and marks[part] in known.facts:  # it may be one of the matches that were too many to keep
+                newest[part] = several_facts(part, self._ports.clock())
         self._run.facts = {**self._run.facts, **{part: facts for part, facts in newest.items() if facts is not None}}
 
     def _learned(self, part: PostfixPart) -> MessageId | None:
