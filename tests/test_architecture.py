@@ -43,7 +43,6 @@ RULES = {
 LEFT = {
     "api.routes": "wiring",
     "webhook": "releasing.ports",
-    "worker": "aws.hint_queue",
 }
 # What each may import from outside that is not pure: other people's packages, and those of Python's own modules that
 # reach beyond the process or are different each time. A module that is not named here is pure.

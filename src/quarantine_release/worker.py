@@ -3,7 +3,6 @@
 from typing import TYPE_CHECKING, Any
 
 from quarantine_release import init_phase, telemetry, wiring
-from quarantine_release.aws.hint_queue import decode
 from quarantine_release.usecases.release_queued import LISTS_HOLD, Batch, release_hinted
 
 if TYPE_CHECKING:
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 def lambda_handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
     """Take a batch of hints; those that the ledger did not let be done are delivered again."""
     try:
-        hints = {record["messageId"]: decode(record) for record in event["Records"]}
+        hints = wiring.queue().read(event)
         ports = wiring.ports(
             lambda: context.get_remaining_time_in_millis() / 1000, lists_hold=LISTS_HOLD, permit=wiring.permit
         )
@@ -23,8 +22,8 @@ def lambda_handler(event: dict[str, Any], context: "LambdaContext") -> dict[str,
         _report(batch, malformed=sum(hint is None for hint in hints.values()))
     except Exception as error:  # noqa: BLE001  the edge of the process: logged, raised again without its text
         raise telemetry.unhandled(error) from None
-    again = [name for name, hint in hints.items() if hint in batch.failed]
-    return {"batchItemFailures": [{"itemIdentifier": name} for name in again]}
+    failed = [message_id for message_id, hint in hints.items() if hint in batch.failed]
+    return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in failed]}
 
 
 def _report(batch: Batch, malformed: int) -> None:

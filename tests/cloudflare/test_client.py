@@ -23,14 +23,22 @@ from quarantine_release import telemetry
 from quarantine_release.aws.secret_store import CachedSecret
 from quarantine_release.cloudflare import client as cloudflare
 from quarantine_release.cloudflare import connection as deadline
-from quarantine_release.cloudflare.client import CloudflareClient, CredentialCheck
+from quarantine_release.cloudflare.client import CloudflareClient
 from quarantine_release.cloudflare.connection import ANSWER_LIMIT, DeadlineSession
 from quarantine_release.config.accounts import Accounts, parse_accounts
 from quarantine_release.config.secret import SecretMalformed, SecretUnavailable
 from quarantine_release.domain.ids import AccountId, MessageId
 from quarantine_release.domain.rows import WireForm
 from quarantine_release.domain.states import Code, State
-from quarantine_release.domain.verdicts import Answered, Evidence, Recipients, RefusalReason, Refused, Verdict
+from quarantine_release.domain.verdicts import (
+    Answered,
+    CredentialCheck,
+    Evidence,
+    Recipients,
+    RefusalReason,
+    Refused,
+    Verdict,
+)
 from tests.support.fault_server import (
     Certificate,
     FaultServer,

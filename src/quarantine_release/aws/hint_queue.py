@@ -51,6 +51,11 @@ class ReleaseQueue:
             if lost > len(entries):
                 return
 
+    @staticmethod
+    def read(event: Mapping[str, Any]) -> dict[str, Hint | None]:
+        """Read the hints in an SQS event, each by its message's id; None for a message that is no hint."""
+        return {record["messageId"]: decode(record) for record in event["Records"]}
+
 
 def encode(hint: Hint) -> str:
     """Return the body of a hint's message."""

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 from urllib.parse import quote
@@ -18,7 +18,7 @@ from quarantine_release.domain.ids import AccountId, MessageId
 from quarantine_release.domain.ledger_errors import LedgerUnavailable
 from quarantine_release.domain.rows import WireForm
 from quarantine_release.domain.states import Code, State
-from quarantine_release.domain.verdicts import Answered, Evidence, RefusalReason, Refused, Verdict
+from quarantine_release.domain.verdicts import Answered, CredentialCheck, Evidence, RefusalReason, Refused, Verdict
 from quarantine_release.releasing.ports import Budget
 
 # A call is begun only if Cloudflare has this long to answer; and so long apart are tries that could not be sent.
@@ -39,14 +39,6 @@ class Secret(Protocol):
 
     def refetch(self) -> Accounts:
         """Return the accounts as they are now, if that was not asked for within 30 s."""
-
-
-@dataclass(frozen=True, slots=True)
-class CredentialCheck:
-    """What Cloudflare says of the credential itself: a verified one proves no permission to release."""
-
-    is_accepted: bool | None
-    evidence: Evidence
 
 
 _NO_CALLS_LEFT: Final = CredentialCheck(None, Evidence(failure="no_calls_left"))

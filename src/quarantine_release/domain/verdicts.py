@@ -159,3 +159,11 @@ class Refused:
     retry_after: int | None = None
     calls: int = 1
     stop: Stop | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialCheck:
+    """What Cloudflare says of the credential itself: a verified one proves no permission to release."""
+
+    is_accepted: bool | None
+    evidence: Evidence
