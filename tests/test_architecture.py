@@ -109,8 +109,6 @@ TOO_LARGE = {
     "cloudflare.search._get",
     "cloudflare.walk._listed",
     "cloudflare.walk._read_by_path",
-    "domain.guard",
-    "domain.guard.judge",
     "domain.identity.combined",
     "domain.search_rows.merged",
     # The area `ledger`.

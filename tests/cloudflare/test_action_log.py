@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from quarantine_release.cloudflare.action_log import ActionLog, clarify, released, unnamed
 from quarantine_release.cloudflare.entries import RELEASE, dicts
-from quarantine_release.domain.guard import NotRead
+from quarantine_release.domain.details import NotRead, NotYetRead, Unreadable
 from quarantine_release.domain.verdicts import Evidence, Reading, Recipients, Seen
 from tests.cloudflare.test_entries import DAY, MINUTE, QUARANTINED, RELEASED, UNCLEAR, anything, members, scalars
 from tests.support.stand_ins import FULL, NOON, OK
@@ -117,14 +117,14 @@ def clarified(
 
 @pytest.mark.parametrize("seen", [RELEASED, QUARANTINED, UNCLEAR])
 def test_the_log_proves_a_release_whatever_the_message_shows(seen: Seen) -> None:
-    for why in (None, NotRead.FAILED, NotRead.TOO_MANY):
+    for why in (None, Unreadable.FAILED, Unreadable.TOO_MANY):
         assert clarified(seen, [action()], None, why) == CHANGED[RELEASED]
         assert clarified(seen, [action(success=False), action()], NOON, why) == CHANGED[RELEASED]
 
 
 @pytest.mark.parametrize("log", [[], [action(operation="MOVE")], [{}]])
 def test_a_log_without_a_release_changes_nothing_but_a_release_that_it_does_not_know(log: list[Any]) -> None:
-    for why in (None, NotRead.ABSENT):
+    for why in (None, Unreadable.ABSENT):
         assert clarified(QUARANTINED, log, None, why) == KEPT[QUARANTINED]
         assert clarified(UNCLEAR, log, NOON, why) == KEPT[UNCLEAR]
         assert clarified(RELEASED, log, NOON, why) == CHANGED[UNCLEAR]
@@ -148,7 +148,7 @@ def test_any_other_release_in_the_log_forbids_to_say_still_quarantined(release: 
         assert clarified(QUARANTINED, [release], since) == CHANGED[UNCLEAR]
 
 
-@pytest.mark.parametrize("why", [NotRead.FAILED, NotRead.NOT_NOW, NotRead.TOO_MANY])
+@pytest.mark.parametrize("why", [Unreadable.FAILED, NotYetRead.NOT_NOW, Unreadable.TOO_MANY])
 def test_a_log_that_was_cut_off_proves_only_the_successes_in_it(why: NotRead) -> None:
     for seen in (RELEASED, QUARANTINED, UNCLEAR):
         assert clarified(seen, [], None, why) is None

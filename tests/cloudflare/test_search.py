@@ -18,7 +18,7 @@ from quarantine_release.cloudflare.search import Calls, Got, Page
 from quarantine_release.config.accounts import Accounts, parse_accounts
 from quarantine_release.config.secret import SecretMalformed, SecretUnavailable
 from quarantine_release.domain.call_limit import Mark
-from quarantine_release.domain.guard import NotRead
+from quarantine_release.domain.details import NotRead, NotYetRead, Unreadable
 from quarantine_release.domain.ids import AccountId
 from quarantine_release.domain.ledger_errors import LedgerUnavailable
 from quarantine_release.domain.verdicts import Evidence, RefusalReason, Refused
@@ -40,8 +40,8 @@ from tests.support.fault_server import (
 )
 from tests.support.stand_ins import ACCOUNT, NOON, RememberingBudget, UnreadableBudget
 
-ABSENT, NOT_OFFERED, NOT_NOW = NotRead.ABSENT, NotRead.NOT_OFFERED, NotRead.NOT_NOW
-REFUSED, FAILED = NotRead.REFUSED, NotRead.FAILED
+ABSENT, NOT_OFFERED, NOT_NOW = Unreadable.ABSENT, Unreadable.NOT_OFFERED, NotYetRead.NOT_NOW
+REFUSED, FAILED = NotYetRead.REFUSED, Unreadable.FAILED
 GOOD = ok({"id": "4Njp3P0STMz2c02Q"})
 ENTRY = {"id": "4Njp3P0STMz2c02Q-2024-01-05T10:00:00-12345678"}
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from quarantine_release.domain.details import Details, Unreadable
 from quarantine_release.domain.facts import Facts, combined, facts_of, judge_by, several, unclear
-from quarantine_release.domain.guard import Details, Ended, Guarded, NotRead
+from quarantine_release.domain.guard import Ended, Guarded
 from quarantine_release.domain.ids import MessageId, PostfixPart
 from quarantine_release.domain.policy import DEFAULT_POLICY, Policy
 from quarantine_release.domain.states import Code, Outcome
@@ -29,7 +30,7 @@ FACTS_READ = Facts(
 
 
 def judged(facts: Facts = FACTS_READ, policy: Policy = DEFAULT_POLICY, **how: Any) -> Any:
-    found = judge_by(facts, NotRead.ABSENT, policy, NOON, **{"override": False, "force": False, **how})
+    found = judge_by(facts, Unreadable.ABSENT, policy, NOON, **{"override": False, "force": False, **how})
     return (found.outcome, found.code) if isinstance(found, Ended) else found
 
 
@@ -183,6 +184,6 @@ def test_what_was_not_held_then_is_not_released_now_but_by_force() -> None:
 
 def test_the_reason_names_the_message_that_was_read() -> None:
     facts = replace(FACTS_READ, disposition="MALICIOUS", message_id=MessageId(f"{BARE}-2026-11-20T12:00:00-7"))
-    ended = judge_by(facts, NotRead.ABSENT, DEFAULT_POLICY, NOON, override=False, force=False)
+    ended = judge_by(facts, Unreadable.ABSENT, DEFAULT_POLICY, NOON, override=False, force=False)
     assert isinstance(ended, Ended)
     assert (facts.message_id in ended.detail, ended.disposition) == (True, "MALICIOUS")

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quarantine_release.domain.guard import Details, Ended, Guarded, NotRead, judge
+from quarantine_release.domain.details import Details, Unreadable
+from quarantine_release.domain.guard import Ended, Guarded, judge
 from quarantine_release.domain.policy import DEFAULT_POLICY, DISPOSITIONS, HARMFUL, Policy, policy_entry, policy_of
 from quarantine_release.domain.states import Code, Outcome
 from tests.support.stand_ins import FULL, NOON
@@ -23,7 +24,7 @@ WEEK = Policy(max_age=timedelta(days=7))
 OURS = Policy(recipient_domains=frozenset({"b.example", "c.example"}))
 
 
-def verdict_on(details: Details | NotRead, policy: Policy = DEFAULT_POLICY, **how: bool) -> Guarded | Ended:
+def verdict_on(details: Details | Unreadable, policy: Policy = DEFAULT_POLICY, **how: bool) -> Guarded | Ended:
     return judge(details, policy, NOON, is_bare=how.pop("is_bare", False), **how)
 
 
@@ -179,12 +180,12 @@ MODES = [(override, force) for override in (False, True) for force in (False, Tr
 
 
 @pytest.mark.parametrize(("override", "force"), MODES)
-@pytest.mark.parametrize("why", [NotRead.ABSENT, NotRead.NOT_OFFERED])
+@pytest.mark.parametrize("why", [Unreadable.ABSENT, Unreadable.NOT_OFFERED])
 @pytest.mark.parametrize(
     "rule", [{"is_strict": True}, {"max_age": timedelta(days=9)}, {"recipient_domains": frozenset({"b.example"})}]
 )
 def test_a_bare_id_that_cannot_be_read_passes_unchecked_in_standard_and_is_denied_in_strict_and_where_a_rule_is_set(
-    why: NotRead, rule: dict[str, Any], override: bool, force: bool
+    why: Unreadable, rule: dict[str, Any], override: bool, force: bool
 ) -> None:
     assert verdict_on(why, is_bare=True, override=override, force=force) is NOT_CHECKED
     verdict = verdict_on(why, replace(DEFAULT_POLICY, **rule), is_bare=True, override=override, force=force)
@@ -197,13 +198,13 @@ def test_a_bare_id_that_cannot_be_read_passes_unchecked_in_standard_and_is_denie
 @pytest.mark.parametrize("is_strict", [False, True])
 def test_any_other_id_that_is_not_there_is_not_found(is_strict: bool, override: bool, force: bool) -> None:
     policy = replace(DEFAULT_POLICY, is_strict=is_strict)
-    assert told(verdict_on(NotRead.ABSENT, policy, override=override, force=force)) == (Outcome.NOT_FOUND, None)
+    assert told(verdict_on(Unreadable.ABSENT, policy, override=override, force=force)) == (Outcome.NOT_FOUND, None)
 
 
 @pytest.mark.parametrize(("override", "force"), MODES)
 @pytest.mark.parametrize("is_bare", [False, True])
-@pytest.mark.parametrize("why", [NotRead.FAILED, NotRead.NOT_NOW])
-def test_what_could_not_be_read_is_denied(why: NotRead, is_bare: bool, override: bool, force: bool) -> None:
+@pytest.mark.parametrize("why", [Unreadable.FAILED, Unreadable.UNCLEAR])
+def test_what_could_not_be_read_is_denied(why: Unreadable, is_bare: bool, override: bool, force: bool) -> None:
     verdict = verdict_on(why, is_bare=is_bare, override=override, force=force)
     assert told(verdict) == (Outcome.DENIED, Code.GUARD_UNAVAILABLE)
 
@@ -211,7 +212,7 @@ def test_what_could_not_be_read_is_denied(why: NotRead, is_bare: bool, override:
 @pytest.mark.parametrize(("override", "force"), MODES)
 @pytest.mark.parametrize("is_bare", [False, True])
 def test_what_lies_among_too_much_to_list_is_denied_for_good(is_bare: bool, override: bool, force: bool) -> None:
-    verdict = verdict_on(NotRead.TOO_MANY, is_bare=is_bare, override=override, force=force)
+    verdict = verdict_on(Unreadable.TOO_MANY, is_bare=is_bare, override=override, force=force)
     assert told(verdict) == (Outcome.DENIED, Code.GUARD_CANNOT_READ)
     assert "investigate id" in str(verdict)
 
@@ -249,9 +250,9 @@ policies = st.builds(
 hows = st.fixed_dictionaries({"is_bare": st.booleans(), "override": st.booleans(), "force": st.booleans()})
 
 
-@given(messages | st.sampled_from(NotRead), policies, times, hows)
+@given(messages | st.sampled_from(Unreadable), policies, times, hows)
 def test_whatever_the_message_only_what_the_policy_allows_ever_passes(
-    details: Details | NotRead, policy: Policy, now: datetime, how: dict[str, bool]
+    details: Details | Unreadable, policy: Policy, now: datetime, how: dict[str, bool]
 ) -> None:
     verdict = judge(details, policy, now, **how)
     if isinstance(verdict, Ended):
@@ -262,8 +263,8 @@ def test_whatever_the_message_only_what_the_policy_allows_ever_passes(
         is_name = bool(re.fullmatch(r"[A-Z_-]{1,40}", told or ""))
         assert verdict.disposition == (told if told in DISPOSITIONS or is_name else None)
         return
-    if isinstance(details, NotRead):
-        assert details in (NotRead.ABSENT, NotRead.NOT_OFFERED)
+    if isinstance(details, Unreadable):
+        assert details in (Unreadable.ABSENT, Unreadable.NOT_OFFERED)
         assert (verdict, how["is_bare"], policy.is_strict) == (NOT_CHECKED, True, False)
         assert (policy.max_age, policy.recipient_domains) == (None, None)
         return
@@ -277,9 +278,9 @@ def test_whatever_the_message_only_what_the_policy_allows_ever_passes(
         assert details.recipients
 
 
-@given(messages | st.sampled_from(NotRead), policies, policies, times, hows)
+@given(messages | st.sampled_from(Unreadable), policies, policies, times, hows)
 def test_two_policies_together_never_allow_more_than_either(
-    details: Details | NotRead, one: Policy, other: Policy, now: datetime, how: dict[str, bool]
+    details: Details | Unreadable, one: Policy, other: Policy, now: datetime, how: dict[str, bool]
 ) -> None:
     both = one.with_stricter(other)
     assert both == other.with_stricter(one)

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quarantine_release.cloudflare.entries import RELEASE, details_of, matches
-from quarantine_release.domain.guard import Candidate, Details, Ended, NotRead, Several, Unclear
+from quarantine_release.domain.details import Details, Several, Unclear, Unreadable
+from quarantine_release.domain.guard import Candidate, Ended
 from quarantine_release.domain.ids import MessageId
 from quarantine_release.domain.lookup import CANDIDATES_SHOWN, Question, choose, undecided
 from quarantine_release.domain.rows import Narrowing
@@ -394,15 +395,15 @@ def test_a_row_without_a_message_id_counts_with_those_that_have_it() -> None:
 @pytest.mark.parametrize(
     ("members", "why"),
     [
-        ({"is_quarantined": False}, NotRead.CONTRADICTED),
-        ({"message_id": "<another@news.example>"}, NotRead.CONTRADICTED),
-        ({"is_quarantined": None}, NotRead.FAILED),
-        ({"is_quarantined": None, "message_id": None}, NotRead.FAILED),
+        ({"is_quarantined": False}, Unreadable.CONTRADICTED),
+        ({"message_id": "<another@news.example>"}, Unreadable.CONTRADICTED),
+        ({"is_quarantined": None}, Unreadable.FAILED),
+        ({"is_quarantined": None, "message_id": None}, Unreadable.FAILED),
     ],
 )
 @pytest.mark.parametrize("is_first", [False, True])
 def test_a_match_whose_rows_contradict_each_other_makes_the_search_tell_nothing(
-    members: dict[str, Any], why: NotRead, is_first: bool
+    members: dict[str, Any], why: Unreadable, is_first: bool
 ) -> None:
     rows = [ENTRY, OTHER | members]
     assert matches(rows[::-1] if is_first else rows, asking(), NOON) == Unclear((full_id(AT),), why)

@@ -15,7 +15,8 @@ from quarantine_release.aws.current_clients import CurrentClients
 from quarantine_release.aws.secret_store import CachedSecret
 from quarantine_release.config.clients import Client, Clients, Scope, Token, parse_clients, permit_of
 from quarantine_release.config.secret import SecretMalformed, SecretUnavailable
-from quarantine_release.domain.guard import Details, Guard, Mode
+from quarantine_release.domain.details import Details
+from quarantine_release.domain.guard import Guard, Mode
 from quarantine_release.domain.ids import AccountId, MessageId, postfix_part
 from quarantine_release.domain.permit import Permit, Withheld, as_accepted
 from quarantine_release.domain.policy import DISPOSITIONS, Policy

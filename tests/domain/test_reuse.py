@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from quarantine_release.domain.guard import Details
+from quarantine_release.domain.details import Details
 from quarantine_release.domain.ids import AttemptId, MessageId, postfix_part
 from quarantine_release.domain.reuse import is_to_be_compared, used_again
 from quarantine_release.domain.rows import MessageRow, Target

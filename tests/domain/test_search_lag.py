@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quarantine_release.domain.guard import Details, NotRead, Several
+from quarantine_release.domain.details import Details, NotRead, NotYetRead, Several, Unreadable
 from quarantine_release.domain.ids import MessageId, postfix_part
 from quarantine_release.domain.search_lag import PATIENCE, retry_seconds, searchable_at
 from tests.cloudflare.test_entries import full_id, queue_id
@@ -24,7 +24,7 @@ def shapes(at: datetime) -> list[MessageId]:
     return [full, MessageId(full.rpartition("-")[0]), MessageId(postfix_part(full))]
 
 
-@pytest.mark.parametrize("told", [NotRead.ABSENT, NotRead.NOT_LISTED])
+@pytest.mark.parametrize("told", [Unreadable.ABSENT, Unreadable.NOT_LISTED])
 def test_mail_younger_than_the_lag_that_is_not_found_should_be_soon(told: NotRead) -> None:
     for at in (NOON - LAG + SECOND, NOON, NOON + SECOND):
         assert [searchable_at(told, each, NOON, LAG) for each in shapes(at)] == [at + LAG] * 3
@@ -33,7 +33,11 @@ def test_mail_younger_than_the_lag_that_is_not_found_should_be_soon(told: NotRea
 
 @pytest.mark.parametrize(
     "told",
-    [HELD, Several((HELD, HELD)), *(each for each in NotRead if each not in (NotRead.ABSENT, NotRead.NOT_LISTED))],
+    [
+        HELD,
+        Several((HELD, HELD)),
+        *(each for each in (*Unreadable, *NotYetRead) if each not in (Unreadable.ABSENT, Unreadable.NOT_LISTED)),
+    ],
     ids=str,
 )
 def test_what_was_found_or_not_looked_for_is_not_waited_for(told: Details | Several | NotRead) -> None:
@@ -42,7 +46,7 @@ def test_what_was_found_or_not_looked_for_is_not_waited_for(told: Details | Seve
 
 @pytest.mark.parametrize("message_id", ["AEIOUAEIOU", "an:odd.shape_1", "4Njp3P0STMz2c02Q", queue_id(NOON + 999 * LAG)])
 def test_an_id_that_tells_no_time_is_not_waited_for(message_id: str) -> None:
-    assert searchable_at(NotRead.ABSENT, MessageId(message_id), NOON, LAG) is None
+    assert searchable_at(Unreadable.ABSENT, MessageId(message_id), NOON, LAG) is None
 
 
 @pytest.mark.parametrize(("lag", "looks"), [(120, 14), (600, 6)])

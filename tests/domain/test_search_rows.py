@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quarantine_release.domain.guard import Details, Ended, Guarded, NotRead, Several, judge
+from quarantine_release.domain.details import Details, Several, Unreadable
+from quarantine_release.domain.guard import Ended, Guarded, judge
 from quarantine_release.domain.ids import MessageId
 from quarantine_release.domain.policy import DISPOSITIONS, Policy
 from quarantine_release.domain.search_rows import meant_by, merged
@@ -100,7 +101,7 @@ def test_rows_that_contradict_each_other_are_not_reconciled(members: dict[str, o
 def test_rows_of_one_message_are_meant_by_all_its_ids(given: MessageId) -> None:
     assert meant_by(given, [ROW, ROW]) == ROW
     assert meant_by(given, []) is None
-    assert meant_by(given, [ROW, replace(ROW, is_quarantined=False)]) is NotRead.CONTRADICTED
+    assert meant_by(given, [ROW, replace(ROW, is_quarantined=False)]) is Unreadable.CONTRADICTED
 
 
 def test_an_id_that_several_messages_go_by_means_them_all_and_a_full_one_its_own() -> None:
@@ -114,7 +115,8 @@ def test_an_id_that_several_messages_go_by_means_them_all_and_a_full_one_its_own
 @pytest.mark.parametrize("given", [BARE, ALERT, FULL])
 def test_rows_under_a_partial_and_a_full_id_tell_nothing(partial: MessageId, given: MessageId) -> None:
     assert (
-        meant_by(given, [replace(ROW, message_id=TWIN), ROW, replace(ROW, message_id=partial)]) is NotRead.CONTRADICTED
+        meant_by(given, [replace(ROW, message_id=TWIN), ROW, replace(ROW, message_id=partial)])
+        is Unreadable.CONTRADICTED
     )
     assert meant_by(partial, [replace(ROW, message_id=partial)]) == replace(ROW, message_id=partial)
 

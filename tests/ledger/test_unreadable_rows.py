@@ -9,7 +9,8 @@ import pytest
 
 from quarantine_release import telemetry
 from quarantine_release.domain.call_limit import Mark
-from quarantine_release.domain.guard import Details, Guard, Mode
+from quarantine_release.domain.details import Details
+from quarantine_release.domain.guard import Guard, Mode
 from quarantine_release.domain.ids import AccountId, MessageId, message_key, postfix_part
 from quarantine_release.domain.ledger_errors import RowUnreadable
 from quarantine_release.domain.rows import RequestRow, RequestState

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from quarantine_release.domain.details import Details, NotRead, NotYetRead, Several, Unclear, Unreadable
 from quarantine_release.domain.facts import MATCHES_KEPT, facts_of
-from quarantine_release.domain.guard import NO_GUARD, Details, Ended, Guard, Guarded, Mode, NotRead, Several, Unclear
+from quarantine_release.domain.guard import NO_GUARD, Ended, Guard, Guarded, Mode
 from quarantine_release.domain.ids import AccountId, MessageId, OperationId, RequestId, postfix_part
 from quarantine_release.domain.ledger_errors import LedgerUnavailable
 from quarantine_release.domain.policy import DEFAULT_POLICY, Policy
@@ -109,7 +110,7 @@ def test_who_is_denied_what_others_have_claimed_is_in_its_trace(guarded: World) 
 
 
 def test_a_trace_that_cannot_be_written_hides_no_answer(guarded: World, faults: list[Fault | None]) -> None:
-    guarded.lookup.messages[FULL] = NotRead.ABSENT
+    guarded.lookup.messages[FULL] = Unreadable.ABSENT
     faults += [None, None, Fault.TIMEOUT_BEFORE]
     assert told(ask(guarded, FULL)) == [(Outcome.NOT_FOUND, None)]
     assert faults == []
@@ -128,7 +129,7 @@ def test_nobody_is_told_what_was_read_before_it_is_kept(guarded: World, faults: 
 
 
 def test_what_could_not_be_read_is_not_released(guarded: World) -> None:
-    guarded.lookup.messages[FULL] = NotRead.FAILED
+    guarded.lookup.messages[FULL] = Unreadable.FAILED
     answer = ask(guarded, FULL)
     assert told(answer) == [(Outcome.DENIED, Code.GUARD_UNAVAILABLE)]
     assert answer.results[0].retryable
@@ -136,12 +137,12 @@ def test_what_could_not_be_read_is_not_released(guarded: World) -> None:
 
 
 def test_what_is_not_there_is_told(guarded: World) -> None:
-    guarded.lookup.messages[FULL] = NotRead.ABSENT
+    guarded.lookup.messages[FULL] = Unreadable.ABSENT
     assert told(ask(guarded, FULL)) == [(Outcome.NOT_FOUND, None)]
 
 
 def test_a_bare_id_that_cannot_be_read_differs_by_mode(guarded: World) -> None:
-    guarded.lookup.messages[BARE] = NotRead.ABSENT
+    guarded.lookup.messages[BARE] = Unreadable.ABSENT
     guarded.guard = replace(STANDARD, mode=Mode.STRICT)
     assert told(ask(guarded, BARE, name="strict")) == [(Outcome.DENIED, Code.GUARD_CANNOT_READ)]
     guarded.guard = STANDARD
@@ -176,9 +177,9 @@ def test_an_alert_id_is_looked_up_though_the_guard_is_off(world: World) -> None:
 @pytest.mark.parametrize(
     ("why", "expected"),
     [
-        (NotRead.ABSENT, (Outcome.NOT_FOUND, None)),
-        (NotRead.FAILED, (Outcome.DENIED, Code.GUARD_UNAVAILABLE)),
-        (NotRead.NOT_NOW, (Outcome.IN_PROGRESS, None)),
+        (Unreadable.ABSENT, (Outcome.NOT_FOUND, None)),
+        (Unreadable.FAILED, (Outcome.DENIED, Code.GUARD_UNAVAILABLE)),
+        (NotYetRead.NOT_NOW, (Outcome.IN_PROGRESS, None)),
     ],
 )
 def test_an_alert_id_that_leads_nowhere_is_not_released(
@@ -208,13 +209,13 @@ def test_a_forced_release_is_guarded_but_need_not_be_in_quarantine(guarded: Worl
     assert told(ask(guarded, FULL, name="again", force=True)) == [RELEASED]
     guarded.lookup.messages[FULL] = replace(EVIL, is_quarantined=False)
     assert told(ask(guarded, FULL, name="evil", force=True)) == [DENIED]
-    guarded.lookup.messages[FULL] = NotRead.FAILED
+    guarded.lookup.messages[FULL] = Unreadable.FAILED
     assert told(ask(guarded, FULL, name="now", force=True)) == [(Outcome.DENIED, Code.GUARD_UNAVAILABLE)]
     assert len(guarded.cloudflare.calls) == 2
 
 
 def test_what_cannot_be_read_for_now_waits_and_is_released_by_the_worker(guarded: World) -> None:
-    guarded.lookup.messages[FULL] = NotRead.NOT_NOW
+    guarded.lookup.messages[FULL] = NotYetRead.NOT_NOW
     assert told(ask(guarded, FULL)) == [(Outcome.IN_PROGRESS, None)]
     assert guarded.cloudflare.calls == []
     guarded.work()
@@ -391,7 +392,7 @@ def test_a_full_id_of_another_request_does_not_tell_what_a_shorter_one_means(gua
 
 
 def test_a_shorter_id_waits_until_it_is_read_itself(guarded: World) -> None:
-    guarded.lookup.messages[ALERT] = NotRead.NOT_NOW
+    guarded.lookup.messages[ALERT] = NotYetRead.NOT_NOW
     ask(guarded, ALERT, inline=False)
     ask(guarded, FULL, inline=False, name="two")
     guarded.work()
@@ -427,7 +428,7 @@ def test_an_alert_id_that_leads_to_two_messages_is_ambiguous_though_one_was_rele
 
 
 def test_contradicting_rows_of_a_message_id_end_as_those_of_an_id(guarded: World) -> None:
-    guarded.lookup.answers[HEADER] = guarded.lookup.messages[FULL] = NotRead.CONTRADICTED
+    guarded.lookup.answers[HEADER] = guarded.lookup.messages[FULL] = Unreadable.CONTRADICTED
     by_header, by_id = ask(guarded, HEADER, FULL).results
     assert (by_header.outcome, by_header.code) == (Outcome.DENIED, Code.GUARD_UNAVAILABLE)
     assert by_header.ended == by_id.ended
@@ -447,8 +448,8 @@ def test_of_several_matches_none_is_released_and_all_are_shown(guarded: World) -
     ("why", "expected"),
     [
         ([], (Outcome.NOT_FOUND, None)),
-        (NotRead.FAILED, (Outcome.DENIED, Code.LOOKUP_UNAVAILABLE)),
-        (NotRead.NOT_NOW, (Outcome.IN_PROGRESS, None)),
+        (Unreadable.FAILED, (Outcome.DENIED, Code.LOOKUP_UNAVAILABLE)),
+        (NotYetRead.NOT_NOW, (Outcome.IN_PROGRESS, None)),
     ],
 )
 def test_a_message_id_that_leads_nowhere_is_not_released(
@@ -479,7 +480,7 @@ def test_a_message_id_that_leads_to_another_message_of_a_given_id_releases_neith
 def test_the_worker_guards_what_nobody_waited_for(guarded: World) -> None:
     guarded.lookup.answers[HEADER] = [SPAM]
     ask(guarded, HEADER, FULL_OTHER, BULK, inline=False)
-    guarded.lookup.messages[BULK] = NotRead.ABSENT
+    guarded.lookup.messages[BULK] = Unreadable.ABSENT
     batch = guarded.work()
     assert told(later(guarded)) == [RELEASED, DENIED, RELEASED]
     assert [result.id for result, _ in batch.ended] == [FULL_OTHER]
@@ -530,7 +531,7 @@ def test_an_account_whose_reads_are_slow_does_not_let_the_verdicts_of_another_gr
 
     guarded.lookup.look = slow  # type: ignore[method-assign,assignment]
     ask(guarded, FULL, inline=False)
-    guarded.lookup.messages[BULK] = NotRead.NOT_NOW
+    guarded.lookup.messages[BULK] = NotYetRead.NOT_NOW
     ask(guarded, BULK, inline=False, name="two", account_id=slow_account)
     guarded.work()
     assert guarded.cloudflare.calls == [(WireForm.OBJECT, [FULL])]
@@ -538,7 +539,7 @@ def test_an_account_whose_reads_are_slow_does_not_let_the_verdicts_of_another_gr
 
 @pytest.mark.parametrize("wrong", [f"{BARE}-2024-01-05T10:00:01", f"{BARE}-2024-01-05T10:00:01-99"])
 def test_the_wrong_id_of_another_ends_nothing_but_his_own(guarded: World, wrong: str) -> None:
-    guarded.lookup.messages |= {BARE: SPAM, MessageId(wrong): NotRead.ABSENT}
+    guarded.lookup.messages |= {BARE: SPAM, MessageId(wrong): Unreadable.ABSENT}
     ask(guarded, BARE, inline=False)
     ask(guarded, wrong, inline=False, name="two", client="stranger")
     guarded.work()
@@ -550,7 +551,7 @@ def test_the_wrong_id_of_another_ends_nothing_but_his_own(guarded: World, wrong:
 def test_new_made_up_ids_of_another_keep_nobody_waiting(guarded: World) -> None:
     """Each of them is waited for, since mail that new may not be shown yet."""
     made_up = MessageId(f"{BARE}-{guarded.clock.now:%Y-%m-%dT%H:%M:%S}-99")
-    guarded.lookup.messages |= {BARE: SPAM, made_up: NotRead.ABSENT}
+    guarded.lookup.messages |= {BARE: SPAM, made_up: Unreadable.ABSENT}
     ask(guarded, BARE, inline=False)
     ask(guarded, made_up, inline=False, name="two", client="stranger")
     guarded.work()
@@ -560,7 +561,7 @@ def test_new_made_up_ids_of_another_keep_nobody_waiting(guarded: World) -> None:
 
 def test_where_the_guard_is_off_for_one_of_them_a_message_is_in_a_call_once(world: World) -> None:
     made_up = MessageId(f"{ALERT}-99")
-    world.lookup.messages |= {ALERT: SPAM, made_up: NotRead.ABSENT}
+    world.lookup.messages |= {ALERT: SPAM, made_up: Unreadable.ABSENT}
     ask(world, made_up, inline=False, name="two", client="stranger")
     ask(world, ALERT, inline=False, policy=Policy(dispositions=frozenset({"SPAM"})))
     world.work()
@@ -578,18 +579,18 @@ CONFLICT, NOT_FOUND = (Outcome.NEEDS_REVIEW, Code.ID_CONFLICT), (Outcome.NOT_FOU
         (BARE, SPAM, [RELEASED, CONFLICT]),
         (BARE, EVIL, [DENIED, CONFLICT]),
         (BARE, replace(SPAM, message_id=BARE), [RELEASED, NOT_FOUND]),
-        (BARE, NotRead.ABSENT, [RELEASED, NOT_FOUND]),
-        (BARE, NotRead.NOT_LISTED, [(Outcome.DENIED, Code.GUARD_UNAVAILABLE), NOT_FOUND]),
+        (BARE, Unreadable.ABSENT, [RELEASED, NOT_FOUND]),
+        (BARE, Unreadable.NOT_LISTED, [(Outcome.DENIED, Code.GUARD_UNAVAILABLE), NOT_FOUND]),
         (ALERT, SPAM, [RELEASED, CONFLICT]),
         (ALERT, EVIL, [DENIED, CONFLICT]),
-        (ALERT, NotRead.ABSENT, [NOT_FOUND, NOT_FOUND]),
+        (ALERT, Unreadable.ABSENT, [NOT_FOUND, NOT_FOUND]),
         (BARE, Several((SPAM, replace(SPAM, message_id=MessageId(f"{ALERT}-7")))), None),
     ],
 )
 def test_a_made_up_id_in_the_same_request_spoils_no_shorter_one(
     guarded: World, inline: bool, given: MessageId, shown: Any, expected: list[tuple[Outcome, Code | None]] | None
 ) -> None:
-    guarded.lookup.messages |= {given: shown, MADE_UP: NotRead.ABSENT}
+    guarded.lookup.messages |= {given: shown, MADE_UP: Unreadable.ABSENT}
     ask(guarded, given, MADE_UP, inline=inline)
     guarded.work()
     assert told(later(guarded)) == (expected or [(Outcome.AMBIGUOUS, Code.SEVERAL_MATCHES), NOT_FOUND])
@@ -601,7 +602,7 @@ def test_a_made_up_id_in_the_same_request_spoils_no_shorter_one(
 def test_a_made_up_alert_id_next_to_a_made_up_full_one_spoils_no_bare_one(guarded: World, inline: bool) -> None:
     wrong = MessageId(f"{BARE}-2024-01-05T10:00:01")
     made_up = MessageId(f"{wrong}-9")
-    guarded.lookup.messages |= {BARE: SPAM, wrong: NotRead.ABSENT, made_up: NotRead.ABSENT}
+    guarded.lookup.messages |= {BARE: SPAM, wrong: Unreadable.ABSENT, made_up: Unreadable.ABSENT}
     ask(guarded, made_up, BARE, wrong, inline=inline)
     guarded.work()
     assert told(later(guarded)) == [CONFLICT, RELEASED, CONFLICT]
@@ -609,14 +610,14 @@ def test_a_made_up_alert_id_next_to_a_made_up_full_one_spoils_no_bare_one(guarde
 
 
 def test_a_full_id_that_only_a_shorter_one_leads_to_is_the_same_message(guarded: World) -> None:
-    guarded.lookup.messages |= {BARE: SPAM, ALERT: NotRead.ABSENT, FULL: NotRead.ABSENT}
+    guarded.lookup.messages |= {BARE: SPAM, ALERT: Unreadable.ABSENT, FULL: Unreadable.ABSENT}
     assert told(ask(guarded, BARE, FULL, ALERT)) == [RELEASED] * 3
     assert guarded.cloudflare.calls == [(WireForm.OBJECT, [FULL])]
 
 
-@pytest.mark.parametrize("why", [NotRead.NOT_NOW, NotRead.REFUSED])
+@pytest.mark.parametrize("why", [NotYetRead.NOT_NOW, NotYetRead.REFUSED])
 def test_a_shorter_id_next_to_a_made_up_one_waits_until_it_is_read_itself(guarded: World, why: NotRead) -> None:
-    guarded.lookup.messages |= {BARE: why, MADE_UP: NotRead.ABSENT}
+    guarded.lookup.messages |= {BARE: why, MADE_UP: Unreadable.ABSENT}
     ask(guarded, BARE, MADE_UP, inline=False)
     guarded.work()
     assert told(later(guarded)) == [(Outcome.IN_PROGRESS, None)] * 2
@@ -627,7 +628,7 @@ def test_a_shorter_id_next_to_a_made_up_one_waits_until_it_is_read_itself(guarde
 
 def test_a_new_full_id_and_a_bare_one_wait_together_while_neither_is_shown(guarded: World) -> None:
     new = MessageId(f"{BARE}-{guarded.clock.now:%Y-%m-%dT%H:%M:%S}-99")
-    guarded.lookup.messages |= {BARE: NotRead.NOT_LISTED, new: NotRead.ABSENT}
+    guarded.lookup.messages |= {BARE: Unreadable.NOT_LISTED, new: Unreadable.ABSENT}
     assert told(ask(guarded, BARE, new)) == [(Outcome.IN_PROGRESS, None)] * 2
     guarded.lookup.messages[new] = replace(SPAM, message_id=new)
     guarded.work()
@@ -639,7 +640,7 @@ def test_an_id_that_contradicts_the_confirmed_one_spoils_no_other_of_the_same_re
     guarded: World, inline: bool
 ) -> None:
     guarded.cloudflare.answers.append(Refused(RefusalReason.RATE_LIMITED, Evidence(429), 42))
-    guarded.lookup.messages |= {BARE: SPAM, MADE_UP: NotRead.ABSENT}
+    guarded.lookup.messages |= {BARE: SPAM, MADE_UP: Unreadable.ABSENT}
     ask(guarded, FULL, name="before")
     guarded.queue.taken()
     guarded.clock.move(seconds=60)
@@ -650,7 +651,7 @@ def test_an_id_that_contradicts_the_confirmed_one_spoils_no_other_of_the_same_re
 
 
 def test_two_requests_with_a_made_up_id_in_one_batch_have_their_message_in_a_call_once(guarded: World) -> None:
-    guarded.lookup.messages |= {BARE: SPAM, MADE_UP: NotRead.ABSENT}
+    guarded.lookup.messages |= {BARE: SPAM, MADE_UP: Unreadable.ABSENT}
     ask(guarded, BARE, MADE_UP, inline=False)
     ask(guarded, ALERT, MADE_UP, inline=False, name="two")
     ask(guarded, BARE, inline=False, name="three")
@@ -664,7 +665,7 @@ def test_two_requests_with_a_made_up_id_in_one_batch_have_their_message_in_a_cal
 
 def test_a_wrong_id_does_not_become_the_messages_own(guarded: World) -> None:
     guarded.cloudflare.answers.append(Refused(RefusalReason.RATE_LIMITED, Evidence(429), 42))
-    guarded.lookup.messages |= {BARE: SPAM, (wrong := MessageId(f"{BARE}-2024-01-05T10:00:01-99")): NotRead.ABSENT}
+    guarded.lookup.messages |= {BARE: SPAM, (wrong := MessageId(f"{BARE}-2024-01-05T10:00:01-99")): Unreadable.ABSENT}
     ask(guarded, BARE)
     guarded.queue.taken()
     ask(guarded, wrong, inline=False, name="two")
@@ -675,7 +676,7 @@ def test_a_wrong_id_does_not_become_the_messages_own(guarded: World) -> None:
 
 def test_an_id_that_has_ended_stands_for_nobody_elses(guarded: World) -> None:
     wrong = MessageId(f"{BARE}-2024-01-05T10:00:01-99")
-    guarded.lookup.messages |= {BARE: SPAM, wrong: NotRead.ABSENT, BULK: NotRead.NOT_NOW}
+    guarded.lookup.messages |= {BARE: SPAM, wrong: Unreadable.ABSENT, BULK: NotYetRead.NOT_NOW}
     ask(guarded, wrong, BULK, inline=False, name="two")
     ask(guarded, BARE, inline=False)
     for _ in range(2):
@@ -715,7 +716,7 @@ def test_a_look_that_takes_all_its_time_leaves_enough_for_a_call(guarded: World)
 def test_a_refusal_is_no_replay_of_what_is_forgotten(guarded: World) -> None:
     ask(guarded, FULL)
     guarded.clock.move(days=401)
-    guarded.lookup.messages[FULL] = NotRead.REFUSED
+    guarded.lookup.messages[FULL] = NotYetRead.REFUSED
     assert isinstance(release(request_row(FULL, created_at=guarded.clock()), guarded.ports()), Refusal)
 
 
@@ -729,7 +730,7 @@ def test_while_releases_are_paused_nothing_is_read_for_who_waits_but_a_dry_run(g
 
 
 def test_a_refused_credential_ends_nothing(guarded: World) -> None:
-    guarded.lookup.messages[FULL] = NotRead.REFUSED
+    guarded.lookup.messages[FULL] = NotYetRead.REFUSED
     for force in (False, True):
         refusal = release(request_row(FULL, force=force), guarded.ports())
         assert isinstance(refusal, Refusal)
@@ -742,7 +743,7 @@ def test_a_refused_credential_ends_nothing(guarded: World) -> None:
     assert told(later(guarded)) == [(Outcome.IN_PROGRESS, None)]
 
 
-@pytest.mark.parametrize("why", [NotRead.NOT_NOW, NotRead.REFUSED, None])
+@pytest.mark.parametrize("why", [NotYetRead.NOT_NOW, NotYetRead.REFUSED, None])
 def test_a_worker_hints_at_its_own_work_fewer_than_16_times_in_a_row(guarded: World, why: NotRead | None) -> None:
     """After that the sweep does, until the request expires. None: a person has paused releases."""
     guarded.lookup.messages[FULL] = why or SPAM
@@ -759,7 +760,7 @@ def test_a_worker_hints_at_its_own_work_fewer_than_16_times_in_a_row(guarded: Wo
         delays.append(delay)
         guarded.clock.move(seconds=delay)
     assert 5 < len(delays) < 16
-    if why is NotRead.NOT_NOW:
+    if why is NotYetRead.NOT_NOW:
         assert [round(each) for each in delays[:5]] == [5, 5, 10, 20, 40]
     guarded.budget.stops.clear()
     guarded.clock.move(minutes=8)
@@ -771,7 +772,7 @@ def test_a_worker_hints_at_its_own_work_fewer_than_16_times_in_a_row(guarded: Wo
 
 
 def test_a_request_of_which_something_was_found_out_is_looked_at_again_soon(guarded: World) -> None:
-    guarded.lookup.messages |= {FULL: NotRead.NOT_NOW, FULL_OTHER: NotRead.NOT_NOW}
+    guarded.lookup.messages |= {FULL: NotYetRead.NOT_NOW, FULL_OTHER: NotYetRead.NOT_NOW}
     ask(guarded, FULL, FULL_OTHER, inline=False)
     guarded.clock.move(minutes=2)
     guarded.lookup.messages[FULL_OTHER] = replace(EVIL, message_id=FULL_OTHER)
@@ -926,8 +927,8 @@ def test_a_dry_run_of_what_is_released_says_so(guarded: World) -> None:
 
 
 def test_a_dry_run_that_cannot_read_says_so(guarded: World) -> None:
-    guarded.lookup.messages[FULL] = NotRead.FAILED
-    guarded.lookup.answers[HEADER] = NotRead.FAILED
+    guarded.lookup.messages[FULL] = Unreadable.FAILED
+    guarded.lookup.answers[HEADER] = Unreadable.FAILED
     assert told(ask(guarded, FULL, HEADER, dry_run=True)) == [
         (Outcome.DENIED, Code.GUARD_UNAVAILABLE),
         (Outcome.DENIED, Code.LOOKUP_UNAVAILABLE),
@@ -936,7 +937,7 @@ def test_a_dry_run_that_cannot_read_says_so(guarded: World) -> None:
 
 @pytest.mark.parametrize("how", [{"force": True}, {"dry_run": True}])
 def test_of_what_is_done_now_or_never_what_could_be_read_is_done(guarded: World, how: dict[str, Any]) -> None:
-    guarded.lookup.messages |= {BULK: NotRead.NOT_NOW}
+    guarded.lookup.messages |= {BULK: NotYetRead.NOT_NOW}
     answer = ask(guarded, FULL, BULK, **how)
     assert told(answer)[1] == (Outcome.DENIED, Code.GUARD_UNAVAILABLE)
     assert told(answer)[0][0] is (Outcome.RELEASED if how.get("force") else Outcome.WOULD_RELEASE)
@@ -946,13 +947,13 @@ def test_what_was_made_before_is_not_told_no_for_a_credential_that_is_refused_no
     for guard in (guarded.guard, Guard(Mode.OFF)):
         guarded.guard, name = guard, guard.mode
         first = ask(guarded, ALERT, name=name)
-        guarded.lookup.messages[ALERT] = NotRead.REFUSED
+        guarded.lookup.messages[ALERT] = NotYetRead.REFUSED
         again = ask(guarded, ALERT, name=name, nonce="again")
         assert (again.replayed, told(again)) == (True, told(first))
         guarded.lookup.messages[ALERT] = SPAM
 
 
-@pytest.mark.parametrize("why", [NotRead.REFUSED, NotRead.NOT_NOW])
+@pytest.mark.parametrize("why", [NotYetRead.REFUSED, NotYetRead.NOT_NOW])
 def test_who_was_first_under_a_key_is_found_by_who_is_told_no(guarded: World, why: NotRead) -> None:
     """Another POST of the same may be a moment ahead."""
     look = guarded.lookup.look
@@ -973,7 +974,7 @@ def test_who_was_first_under_a_key_is_found_by_who_is_told_no(guarded: World, wh
 def test_what_is_done_now_or_never_is_told_no_where_nothing_may_be_read(
     guarded: World, given: MessageId, how: dict[str, Any]
 ) -> None:
-    guarded.lookup.messages[FULL] = guarded.lookup.answers[HEADER] = NotRead.NOT_NOW
+    guarded.lookup.messages[FULL] = guarded.lookup.answers[HEADER] = NotYetRead.NOT_NOW
     guarded.budget.paused = 41.5
     refusal = release(request_row(given, **how), guarded.ports())
     assert isinstance(refusal, Refusal)
@@ -1097,7 +1098,7 @@ GONE = replace(SPAM, is_quarantined=False)
 ALREADY = (Outcome.ALREADY_RELEASED, None)
 
 
-@pytest.mark.parametrize("seen", [GONE, NotRead.FAILED, NotRead.ABSENT, NotRead.TOO_MANY], ids=str)
+@pytest.mark.parametrize("seen", [GONE, Unreadable.FAILED, Unreadable.ABSENT, Unreadable.TOO_MANY], ids=str)
 @pytest.mark.parametrize("given", [FULL, ALERT, BARE])
 def test_an_end_that_a_release_meanwhile_explains_is_left_to_the_row(
     guarded: World, monkeypatch: pytest.MonkeyPatch, given: MessageId, seen: Details | NotRead
@@ -1109,10 +1110,10 @@ def test_an_end_that_a_release_meanwhile_explains_is_left_to_the_row(
     assert message(guarded).asks == {"rq_first", "rq_one"}
 
 
-@pytest.mark.parametrize("why", [NotRead.CONTRADICTED, NotRead.FAILED])
+@pytest.mark.parametrize("why", [Unreadable.CONTRADICTED, Unreadable.FAILED])
 @pytest.mark.parametrize("how", [{"inline": True}, {"inline": False}, {"dry_run": True}], ids=str)
 def test_a_message_id_that_a_release_meanwhile_made_unclear_is_left_to_the_row(
-    guarded: World, monkeypatch: pytest.MonkeyPatch, how: dict[str, Any], why: NotRead
+    guarded: World, monkeypatch: pytest.MonkeyPatch, how: dict[str, Any], why: Unreadable
 ) -> None:
     find = guarded.lookup.find
 
@@ -1133,10 +1134,10 @@ def test_a_message_id_that_a_release_meanwhile_made_unclear_is_left_to_the_row(
 @pytest.mark.parametrize(
     ("shown", "members"),
     [
-        (Unclear((FULL,), NotRead.CONTRADICTED, (OTHER_SPAM,)), {}),
-        (Unclear((FULL, FULL_OTHER), NotRead.CONTRADICTED), {}),
-        (Unclear((FULL,), NotRead.CONTRADICTED, fit=False), {}),
-        (Unclear((FULL,), NotRead.CONTRADICTED), {"narrowing": Narrowing(expect_count=2)}),
+        (Unclear((FULL,), Unreadable.CONTRADICTED, (OTHER_SPAM,)), {}),
+        (Unclear((FULL, FULL_OTHER), Unreadable.CONTRADICTED), {}),
+        (Unclear((FULL,), Unreadable.CONTRADICTED, fit=False), {}),
+        (Unclear((FULL,), Unreadable.CONTRADICTED), {"narrowing": Narrowing(expect_count=2)}),
     ],
     ids=["another match", "two", "perhaps none", "two expected"],
 )
@@ -1149,7 +1150,7 @@ def test_a_row_says_nothing_of_a_message_id_that_may_mean_another_message(
 
 
 def test_a_message_that_is_free_is_not_released_by_a_search_that_was_unclear(guarded: World) -> None:
-    guarded.lookup.answers[HEADER] = Unclear((FULL,), NotRead.CONTRADICTED)
+    guarded.lookup.answers[HEADER] = Unclear((FULL,), Unreadable.CONTRADICTED)
     assert told(ask(guarded, HEADER)) == [(Outcome.DENIED, Code.GUARD_UNAVAILABLE)]
     assert guarded.cloudflare.calls == []
 
@@ -1162,7 +1163,7 @@ def test_a_rule_holds_whatever_others_do_and_costs_no_read(guarded: World, monke
 
 def test_the_rows_of_all_ids_in_doubt_are_read_at_once(guarded: World, monkeypatch: pytest.MonkeyPatch) -> None:
     reads = released_meanwhile(guarded, monkeypatch, GONE)
-    guarded.lookup.messages[BULK] = NotRead.FAILED
+    guarded.lookup.messages[BULK] = Unreadable.FAILED
     assert told(ask(guarded, FULL, BULK, FULL_OTHER)) == [ALREADY, (Outcome.DENIED, Code.GUARD_UNAVAILABLE), DENIED]
     assert reads == [2]
 
@@ -1189,7 +1190,7 @@ def test_in_the_worker_too_a_row_that_moved_decides(guarded: World, monkeypatch:
     assert message(guarded).asks == {"rq_first", "rq_one"}
 
 
-@pytest.mark.parametrize("seen", [GONE, SPAM, NotRead.NOT_NOW], ids=str)
+@pytest.mark.parametrize("seen", [GONE, SPAM, NotYetRead.NOT_NOW], ids=str)
 def test_a_dry_run_tells_what_the_row_says_by_then(
     guarded: World, monkeypatch: pytest.MonkeyPatch, seen: Details | NotRead
 ) -> None:
@@ -1254,7 +1255,7 @@ def test_a_postfix_id_that_was_used_again_is_ambiguous(ended: World, how: dict[s
     assert told(later(ended)) == [AMBIGUOUS]
 
 
-@pytest.mark.parametrize("seen", [SPAM, GONE, *NotRead], ids=str)
+@pytest.mark.parametrize("seen", [SPAM, GONE, *Unreadable, *NotYetRead], ids=str)
 @pytest.mark.parametrize("inline", [True, False])
 def test_the_ledgers_answer_stands_unless_another_mail_is_shown(
     ended: World, seen: Details | NotRead, inline: bool
@@ -1327,7 +1328,7 @@ WAITS = (Outcome.IN_PROGRESS, None)
 
 
 @pytest.mark.parametrize("given", FRESH, ids=["full", "alert", "bare"])
-@pytest.mark.parametrize("told_", [NotRead.ABSENT, NotRead.NOT_LISTED])
+@pytest.mark.parametrize("told_", [Unreadable.ABSENT, Unreadable.NOT_LISTED])
 def test_new_mail_that_is_not_found_waits_and_is_judged_when_it_is(
     guarded: World, given: MessageId, told_: NotRead
 ) -> None:
@@ -1348,7 +1349,7 @@ def test_new_mail_that_is_not_found_waits_and_is_judged_when_it_is(
 
 def test_new_mail_that_turns_out_to_be_good_is_released(guarded: World) -> None:
     bare = FRESH[2]
-    guarded.lookup.messages[bare] = NotRead.ABSENT
+    guarded.lookup.messages[bare] = Unreadable.ABSENT
     ask(guarded, bare)
     guarded.lookup.messages[bare] = replace(SPAM, message_id=FRESH_FULL)
     guarded.work()
@@ -1357,7 +1358,7 @@ def test_new_mail_that_turns_out_to_be_good_is_released(guarded: World) -> None:
 
 @pytest.mark.parametrize("given", FRESH, ids=["full", "alert", "bare"])
 def test_new_mail_that_is_not_found_within_ten_minutes_is_denied(guarded: World, given: MessageId) -> None:
-    guarded.lookup.messages[given] = NotRead.ABSENT
+    guarded.lookup.messages[given] = Unreadable.ABSENT
     ask(guarded, given)
     guarded.clock.move(minutes=9, seconds=59)
     guarded.work()
@@ -1372,13 +1373,13 @@ def test_new_mail_that_is_not_found_within_ten_minutes_is_denied(guarded: World,
 
 
 def test_a_new_alert_id_waits_also_where_the_guard_is_off(world: World) -> None:
-    world.lookup.messages[FRESH[1]] = NotRead.ABSENT
+    world.lookup.messages[FRESH[1]] = Unreadable.ABSENT
     assert told(ask(world, FRESH[1])) == [WAITS]
 
 
 def test_mail_that_was_not_new_when_it_was_asked_for_does_not_wait(guarded: World) -> None:
     guarded.clock.move(seconds=90)
-    guarded.lookup.messages |= dict.fromkeys(FRESH, NotRead.ABSENT)
+    guarded.lookup.messages |= dict.fromkeys(FRESH, Unreadable.ABSENT)
     assert told(ask(guarded, FRESH[0], name="full")) == [(Outcome.NOT_FOUND, None)]
     assert told(ask(guarded, FRESH[1], name="alert")) == [(Outcome.NOT_FOUND, None)]
     assert told(ask(guarded, FRESH[2], name="bare")) == [RELEASED]
@@ -1386,7 +1387,7 @@ def test_mail_that_was_not_new_when_it_was_asked_for_does_not_wait(guarded: Worl
 
 @pytest.mark.parametrize("how", [{"dry_run": True}, {"force": True, "reason": "a drill"}])
 def test_what_is_done_now_or_never_is_refused_for_new_mail(guarded: World, how: dict[str, Any]) -> None:
-    guarded.lookup.messages |= dict.fromkeys(FRESH, NotRead.ABSENT)
+    guarded.lookup.messages |= dict.fromkeys(FRESH, Unreadable.ABSENT)
     request = request_row(FRESH[0], created_at=guarded.clock(), **how)
     refused = release(request, guarded.ports())
     assert isinstance(refused, Refusal)
@@ -1395,14 +1396,14 @@ def test_what_is_done_now_or_never_is_refused_for_new_mail(guarded: World, how: 
 
 
 def test_beside_other_ids_a_dry_run_denies_what_is_too_new(guarded: World) -> None:
-    guarded.lookup.messages[FRESH[0]] = NotRead.ABSENT
+    guarded.lookup.messages[FRESH[0]] = Unreadable.ABSENT
     answer = ask(guarded, FRESH[0], FULL, dry_run=True)
     assert told(answer) == [(Outcome.DENIED, Code.GUARD_UNAVAILABLE), (Outcome.WOULD_RELEASE, None)]
     assert "too new" in str(answer.results[0].ended)
 
 
 def test_a_retry_after_is_at_least_a_second(guarded: World) -> None:
-    guarded.lookup.messages[FRESH[0]] = NotRead.ABSENT
+    guarded.lookup.messages[FRESH[0]] = Unreadable.ABSENT
     asked_at = guarded.clock()
     guarded.clock.move(minutes=5)
     refused = release(request_row(FRESH[0], created_at=asked_at, dry_run=True), guarded.ports())
@@ -1412,14 +1413,14 @@ def test_a_retry_after_is_at_least_a_second(guarded: World) -> None:
 
 def test_a_retry_after_is_at_most_ten_minutes_though_an_id_is_dated_ahead(guarded: World) -> None:
     ahead = full_id(guarded.clock() + timedelta(hours=20))
-    guarded.lookup.messages[ahead] = NotRead.ABSENT
+    guarded.lookup.messages[ahead] = Unreadable.ABSENT
     refused = release(request_row(ahead, created_at=guarded.clock(), dry_run=True), guarded.ports())
     assert isinstance(refused, Refusal)
     assert (refused.reason, refused.retry_after) == (RefusalReason.NOT_SEARCHABLE_YET, 600)
 
 
 def test_beside_what_waits_for_another_reason_new_mail_is_looked_for_as_soon(guarded: World) -> None:
-    guarded.lookup.messages |= {FRESH[0]: NotRead.ABSENT, FULL: NotRead.NOT_NOW}
+    guarded.lookup.messages |= {FRESH[0]: Unreadable.ABSENT, FULL: NotYetRead.NOT_NOW}
     assert told(ask(guarded, FRESH[0], FULL)) == [WAITS] * 2
     assert {delay for _, delay in guarded.queue.sent} == {0.0}
     guarded.work()
@@ -1429,7 +1430,7 @@ def test_beside_what_waits_for_another_reason_new_mail_is_looked_for_as_soon(gua
 def test_newer_mail_does_not_bring_back_as_soon_what_has_waited_for_long(guarded: World) -> None:
     """Else the hints of the older one would go round more often than AWS lets them."""
     newer = full_id(NOON + timedelta(seconds=90))
-    guarded.lookup.messages |= dict.fromkeys([*FRESH, newer], NotRead.ABSENT)
+    guarded.lookup.messages |= dict.fromkeys([*FRESH, newer], Unreadable.ABSENT)
     ask(guarded, FRESH[0])
     guarded.clock.move(seconds=100)
     ask(guarded, newer, name="two", nonce="two")
@@ -1438,7 +1439,7 @@ def test_newer_mail_does_not_bring_back_as_soon_what_has_waited_for_long(guarded
 
 
 def test_an_id_without_a_time_is_not_released_unread(guarded: World) -> None:
-    guarded.lookup.messages[BARE] = NotRead.UNDATED
+    guarded.lookup.messages[BARE] = Unreadable.UNDATED
     (result,) = ask(guarded, BARE).results
     assert (result.outcome, result.code) == (Outcome.DENIED, Code.GUARD_CANNOT_READ)
     assert "alert" in str(result.ended).lower()
@@ -1453,7 +1454,7 @@ OTHER_BARE = MessageId(postfix_part(FULL_OTHER))
 
 def vanish(world: World) -> None:
     """Have Cloudflare show nothing any more."""
-    world.lookup.messages = dict.fromkeys((BARE, FULL, ALERT, FULL_OTHER, OTHER_BARE), NotRead.ABSENT)
+    world.lookup.messages = dict.fromkeys((BARE, FULL, ALERT, FULL_OTHER, OTHER_BARE), Unreadable.ABSENT)
     world.lookup.looked.clear()
 
 
@@ -1476,7 +1477,7 @@ def test_a_bare_id_is_denied_if_the_mail_is_denied_while_it_is_looked_for(
     guarded: World, monkeypatch: pytest.MonkeyPatch, inline: bool
 ) -> None:
     original, denials = guarded.lookup.look, list[Answer]()
-    guarded.lookup.messages[OTHER_BARE] = NotRead.ABSENT
+    guarded.lookup.messages[OTHER_BARE] = Unreadable.ABSENT
 
     def look(account_id: AccountId, ids: Sequence[MessageId], *others: Any) -> Any:
         shown = original(account_id, ids, *others)
@@ -1494,7 +1495,7 @@ def test_a_bare_id_is_denied_if_the_mail_is_denied_while_it_is_looked_for(
 
 def test_a_learned_id_is_what_is_read_and_sent(guarded: World) -> None:
     ask(guarded, FULL, dry_run=True)
-    guarded.lookup.messages[BARE] = NotRead.ABSENT
+    guarded.lookup.messages[BARE] = Unreadable.ABSENT
     assert told(ask(guarded, BARE, name="two")) == [RELEASED]
     assert guarded.cloudflare.calls == [(WireForm.OBJECT, [FULL])]
     assert (message(guarded).guard, message(guarded).confirmed_id) == (Guarded.PASSED, FULL)
@@ -1551,7 +1552,7 @@ def test_strict_does_not_pass_by_the_record(guarded: World) -> None:
     assert told(ask(guarded, BARE, name="two")) == [CANNOT_READ]
 
 
-@pytest.mark.parametrize("why", [NotRead.FAILED, NotRead.NOT_NOW])
+@pytest.mark.parametrize("why", [Unreadable.FAILED, NotYetRead.NOT_NOW])
 @pytest.mark.parametrize("which", [BARE, FULL])
 def test_a_read_that_did_not_succeed_is_no_reason_to_go_by_the_record(
     guarded: World, which: MessageId, why: NotRead
@@ -1560,7 +1561,7 @@ def test_a_read_that_did_not_succeed_is_no_reason_to_go_by_the_record(
     vanish(guarded)
     guarded.lookup.messages[which] = why
     waits, unavailable = (Outcome.IN_PROGRESS, None), (Outcome.DENIED, Code.GUARD_UNAVAILABLE)
-    assert told(ask(guarded, BARE, name="two")) == [waits if why is NotRead.NOT_NOW else unavailable]
+    assert told(ask(guarded, BARE, name="two")) == [waits if why is NotYetRead.NOT_NOW else unavailable]
 
 
 def test_an_id_that_nobody_has_read_proves_nothing(guarded: World) -> None:
@@ -1574,8 +1575,8 @@ def test_an_id_that_nobody_has_read_proves_nothing(guarded: World) -> None:
     ("given", "shown"),
     [
         (FULL, replace(SPAM, is_doubtful=True)),
-        (FULL, NotRead.CONTRADICTED),
-        (FULL, NotRead.UNCLEAR),
+        (FULL, Unreadable.CONTRADICTED),
+        (FULL, Unreadable.UNCLEAR),
         (ALERT, Several((SPAM, replace(SPAM, message_id=MessageId(f"{ALERT}-7"))))),
     ],
     ids=["held and released", "contradicting rows", "a row that tells too little", "two messages"],
@@ -1584,7 +1585,7 @@ def test_an_id_that_nobody_has_read_proves_nothing(guarded: World) -> None:
 def test_nothing_passes_by_a_record_of_what_was_not_clear(
     guarded: World, given: MessageId, shown: Any, inline: bool
 ) -> None:
-    guarded.lookup.messages |= {given: shown, BARE: NotRead.ABSENT}
+    guarded.lookup.messages |= {given: shown, BARE: Unreadable.ABSENT}
     ((outcome, _),) = told(ask(guarded, given, name="first"))
     assert outcome in (Outcome.DENIED, Outcome.AMBIGUOUS)
     ask(guarded, BARE, name="second", inline=inline)
@@ -1641,19 +1642,19 @@ def test_of_very_many_matches_few_are_kept_and_none_passes_by_its_bare_id(guarde
     guarded.lookup.messages.clear()
     parts = [postfix_part(each.message_id) for each in (doubtful, evil[0], evil[39], spam[0], spam[299])]
     everything = (*map(MessageId, parts), *(each.message_id for each in (*spam, *evil, doubtful)))
-    guarded.lookup.messages |= dict.fromkeys(everything, NotRead.ABSENT)
+    guarded.lookup.messages |= dict.fromkeys(everything, Unreadable.ABSENT)
     answers = [told(ask(guarded, part, name=str(number))) for number, part in enumerate(parts)]
     assert answers == [[CANNOT_READ], [DENIED], [CANNOT_READ], [CANNOT_READ], [CANNOT_READ]]
     guarded.lookup.messages[MessageId(parts[3])] = spam[0]
     assert told(ask(guarded, parts[3], name="read")) == [RELEASED]
     other_day = MessageId(queue_id(NOON - timedelta(days=9), "z7654321"))
-    guarded.lookup.messages[other_day] = NotRead.ABSENT
+    guarded.lookup.messages[other_day] = Unreadable.ABSENT
     assert told(ask(guarded, other_day, name="other day")) == [RELEASED]
 
 
 def test_what_a_search_showed_of_the_clear_matches_is_kept_though_another_was_unclear(guarded: World) -> None:
     evil = replace(EVIL, message_id=FULL_OTHER)
-    guarded.lookup.answers[HEADER] = Unclear((FULL,), NotRead.CONTRADICTED, (evil,))
+    guarded.lookup.answers[HEADER] = Unclear((FULL,), Unreadable.CONTRADICTED, (evil,))
     ask(guarded, HEADER)
     vanish(guarded)
     assert told(ask(guarded, OTHER_BARE, name="two")) == [DENIED]
@@ -1685,7 +1686,7 @@ def test_a_record_of_another_mail_than_the_ledger_knows_is_ambiguous(guarded: Wo
     read = facts_of(replace(SPAM, message_id=NEXT), NOON + timedelta(hours=1), keeps_recipients=True)
     guarded.ledger.project([Move(row, replace(row, facts=read))])
     vanish(guarded)
-    guarded.lookup.messages[NEXT] = NotRead.ABSENT
+    guarded.lookup.messages[NEXT] = Unreadable.ABSENT
     assert told(ask(guarded, BARE)) == [AMBIGUOUS]
 
 
@@ -1719,7 +1720,7 @@ def test_what_another_request_names_more_fully_does_not_settle_what_an_id_means(
     assert guarded.cloudflare.calls == [(WireForm.OBJECT, [FULL])]
 
 
-@pytest.mark.parametrize("shown", [SPAM, NotRead.ABSENT])
+@pytest.mark.parametrize("shown", [SPAM, Unreadable.ABSENT])
 def test_an_id_that_means_no_other_message_is_released_with_the_one_that_is_named(
     guarded: World, shown: Details | NotRead
 ) -> None:

@@ -17,7 +17,8 @@ from greenlet import getcurrent, greenlet
 
 from quarantine_release import telemetry
 from quarantine_release.domain.call_limit import EVERYBODY, Mark
-from quarantine_release.domain.guard import NO_GUARD, Details, Guard, Mode, NotRead
+from quarantine_release.domain.details import Details, NotRead, NotYetRead, Unreadable
+from quarantine_release.domain.guard import NO_GUARD, Guard, Mode
 from quarantine_release.domain.ids import (
     AccountId,
     AttemptId,
@@ -543,7 +544,7 @@ class Simulation:
         if strike is Strike.CRASH_AFTER:
             raise Crashed
         if strike in (Strike.UNREAD, Strike.DENIED):
-            return dict.fromkeys(ids, NotRead.FAILED if strike is Strike.UNREAD else NotRead.REFUSED)
+            return dict.fromkeys(ids, Unreadable.FAILED if strike is Strike.UNREAD else NotYetRead.REFUSED)
         me = self._current
         self.looks |= {(me, postfix_part(each)): (self.now, told) for each, told in seen.items()}
         return dict(seen)

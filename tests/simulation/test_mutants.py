@@ -9,7 +9,8 @@ import pytest
 
 from quarantine_release.domain import results as results_module
 from quarantine_release.domain.call_limit import AccountRow
-from quarantine_release.domain.guard import Guarded, NotRead, judge
+from quarantine_release.domain.details import NotRead
+from quarantine_release.domain.guard import Guarded, judge
 from quarantine_release.domain.packing import Want
 from quarantine_release.domain.results import claimable
 from quarantine_release.domain.rows import AttemptRow, MessageRow, RequestRow, RequestState, Target, targets_of

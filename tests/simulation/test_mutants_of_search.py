@@ -16,7 +16,8 @@ from quarantine_release.cloudflare.entries import RELEASE
 from quarantine_release.cloudflare.search import Calls, Page
 from quarantine_release.domain import lookup as lookup_module
 from quarantine_release.domain import search_rows as search_rows_module
-from quarantine_release.domain.guard import Details, Guarded, NotRead, Several
+from quarantine_release.domain.details import Details, NotRead, Several
+from quarantine_release.domain.guard import Guarded
 from quarantine_release.domain.lookup import Kept
 from quarantine_release.domain.states import LETTERS, Outcome
 from quarantine_release.domain.verdicts import Seen

@@ -9,7 +9,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
 from quarantine_release.domain.call_limit import Mark
-from quarantine_release.domain.guard import NO_GUARD, Details, Guard, NotRead, Several, Unclear
+from quarantine_release.domain.details import Details, NotRead, Several, Unclear
+from quarantine_release.domain.guard import NO_GUARD, Guard
 from quarantine_release.domain.ids import AccountId, AttemptId, MessageId, PostfixPart, RequestId
 from quarantine_release.domain.ledger_errors import LedgerUnavailable
 from quarantine_release.domain.lookup import Question

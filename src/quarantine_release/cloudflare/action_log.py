@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from quarantine_release.cloudflare.entries import RELEASE
 from quarantine_release.cloudflare.release_traces import letters, resembles_release
-from quarantine_release.domain.guard import NotRead
+from quarantine_release.domain.details import NotRead, Unreadable
 from quarantine_release.domain.verdicts import NO_RECIPIENTS, Evidence, Reading, Recipients, Seen
 
 Action = Mapping[str, Any]
@@ -33,7 +33,7 @@ class ActionLog:
 
     @property
     def is_whole(self) -> bool:
-        return self.why in (None, NotRead.ABSENT)
+        return self.why in (None, Unreadable.ABSENT)
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ from quarantine_release.cloudflare.entries import agree, dicts, match
 from quarantine_release.cloudflare.log_pages import read_log
 from quarantine_release.cloudflare.search import Calls, Got
 from quarantine_release.cloudflare.windows import Window, windows_of
-from quarantine_release.domain.guard import NotRead
+from quarantine_release.domain.details import NotYetRead, Unreadable
 from quarantine_release.domain.ids import AccountId, PostfixPart, fullest, is_partial
 from quarantine_release.domain.verdicts import Evidence, Reading, Seen, Wanted
 from quarantine_release.releasing.ports import Budget
@@ -27,7 +27,7 @@ _SINGLES_AT_ONCE: Final = 100
 # So few are cheaper read one by one than listed with whatever else arrived around them.
 _FEW: Final = 2
 
-_NOT_CALLED: Final = Got({}, Evidence(failure="not_called"), NotRead.NOT_NOW)
+_NOT_CALLED: Final = Got({}, Evidence(failure="not_called"), NotYetRead.NOT_NOW)
 
 
 class CloudflareReader:
@@ -131,7 +131,7 @@ class _Search:
             self._read_by_path(one)
         elif listed.seen is not Seen.QUARANTINED or one.may_free:
             log = read_log(self._get, self._path(one))
-            if log.why is NotRead.ABSENT:  # a message without actions, or one that is not found by this id
+            if log.why is Unreadable.ABSENT:  # a message without actions, or one that is not found by this id
                 self._read_by_path(one, log)
             else:
                 self._believe(one, clarify(listed, log, None))

@@ -12,7 +12,7 @@ from quarantine_release.cloudflare.log_pages import without_doubt
 from quarantine_release.cloudflare.search import Calls
 from quarantine_release.cloudflare.walk import SEARCH_PAGES, Look
 from quarantine_release.domain.call_limit import Mark
-from quarantine_release.domain.guard import Details, NotRead, Several, Unclear
+from quarantine_release.domain.details import Details, NotRead, NotYetRead, Several, Unclear, Unreadable
 from quarantine_release.domain.ids import AccountId, MessageId, PostfixPart, contradict, postfix_part
 from quarantine_release.domain.lookup import Question
 from quarantine_release.domain.search_rows import meant_by
@@ -82,7 +82,7 @@ class CloudflareLookup:
         """Read the action log of at most so many messages that are shown as held and as released."""
         doubtful = {each: told for each, told in found.items() if isinstance(told, Details) and told.is_doubtful}
         read = {each: without_doubt(calls.get, told) for each, told in list(doubtful.items())[:logs]}
-        return {**found, **dict.fromkeys(doubtful, NotRead.NOT_NOW), **read}
+        return {**found, **dict.fromkeys(doubtful, NotYetRead.NOT_NOW), **read}
 
     def _calls(self, account_id: AccountId, seconds: float, budget: Budget, mark: Mark) -> Calls:
         ends_at, session, secret = self._monotonic() + seconds, self._session, self._secret
@@ -103,19 +103,19 @@ class CloudflareLookup:
         entries: list[Mapping[str, Any]] = []
         for number, page in enumerate(calls.pages(question.query), start=1):
             if page.why is not None:
-                return page.why if page.why in (NotRead.NOT_NOW, NotRead.REFUSED) else NotRead.FAILED
+                return page.why if isinstance(page.why, NotYetRead) else Unreadable.FAILED
             entries += page.entries
             if page.is_last:
                 return self._matches(calls, question, entries)
             if number == SEARCH_PAGES:
                 break
-        return NotRead.FAILED  # of a search that has no end nobody knows what else it holds
+        return Unreadable.FAILED  # of a search that has no end nobody knows what else it holds
 
     def _matches(
         self, calls: Calls, question: Question, entries: Sequence[Mapping[str, Any]]
     ) -> Sequence[Details] | NotRead | Unclear:
         found = matches(entries, question, self._clock())
-        if isinstance(found, NotRead | Unclear) or len(found) != 1:
+        if isinstance(found, Unreadable | Unclear) or len(found) != 1:
             return found
         told: Details | Several | NotRead = found[0]
         if question.is_narrowed:
@@ -125,9 +125,11 @@ class CloudflareLookup:
             told = without_doubt(calls.get, told)
         if isinstance(told, Details):
             return [told]
-        if told in (NotRead.NOT_NOW, NotRead.REFUSED):
+        if isinstance(told, NotYetRead):
             return told
-        return Unclear((found[0].message_id,), NotRead.CONTRADICTED if told is NotRead.CONTRADICTED else NotRead.FAILED)
+        return Unclear(
+            (found[0].message_id,), Unreadable.CONTRADICTED if told is Unreadable.CONTRADICTED else Unreadable.FAILED
+        )
 
     def _held(self, account_id: AccountId, ids: Iterable[MessageId]) -> dict[MessageId, Details]:
         listed = [(each, self._listed.get((account_id, postfix_part(each)))) for each in ids]

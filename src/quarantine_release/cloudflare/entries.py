@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from quarantine_release.cloudflare.release_traces import hints_at_release
-from quarantine_release.domain.guard import Details, NotRead, Unclear
+from quarantine_release.domain.details import Details, Unclear, Unreadable
 from quarantine_release.domain.ids import (
     ANY_ID,
     ID_CHARACTERS,
@@ -135,7 +135,7 @@ def details_of(entry: Mapping[str, Any], now: datetime) -> Details | None:
 
 def matches(
     entries: Iterable[Mapping[str, Any]], question: Question, now: datetime
-) -> list[Details] | NotRead | Unclear:
+) -> list[Details] | Unreadable | Unclear:
     """Return the messages that all entries of a search show for a question, or which one does not tell what it is.
 
     Cloudflare may match more loosely than it says, so each message must show that it is one. Entries that do not fit
@@ -143,7 +143,7 @@ def matches(
     """
     wanted = question.header.strip("<>")
     unreadable: set[MessageId] = set()
-    unread: dict[MessageId, NotRead] = {}
+    unread: dict[MessageId, Unreadable] = {}
     told: dict[MessageId, list[tuple[Details, Mapping[str, Any]]]] = {}
     for entry in entries:
         details, message_id = details_of(entry, now), id_of(entry)
@@ -151,8 +151,8 @@ def matches(
             told.setdefault(details.message_id, []).append((details, entry))
         elif (_text(entry, "message_id") or "").strip("<> ") == wanted:
             if message_id is None:
-                return NotRead.FAILED  # it may be a second match, and nobody knows which
-            unread[message_id] = NotRead.FAILED
+                return Unreadable.FAILED  # it may be a second match, and nobody knows which
+            unread[message_id] = Unreadable.FAILED
         elif message_id is not None:
             unreadable.add(message_id)
     found = []
@@ -161,9 +161,9 @@ def matches(
             continue
         message = merged([details for details, _ in rows])
         if message_id in unread or message_id in unreadable:
-            unread[message_id] = NotRead.FAILED
+            unread[message_id] = Unreadable.FAILED
         elif message is None:
-            unread[message_id] = NotRead.CONTRADICTED
+            unread[message_id] = Unreadable.CONTRADICTED
         elif _fits(rows, question.narrowing):
             found.append(message)
     if not unread:

@@ -8,7 +8,7 @@ from urllib.parse import quote
 from quarantine_release.cloudflare.action_log import Action, ActionLog, released
 from quarantine_release.cloudflare.entries import dicts
 from quarantine_release.cloudflare.search import Got
-from quarantine_release.domain.guard import Details, NotRead
+from quarantine_release.domain.details import Details, NotRead, NotYetRead, Unreadable
 from quarantine_release.domain.verdicts import Seen
 
 # The default of Cloudflare's lists: a server would hardly cut pages shorter than that.
@@ -28,21 +28,21 @@ def read_log(get: Callable[[str], Got], path: str) -> ActionLog:
     for number in range(1, PAGES + 1):
         got = get(f"{path}/action_log?page={number}&per_page={PER_PAGE}")
         result, info = got.content.get("result"), got.content.get("result_info")
-        if got.why is NotRead.ABSENT and number == 1:
-            return ActionLog((), got.evidence, NotRead.ABSENT)
-        why = got.why or (None if _is_log(result) else NotRead.FAILED)
+        if got.why is Unreadable.ABSENT and number == 1:
+            return ActionLog((), got.evidence, Unreadable.ABSENT)
+        why = got.why or (None if _is_log(result) else Unreadable.FAILED)
         if why is not None:
-            return ActionLog(tuple(actions), got.evidence, NotRead.FAILED if why is NotRead.ABSENT else why)
+            return ActionLog(tuple(actions), got.evidence, Unreadable.FAILED if why is Unreadable.ABSENT else why)
         page = dicts(result)
         more = _has_more(info, number, len(actions) + len(page))
         if not page or page == before:  # the same page again comes from a server that does not know `page`
             is_cut = more or (page == before and len(page) == PER_PAGE)  # there may be more than this one page
-            return ActionLog(tuple(actions), got.evidence, NotRead.FAILED if is_cut else None)
+            return ActionLog(tuple(actions), got.evidence, Unreadable.FAILED if is_cut else None)
         actions += page
         if not more and _is_short(info, len(page)):
             return ActionLog(tuple(actions), got.evidence)
         before = page
-    return ActionLog(tuple(actions), got.evidence, NotRead.TOO_MANY)
+    return ActionLog(tuple(actions), got.evidence, Unreadable.TOO_MANY)
 
 
 def without_doubt(get: Callable[[str], Got], details: Details) -> Details | NotRead:
@@ -54,7 +54,7 @@ def without_doubt(get: Callable[[str], Got], details: Details) -> Details | NotR
     told = released(log.actions, None)
     if told is not None and told.seen is not Seen.UNCLEAR:
         return replace(details, is_released=True, is_doubtful=False)
-    return log.why if log.why in (NotRead.NOT_NOW, NotRead.REFUSED) else details
+    return log.why if isinstance(log.why, NotYetRead) else details
 
 
 def _is_log(result: Any) -> bool:

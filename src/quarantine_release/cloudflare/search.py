@@ -16,7 +16,7 @@ from quarantine_release.cloudflare.release_reply import Reply, evidence_of, limi
 from quarantine_release.config.accounts import Credential
 from quarantine_release.config.secret import SecretMalformed, SecretUnavailable
 from quarantine_release.domain.call_limit import Mark
-from quarantine_release.domain.guard import NotRead
+from quarantine_release.domain.details import NotRead, NotYetRead, Unreadable
 from quarantine_release.domain.ids import AccountId
 from quarantine_release.domain.verdicts import Evidence
 from quarantine_release.releasing.ports import Budget
@@ -77,7 +77,7 @@ class Calls:
     pause: Callable[[float], None] = time.sleep
     stopped: NotRead | None = None
     # What no time is left for may be read in the next run, unless it is Cloudflare that takes all the time.
-    _when_late: NotRead = NotRead.NOT_NOW
+    _when_late: NotRead = NotYetRead.NOT_NOW
     _credential: Credential | None = field(default=None, repr=False)
     _was_refetched: bool = False
 
@@ -99,7 +99,7 @@ class Calls:
             result, info = got.content.get("result"), got.content.get("result_info")
             following = info.get("next") if isinstance(info, dict) else None
             is_list = isinstance(result, list) and isinstance(info, dict)
-            why = got.why or (None if is_list else NotRead.FAILED)
+            why = got.why or (None if is_list else Unreadable.FAILED)
             yield Page(dicts(result), got.evidence, is_list and not following, why)
             if not (is_list and result and isinstance(following, str) and following):
                 return
@@ -144,7 +144,7 @@ class Calls:
             credential = None
         if credential is None:
             telemetry.count("CredentialsRefused")
-            self.stopped = NotRead.REFUSED
+            self.stopped = NotYetRead.REFUSED
             return Got({}, _NOT_CALLED, self.stopped)
         seconds = min(_CALL_SECONDS, self.seconds_left)
         if seconds < least:
@@ -152,7 +152,7 @@ class Calls:
                 self.stopped = self._when_late
             return Got({}, _NOT_CALLED, self._when_late)
         if self.budget.take(self.account_id, self.mark):
-            self.stopped = NotRead.NOT_NOW
+            self.stopped = NotYetRead.NOT_NOW
             return Got({}, _NOT_CALLED, self.stopped)
         headers = {**credential.headers, "User-Agent": USER_AGENT}
         began = self.monotonic()
@@ -162,11 +162,11 @@ class Calls:
         if not isinstance(reply, Reply):
             # Who cannot be reached is waited for, as before a release; who does not answer, given time, has failed.
             if reply.was_sent and seconds >= _LEAST_PAGE_SECONDS:
-                self._when_late = NotRead.FAILED
+                self._when_late = Unreadable.FAILED
             else:
-                self.stopped = self._when_late if reply.was_sent else NotRead.NOT_NOW
-            return Got({}, evidence, self.stopped or NotRead.FAILED)
-        self._when_late = NotRead.NOT_NOW
+                self.stopped = self._when_late if reply.was_sent else NotYetRead.NOT_NOW
+            return Got({}, evidence, self.stopped or Unreadable.FAILED)
+        self._when_late = NotYetRead.NOT_NOW
         if refuses_credential(reply) and self._has_another(credential):
             return self._get(url, least)
         self._credential = credential
@@ -187,14 +187,14 @@ class Calls:
         # Who goes on calling now only prolongs it, or is locked out for it.
         if reply.status == 429:
             self.budget.heard(self.account_id, limited(reply, self.clock()))
-            self.stopped = NotRead.NOT_NOW
+            self.stopped = NotYetRead.NOT_NOW
             return Got({}, evidence, self.stopped)
         if refuses_credential(reply):
             telemetry.count("CredentialsRefused")
-            self.stopped = NotRead.REFUSED
+            self.stopped = NotYetRead.REFUSED
             return Got({}, evidence, self.stopped)
         if reply.status == 202:
-            return Got({}, evidence, NotRead.FAILED, reply.headers.get("location"))
+            return Got({}, evidence, Unreadable.FAILED, reply.headers.get("location"))
         try:
             content = json.loads(reply.body)
         except (ValueError, RecursionError):
@@ -203,6 +203,6 @@ class Calls:
         if reply.status == 200 and succeeded is True:
             return Got(content, evidence)
         if reply.status == 404 and succeeded is False:
-            return Got({}, evidence, NotRead.ABSENT)
+            return Got({}, evidence, Unreadable.ABSENT)
         # A 404 without Cloudflare's envelope is somebody else's, who knows of no messages.
-        return Got({}, evidence, NotRead.NOT_OFFERED if reply.status in _NOT_OFFERED else NotRead.FAILED)
+        return Got({}, evidence, Unreadable.NOT_OFFERED if reply.status in _NOT_OFFERED else Unreadable.FAILED)

@@ -12,7 +12,7 @@ from urllib.parse import quote
 from quarantine_release.cloudflare.entries import details_of, dicts, id_of, parts_named
 from quarantine_release.cloudflare.search import Calls
 from quarantine_release.cloudflare.windows import Window, windows_of
-from quarantine_release.domain.guard import Details, NotRead, Several
+from quarantine_release.domain.details import Details, NotRead, NotYetRead, Several, Unreadable
 from quarantine_release.domain.ids import ALERT_ID, MessageId, PostfixPart, is_bare, is_undated, postfix_part, time_of
 from quarantine_release.domain.search_rows import meant_by
 from quarantine_release.domain.verdicts import Wanted
@@ -74,7 +74,7 @@ class Look:
     def _list(self, window: Window, kind: _Kind) -> NotRead | None:
         """List one stretch of time; return why that was not done to its end, if it was not."""
         if self.pages >= _PAGES:
-            return NotRead.NOT_NOW
+            return NotYetRead.NOT_NOW
         is_first, is_long = self.pages == 0, self.seconds >= _LONG_SECONDS
         query = {"start": _rfc3339(window.start), "end": _rfc3339(window.end), **kind.query}
         for page in self.calls.pages(query):
@@ -86,8 +86,8 @@ class Look:
             # A third of the time is for what the lists do not show: else there would never be any for it.
             is_late = self.calls.seconds_left < self.seconds / 3
             if is_late or self.pages >= _PAGES:
-                return NotRead.TOO_MANY if is_first and (is_long or not is_late) else NotRead.NOT_NOW
-        return NotRead.FAILED
+                return Unreadable.TOO_MANY if is_first and (is_long or not is_late) else NotYetRead.NOT_NOW
+        return Unreadable.FAILED
 
     def seen(self, ids: Iterable[MessageId]) -> dict[MessageId, Details | Several | NotRead]:
         """Return what the lists showed of ids, where no other row can change it."""
@@ -121,24 +121,24 @@ class Look:
         got = self.calls.get(f"/{quote(path_id, safe='')}")
         result = got.content.get("result")
         if got.why is not None or (is_bare(path_id) and result in (None, [])):
-            why = got.why or NotRead.ABSENT
+            why = got.why or Unreadable.ABSENT
             # Of a message that was shown, its absence is a contradiction; bare ids alone are known not to be read.
             is_doubtful = self._told(message_id) is not None and not is_bare(path_id)
-            return NotRead.FAILED if is_doubtful and why in (NotRead.ABSENT, NotRead.NOT_OFFERED) else why
+            return Unreadable.FAILED if is_doubtful and why in (Unreadable.ABSENT, Unreadable.NOT_OFFERED) else why
         entries = dicts(result)
         self._take_in(entries)
         told = self._told(message_id)
         own = meant_by(message_id, [one for entry in entries if (one := details_of(entry, self.now))])
         is_of_it = own is not None and all(id_of(entry) for entry in entries)
-        return told if told is not None and (is_of_it or told is NotRead.UNCLEAR) else NotRead.FAILED
+        return told if told is not None and (is_of_it or told is Unreadable.UNCLEAR) else Unreadable.FAILED
 
     def _read_bare(self, message_id: MessageId, bare: Sequence[MessageId]) -> None:
         """Read a bare id by path; else look for it in the lists, once for all, before more of them are read by path."""
         if self._is_shown_in_part(message_id):
-            self.found[message_id] = self._listed(message_id, NotRead.TOO_MANY)
+            self.found[message_id] = self._listed(message_id, Unreadable.TOO_MANY)
             return
         told = self._read_by_path(message_id, message_id)
-        if told not in (NotRead.ABSENT, NotRead.NOT_OFFERED):
+        if told not in (Unreadable.ABSENT, Unreadable.NOT_OFFERED):
             self.found[message_id] = told
             return
         self._list_bare(bare)
@@ -151,12 +151,12 @@ class Look:
         self.are_bare_listed = True
         self.list_around([each for each in ids if each not in self.sought])
         self.pages = 0  # else who has filled the first lists would keep everything from being looked for in the others
-        waiting = (NotRead.TOO_MANY, None)
+        waiting = (Unreadable.TOO_MANY, None)
         self.list_around([each for each in ids if self._told(each) is None and self.unsure.get(each) in waiting], _HELD)
         self.found = self.seen(ids) | self.found
 
     def _is_shown_in_part(self, message_id: MessageId) -> bool:
-        return self.unsure.get(message_id) is NotRead.TOO_MANY and isinstance(self._told(message_id), Details)
+        return self.unsure.get(message_id) is Unreadable.TOO_MANY and isinstance(self._told(message_id), Details)
 
     def _listed(self, message_id: MessageId, by_path: NotRead | Details | Several) -> Details | Several | NotRead:
         """Return what the lists come to for a bare id that could not be read by path, for this reason."""
@@ -164,16 +164,16 @@ class Look:
         if isinstance(told, Details) and self._is_shown_in_part(message_id) and not is_bare(told.message_id):
             return self._read_by_path(told.message_id, message_id)
         why = self.unsure.get(message_id, by_path)
-        if why not in (NotRead.ABSENT, NotRead.NOT_OFFERED):
-            return why if isinstance(why, NotRead) else NotRead.FAILED
+        if why not in (Unreadable.ABSENT, Unreadable.NOT_OFFERED):
+            return why if isinstance(why, NotRead) else Unreadable.FAILED
         if told is not None or why is not by_path:
-            return NotRead.UNCLEAR if told is NotRead.UNCLEAR else NotRead.FAILED
+            return Unreadable.UNCLEAR if told is Unreadable.UNCLEAR else Unreadable.FAILED
         if is_undated(message_id, self.now):
-            return NotRead.UNDATED
+            return Unreadable.UNDATED
         # A server that offers one reading of a bare id and not the other may soon offer both again.
         if self.is_offered and message_id in self.unsure:
-            return NotRead.FAILED
-        return NotRead.NOT_LISTED if self.is_offered and by_path is NotRead.NOT_OFFERED else why
+            return Unreadable.FAILED
+        return Unreadable.NOT_LISTED if self.is_offered and by_path is Unreadable.NOT_OFFERED else why
 
     def _search(self, alert_id: MessageId) -> Details | Several | NotRead:
         at = time_of(alert_id, self.now)
@@ -181,23 +181,23 @@ class Look:
         entries: list[Mapping[str, Any]] = []
         for number, page in enumerate(self.calls.pages({"alert_id": alert_id, **start}), start=1):
             if page.why is not None:
-                return NotRead.NOT_OFFERED if page.why is NotRead.ABSENT else page.why
+                return Unreadable.NOT_OFFERED if page.why is Unreadable.ABSENT else page.why
             entries += page.entries
             if page.is_last:
                 break
             if number == SEARCH_PAGES:
-                return NotRead.FAILED
+                return Unreadable.FAILED
         else:
-            return NotRead.FAILED
+            return Unreadable.FAILED
         self._take_in(entries)
         if any(id_of(entry) is None and entry.get("alert_id", alert_id) == alert_id for entry in entries):
-            return NotRead.FAILED  # it may be about the message, and nobody knows what it is
-        return self._told(alert_id) or (NotRead.FAILED if entries else NotRead.ABSENT)
+            return Unreadable.FAILED  # it may be about the message, and nobody knows what it is
+        return self._told(alert_id) or (Unreadable.FAILED if entries else Unreadable.ABSENT)
 
     def _told(self, message_id: MessageId) -> Details | Several | NotRead | None:
         """Return what all rows so far tell of an id; None if there are none."""
         part = postfix_part(message_id)
-        return NotRead.UNCLEAR if part in self.unclear else meant_by(message_id, self.rows.get(part, ()))
+        return Unreadable.UNCLEAR if part in self.unclear else meant_by(message_id, self.rows.get(part, ()))
 
     def _take_in(self, entries: Iterable[Mapping[str, Any]]) -> None:
         for entry in entries:

@@ -10,7 +10,8 @@ from datetime import datetime, timedelta
 from functools import reduce
 from typing import Final
 
-from quarantine_release.domain.guard import Details, Ended, Guarded, NotRead, as_name, judge
+from quarantine_release.domain.details import Details, Unreadable, as_name
+from quarantine_release.domain.guard import Ended, Guarded, judge, judge_unread
 from quarantine_release.domain.ids import MessageId, PostfixPart, contradict, is_bare, is_partial
 from quarantine_release.domain.policy import HARMFUL, Policy
 from quarantine_release.domain.search_rows import rank
@@ -122,7 +123,7 @@ def is_news(facts: Facts | None, known: Facts | None) -> bool:
 
 
 def judge_by(
-    facts: Facts, why: NotRead, policy: Policy, now: datetime, *, override: bool, force: bool
+    facts: Facts, why: Unreadable, policy: Policy, now: datetime, *, override: bool, force: bool
 ) -> Guarded | Ended:
     """Say by what was read before whether a message may be released that cannot be read now, for a reason `why`.
 
@@ -130,7 +131,7 @@ def judge_by(
     mail. Nothing passes by what was not clear, with `force` neither.
     """
     if not facts.is_clear:
-        return judge(why, replace(policy, is_strict=True), now, is_bare=True)
+        return judge_unread(why, replace(policy, is_strict=True), is_bare=True)
     details = Details(
         facts.message_id,
         facts.was_held,
@@ -142,11 +143,11 @@ def judge_by(
     verdict = judge(details, policy, now, is_bare=False, override=override, force=force)
     is_of_recipients = isinstance(verdict, Ended) and verdict.code is Code.RECIPIENT_NOT_ALLOWED
     if (is_of_recipients and facts.recipients is None) or (policy.is_strict and isinstance(verdict, Guarded)):
-        return judge(why, replace(policy, is_strict=True), now, is_bare=True)
+        return judge_unread(why, replace(policy, is_strict=True), is_bare=True)
     if isinstance(verdict, Ended):
         return replace(
             verdict, detail=f"{verdict.detail} It was read before as {facts.message_id}, and cannot be read now."
         )
     if is_bare(facts.message_id):  # it tells what forbids the mail, but not which mail a call would be for
-        return judge(why, policy, now, is_bare=True)
+        return judge_unread(why, policy, is_bare=True)
     return Guarded.PASSED_BY_RECORD if verdict is Guarded.PASSED else verdict

@@ -1,15 +1,16 @@
-"""May this mail leave quarantine: what Cloudflare tells of a message, the policy, and the verdict. Pure.
+"""May this mail leave quarantine: the modes of the guard, its verdict, and how a refused id ends. Pure.
 
 What is not known is refused. Sources of the fields: Cloudflare's API reference, "Search email messages" and "Get
 message details"; that mail of other delivery modes than DIRECT is never held: "Email Security, API deployment".
 """
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
+from quarantine_release.domain.details import Details, Unreadable
 from quarantine_release.domain.ids import MessageId
 from quarantine_release.domain.policy import DEFAULT_POLICY, DISPOSITIONS, Policy
 from quarantine_release.domain.states import Code, Outcome
@@ -18,9 +19,6 @@ _REMEDY: Final = "send the AlertID or the investigate id instead."
 
 # These look at copies, or at mail that is in its mailbox already.
 _HOLDS_NOTHING: Final = frozenset({"API", "BCC", "JOURNAL", "RETRO_SCAN"})
-
-# Dispositions that nobody knows yet may look like this; any other text may be anything, an address too.
-_NAME: Final = re.compile(r"\A[A-Z_-]{1,40}\Z")
 
 # One address and nothing else. Which of two the mail would go to, nobody knows.
 _ADDRESS: Final = re.compile(r"""\A[^\s@,;<>"]+@([^\s@,;<>"]+)\Z""")
@@ -54,27 +52,6 @@ class Guarded(StrEnum):
     NOT_CHECKED = "not_checked"
 
 
-class NotRead(StrEnum):
-    """Why nothing is known of a message.
-
-    ABSENT: there is none; NOT_OFFERED: the server has no such reading; NOT_LISTED: it has no reading by path, and its
-    lists show none; TOO_MANY: more lies around it than may be listed; UNDATED: its id tells no time around which to
-    list; NOT_NOW: no call may be made; REFUSED: there is no credential, or it is refused; CONTRADICTED: it was shown in
-    ways that cannot all be true; UNCLEAR: it was shown in a way that does not tell what it is; FAILED: all else.
-    """
-
-    ABSENT = "absent"
-    NOT_OFFERED = "not_offered"
-    NOT_LISTED = "not_listed"
-    TOO_MANY = "too_many"
-    UNDATED = "undated"
-    NOT_NOW = "not_now"
-    REFUSED = "refused"
-    CONTRADICTED = "contradicted"
-    UNCLEAR = "unclear"
-    FAILED = "failed"
-
-
 @dataclass(frozen=True, slots=True)
 class Guard:
     """The guard as this deployment has it.
@@ -92,64 +69,6 @@ class Guard:
 
 
 NO_GUARD: Final = Guard()
-
-
-@dataclass(frozen=True, slots=True)
-class Details:
-    """What Cloudflare tells of one message. `at` is when it was scanned; personal data never leaves in a repr.
-
-    If several rows describe the message, `disposition` is the worst of theirs, `other_dispositions` are the rest,
-    worst first, and `recipients` is empty unless every row names some. `header` is its Message-ID without brackets.
-    `is_doubtful`: it is shown as held and yet something resembles a release, of which the action log shows no success.
-    """
-
-    message_id: MessageId
-    is_quarantined: bool
-    disposition: str | None = None
-    delivery_mode: str | None = None
-    at: datetime | None = None
-    recipients: tuple[str, ...] = field(default=(), repr=False)
-    sender: str | None = field(default=None, repr=False)
-    subject: str | None = field(default=None, repr=False)
-    is_released: bool = False
-    is_doubtful: bool = False
-    other_dispositions: tuple[str | None, ...] = ()
-    header: str | None = field(default=None, repr=False)
-
-    @property
-    def disposition_name(self) -> str | None:
-        """Return the disposition as it may be kept and logged; None for what is no name."""
-        return as_name(self.disposition)
-
-
-def as_name(disposition: str | None) -> str | None:
-    """Return a disposition as it may be kept and logged; None for what is no name."""
-    return disposition if disposition and _NAME.match(disposition) else None
-
-
-@dataclass(frozen=True, slots=True)
-class Unclear:
-    """The matches of a search whose rows do not tell what each message is, why, and those whose rows do.
-
-    `fit`: whether the unclear ones are known to be what the search asked for.
-    """
-
-    unread: tuple[MessageId, ...]
-    why: NotRead
-    clear: tuple[Details, ...] = ()
-    fit: bool = True
-
-    @property
-    def only(self) -> MessageId | None:
-        """Return the one message that the search can mean; None if there may be others, or another."""
-        return self.unread[0] if len(self.unread) == 1 and not self.clear and self.fit else None
-
-
-@dataclass(frozen=True, slots=True)
-class Several:
-    """Two or more messages behind one id that is not a full one."""
-
-    messages: tuple[Details, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,8 +115,31 @@ CONTRADICTED: Final = Ended(
 )
 
 
+UNREADABLE: Final = Ended(
+    Outcome.DENIED, Code.GUARD_UNAVAILABLE, "The message could not be read, so it is not released."
+)
+
+_UNREADABLE_BARE: Final = Ended(
+    Outcome.DENIED, Code.GUARD_CANNOT_READ, f"Cloudflare does not let this Postfix id be read: {_REMEDY}"
+)
+
+# How a message ends that cannot be read; for any other reason as UNREADABLE.
+_ENDS: Final = {
+    Unreadable.ABSENT: Ended(Outcome.NOT_FOUND, None, "Cloudflare knows no such message."),
+    Unreadable.CONTRADICTED: CONTRADICTED,
+    Unreadable.TOO_MANY: Ended(
+        Outcome.DENIED, Code.GUARD_CANNOT_READ, f"Too much mail lies around this Postfix id: {_REMEDY}"
+    ),
+    Unreadable.UNDATED: Ended(
+        Outcome.DENIED,
+        Code.GUARD_CANNOT_READ,
+        f"This Postfix id tells no time, so Cloudflare's lists cannot be searched for it: {_REMEDY}",
+    ),
+}
+
+
 def judge(
-    details: Details | NotRead,
+    details: Details | Unreadable,
     policy: Policy,
     now: datetime,
     *,
@@ -205,30 +147,20 @@ def judge(
     override: bool = False,
     force: bool = False,
 ) -> Guarded | Ended:
-    """Say whether a message may be released. `override` passes the rule on dispositions, `force` that on quarantine.
-
-    Must not be asked of what could not be read for now, or for want of a credential.
-    """
-    if is_bare and details in (NotRead.ABSENT, NotRead.NOT_OFFERED):
-        # A rule that somebody has written down holds for what cannot be read too.
-        if not (policy.is_strict or policy.max_age is not None or policy.recipient_domains is not None):
-            return Guarded.NOT_CHECKED
-        said = f"Cloudflare does not let this Postfix id be read: {_REMEDY}"
-        return Ended(Outcome.DENIED, Code.GUARD_CANNOT_READ, said)
-    if details is NotRead.TOO_MANY:
-        said = f"Too much mail lies around this Postfix id: {_REMEDY}"
-        return Ended(Outcome.DENIED, Code.GUARD_CANNOT_READ, said)
-    if details is NotRead.UNDATED:
-        said = f"This Postfix id tells no time, so Cloudflare's lists cannot be searched for it: {_REMEDY}"
-        return Ended(Outcome.DENIED, Code.GUARD_CANNOT_READ, said)
-    if details is NotRead.ABSENT:
-        return Ended(Outcome.NOT_FOUND, None, "Cloudflare knows no such message.")
-    if details is NotRead.CONTRADICTED:
-        return CONTRADICTED
-    if isinstance(details, NotRead):
-        return Ended(Outcome.DENIED, Code.GUARD_UNAVAILABLE, "The message could not be read, so it is not released.")
+    """Say whether a message may be released. `override` passes the rule on dispositions, `force` that on quarantine."""
+    if isinstance(details, Unreadable):
+        return judge_unread(details, policy, is_bare=is_bare)
     ended = (None if force else _not_held(details)) or _refused(details, policy, now, override)
     return _passed(details, policy) if ended is None else replace(ended, disposition=details.disposition_name)
+
+
+def judge_unread(why: Unreadable, policy: Policy, *, is_bare: bool) -> Guarded | Ended:
+    """Say whether a message may be released that cannot be read: only a bare id, and only if no rule forbids it."""
+    if not is_bare or why not in (Unreadable.ABSENT, Unreadable.NOT_OFFERED):
+        return _ENDS.get(why, UNREADABLE)
+    # A rule that somebody has written down holds for what cannot be read too.
+    has_rule = policy.is_strict or policy.max_age is not None or policy.recipient_domains is not None
+    return _UNREADABLE_BARE if has_rule else Guarded.NOT_CHECKED
 
 
 def _not_held(details: Details) -> Ended | None:

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from quarantine_release.domain.guard import Candidate, Details, Ended, Several
+from quarantine_release.domain.details import Details, Several
+from quarantine_release.domain.guard import Candidate, Ended
 from quarantine_release.domain.ids import MessageId
 from quarantine_release.domain.rows import Narrowing
 from quarantine_release.domain.states import Code, Outcome

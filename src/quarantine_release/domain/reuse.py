@@ -5,7 +5,8 @@ Short Postfix ids are used again (Postfix, enable_long_queue_ids), so a bare id 
 
 from datetime import datetime
 
-from quarantine_release.domain.guard import Candidate, Details, Ended
+from quarantine_release.domain.details import Details
+from quarantine_release.domain.guard import Candidate, Ended
 from quarantine_release.domain.ids import MessageId, contradict, is_partial, time_of
 from quarantine_release.domain.lookup import FRESH
 from quarantine_release.domain.results import is_forgotten

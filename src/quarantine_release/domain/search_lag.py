@@ -7,7 +7,8 @@ nothing of it, and a bare id would pass unread.
 from datetime import datetime, timedelta
 from typing import Final
 
-from quarantine_release.domain.guard import Details, Ended, NotRead, Several
+from quarantine_release.domain.details import Details, NotRead, Several, Unreadable
+from quarantine_release.domain.guard import Ended
 from quarantine_release.domain.ids import MessageId, time_of
 from quarantine_release.domain.states import Code, Outcome
 
@@ -39,7 +40,7 @@ def searchable_at(
 
     The age at that moment counts, so that the answer does not change while the request waits.
     """
-    if told not in (NotRead.ABSENT, NotRead.NOT_LISTED):
+    if told not in (Unreadable.ABSENT, Unreadable.NOT_LISTED):
         return None
     at = time_of(message_id, asked_at)
     return at + lag if at is not None and asked_at - at < lag else None

@@ -10,7 +10,7 @@ from datetime import datetime
 from itertools import pairwise
 from typing import Final, TypeVar
 
-from quarantine_release.domain.guard import Details, NotRead, Several
+from quarantine_release.domain.details import Details, Several, Unreadable
 from quarantine_release.domain.ids import MessageId, contradict
 from quarantine_release.domain.policy import DISPOSITIONS, HARMFUL
 
@@ -45,7 +45,7 @@ def merged(rows: Sequence[Details]) -> Details | None:
     )
 
 
-def meant_by(message_id: MessageId, rows: Sequence[Details]) -> Details | Several | NotRead | None:
+def meant_by(message_id: MessageId, rows: Sequence[Details]) -> Details | Several | Unreadable | None:
     """Return the message that an id means among rows of its Postfix part, or why they do not tell; None if none does.
 
     Rows under a partial and a full id may describe one message or two, so they tell nothing.
@@ -56,12 +56,12 @@ def meant_by(message_id: MessageId, rows: Sequence[Details]) -> Details | Severa
             own.setdefault(row.message_id, []).append(row)
     # An id that another begins with comes right before it in the order of their texts.
     if not all(contradict(one, other) for one, other in pairwise(sorted(own))):
-        return NotRead.CONTRADICTED
+        return Unreadable.CONTRADICTED
     messages = []
     for each in own.values():
         message = merged(each)
         if message is None:
-            return NotRead.CONTRADICTED
+            return Unreadable.CONTRADICTED
         messages.append(message)
     return Several(tuple(messages)) if len(messages) > 1 else next(iter(messages), None)
 

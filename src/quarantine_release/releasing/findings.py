@@ -8,24 +8,18 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
+from quarantine_release.domain.details import Details, NotRead, NotYetRead, Several
 from quarantine_release.domain.facts import Facts, combined
-from quarantine_release.domain.guard import Details, Ended, NotRead, Several
+from quarantine_release.domain.guard import Ended
 from quarantine_release.domain.ids import MessageId, PostfixPart, RequestId, is_header, postfix_part
 from quarantine_release.domain.ledger_errors import LedgerUnavailable
 from quarantine_release.domain.packing import Want
 from quarantine_release.domain.rows import RequestRow, Target
 from quarantine_release.domain.search_lag import PATIENCE, TOO_NEW, retry_seconds
-from quarantine_release.domain.states import Code, Outcome, may_claim
+from quarantine_release.domain.states import Code, may_claim
 from quarantine_release.releasing.asking import ask_for
 from quarantine_release.releasing.ports import Ports
 from quarantine_release.releasing.progress import Run
-
-# Such messages wait, because the next try may be able to read them.
-WAITING: Final = (NotRead.NOT_NOW, NotRead.REFUSED)
-
-UNREADABLE: Final = Ended(
-    Outcome.DENIED, Code.GUARD_UNAVAILABLE, "The message could not be read, so it is not released."
-)
 
 Told = Details | Several | NotRead
 
@@ -87,7 +81,7 @@ class Findings:
         """
         self._proposed.append(_End(name, self._given(name, part) if given is None else tuple(given), ended, part))
 
-    def wait(self, name: RequestId, part: PostfixPart, why: NotRead, ended: Ended) -> None:
+    def wait(self, name: RequestId, part: PostfixPart, why: NotYetRead, ended: Ended) -> None:
         """Let a message wait that cannot be read for now; `ended` applies if nobody continues with it."""
         self._wait(_End(name, self._given(name, part), ended, part), why)
 
@@ -126,7 +120,7 @@ class Findings:
                 retries[name] = otherwise
         return retries
 
-    def wait_for_meaning(self, name: RequestId, given: Iterable[MessageId], why: NotRead, ended: Ended) -> None:
+    def wait_for_meaning(self, name: RequestId, given: Iterable[MessageId], why: NotYetRead, ended: Ended) -> None:
         """Let Message-IDs wait that cannot be looked up for now."""
         self._wait(_End(name, tuple(given), ended), why)
 
@@ -196,8 +190,8 @@ class Findings:
         left = (each for each in request.ids if each not in request.ended)
         return tuple(each for each in left if postfix_part(request.resolved.get(each, each)) == part)
 
-    def _wait(self, end: _End, why: NotRead) -> None:
-        self.is_refused |= why is NotRead.REFUSED
+    def _wait(self, end: _End, why: NotYetRead) -> None:
+        self.is_refused |= why is NotYetRead.REFUSED
         self._waiting.append(end)
 
     def _moved(self, parts: set[PostfixPart]) -> set[PostfixPart]:

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
+from quarantine_release.domain.details import Details, NotRead, NotYetRead, Several, Unreadable
 from quarantine_release.domain.facts import several as several_facts
-from quarantine_release.domain.guard import Details, Ended, NotRead, Several
+from quarantine_release.domain.guard import UNREADABLE, Ended
 from quarantine_release.domain.ids import (
     MessageId,
     PostfixPart,
@@ -23,12 +24,12 @@ from quarantine_release.domain.packing import Want
 from quarantine_release.domain.rows import MessageRow, RequestRow, Target
 from quarantine_release.domain.search_lag import searchable_at
 from quarantine_release.domain.states import Code, Outcome
-from quarantine_release.releasing.findings import UNREADABLE, WAITING, Findings, Told
+from quarantine_release.releasing.findings import Findings, Told
 from quarantine_release.releasing.ports import Ports
 from quarantine_release.releasing.progress import Run
 
 # Cloudflare knows no message by this id.
-_NOTHING: Final = (NotRead.ABSENT, NotRead.NOT_LISTED)
+_NOTHING: Final = (Unreadable.ABSENT, Unreadable.NOT_LISTED)
 _NOT_FOUND: Final = Ended(
     Outcome.NOT_FOUND, None, "Cloudflare knows no such message. A shorter id in the same request is judged by itself."
 )
@@ -76,9 +77,9 @@ class OwnIds:
         """
         left, meant = [], shown.get(want.target.message_id)
         for name in want.requests:
-            told = [shown.get(each, NotRead.NOT_NOW) for each in self.shorter(want, name)]
+            told = [shown.get(each, NotYetRead.NOT_NOW) for each in self.shorter(want, name)]
             several = next((found for each in told if (found := _several(each, meant)) is not None), None)
-            unread = next((each for each in told if isinstance(each, NotRead) and each in WAITING), None)
+            unread = next((each for each in told if isinstance(each, NotYetRead)), None)
             if several is not None:
                 self._findings.keep(want.target.part, several_facts(want.target.part, self._ports.clock()))
                 self._findings.propose(name, want.target.part, undecided(several))
@@ -97,15 +98,17 @@ class OwnIds:
         if shown.get(want.target.message_id) not in _NOTHING:
             return [want]
         choices = {name: each for name in want.requests if (each := self._choice(want, name, shown)) is not None}
-        own = next((each for each in choices.values() if shown.get(each, NotRead.NOT_NOW) not in WAITING), None)
+        own = next(
+            (each for each in choices.values() if not isinstance(shown.get(each, NotYetRead.NOT_NOW), NotYetRead)), None
+        )
         names = []
         for name, each in choices.items():
-            told = shown.get(each, NotRead.NOT_NOW)
+            told = shown.get(each, NotYetRead.NOT_NOW)
             if each == own:
                 self._end_longer(name, each, told)
                 names.append(name)
             else:
-                why = told if isinstance(told, NotRead) and told in WAITING else NotRead.NOT_NOW
+                why = told if isinstance(told, NotYetRead) else NotYetRead.NOT_NOW
                 self._findings.wait(name, want.target.part, why, UNREADABLE)
         others = replace(want, requests=tuple(name for name in want.requests if name not in choices))
         found = [Want(Target(want.target.part, own), tuple(names))] if own is not None else []
@@ -125,10 +128,10 @@ class OwnIds:
         ids, request = self._partial(want, name), self._run.requests[name]
         if not ids:
             return None
-        own = next((each for each in ids if shown.get(each, NotRead.NOT_NOW) not in _NOTHING), ids[-1])
+        own = next((each for each in ids if shown.get(each, NotYetRead.NOT_NOW) not in _NOTHING), ids[-1])
         longest, lag = want.target.message_id, self._ports.guard.search_lag
-        is_new = searchable_at(NotRead.ABSENT, longest, request.created_at, lag) is not None
-        is_shown = not isinstance(shown.get(own, NotRead.NOT_NOW), NotRead)
+        is_new = searchable_at(Unreadable.ABSENT, longest, request.created_at, lag) is not None
+        is_shown = not isinstance(shown.get(own, NotYetRead.NOT_NOW), NotRead)
         return None if is_new and not is_shown and longest in request.message_ids else own
 
     def _end_longer(self, name: RequestId, own: MessageId, told: Told) -> None:

@@ -6,8 +6,9 @@ from datetime import datetime
 from typing import Protocol, Self
 
 from quarantine_release.domain.call_limit import Mark
+from quarantine_release.domain.details import Details, NotRead, Several, Unclear
 from quarantine_release.domain.facts import NO_FACTS, Facts
-from quarantine_release.domain.guard import Details, Guard, NotRead, Several, Unclear
+from quarantine_release.domain.guard import Guard
 from quarantine_release.domain.ids import AccountId, AttemptId, MessageId, PostfixPart, RequestId
 from quarantine_release.domain.lookup import Kept, Question
 from quarantine_release.domain.permit import Permit, as_accepted

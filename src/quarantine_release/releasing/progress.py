@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
 
+from quarantine_release.domain.details import Details
 from quarantine_release.domain.facts import NO_FACTS, Facts, combined
-from quarantine_release.domain.guard import Details, Mode
+from quarantine_release.domain.guard import Mode
 from quarantine_release.domain.ids import AccountId, MessageId, PostfixPart, RequestId
 from quarantine_release.domain.ledger_errors import LedgerUnavailable
 from quarantine_release.domain.packing import Call

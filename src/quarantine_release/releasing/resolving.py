@@ -8,13 +8,14 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
+from quarantine_release.domain.details import Details, NotRead, NotYetRead, Unclear, Unreadable
 from quarantine_release.domain.facts import Facts, capped, combined, facts_of, unclear
-from quarantine_release.domain.guard import CONTRADICTED, Details, Ended, NotRead, Unclear
+from quarantine_release.domain.guard import CONTRADICTED, Ended
 from quarantine_release.domain.ids import MessageId, PostfixPart, RequestId, postfix_part
 from quarantine_release.domain.lookup import Kept, Question, choose
 from quarantine_release.domain.rows import RequestRow
 from quarantine_release.domain.states import Code, Outcome, State, may_claim
-from quarantine_release.releasing.findings import WAITING, Findings
+from quarantine_release.releasing.findings import Findings
 from quarantine_release.releasing.ports import Ports
 from quarantine_release.releasing.progress import Run
 
@@ -102,7 +103,7 @@ class Resolving:
         read: dict[Question, Details] = {}
         facts: dict[PostfixPart, Facts] = {}
         for question in questions:
-            told = shown.get(question, NotRead.NOT_NOW)
+            told = shown.get(question, NotYetRead.NOT_NOW)
             own: dict[PostfixPart, Facts] = {}
             for each in self._facts(told, question):
                 part = postfix_part(each.message_id)
@@ -126,10 +127,10 @@ class Resolving:
         for name, each in asked:
             if isinstance(why, Ended):
                 self._findings.end(name, [each], why)
-            elif why in WAITING:
+            elif isinstance(why, NotYetRead):
                 self._findings.wait_for_meaning(name, [each], why, _NOT_FOUND_OUT)
             else:
-                self._findings.end(name, [each], CONTRADICTED if why is NotRead.CONTRADICTED else _NOT_FOUND_OUT)
+                self._findings.end(name, [each], CONTRADICTED if why is Unreadable.CONTRADICTED else _NOT_FOUND_OUT)
 
     def _decided_by_rows(self, shown: Mapping[Question, Told]) -> dict[Question, MessageId]:
         """Return the messages that a search showed unclearly, and whose rows in the ledger say what became of them.

@@ -8,9 +8,10 @@ from dataclasses import replace
 from typing import Final
 
 from quarantine_release.domain.call_limit import Mark
+from quarantine_release.domain.details import Details, NotRead, NotYetRead, Several, Unclear, Unreadable
 from quarantine_release.domain.facts import Facts, combined, facts_of, judge_by, mark_of, unclear
 from quarantine_release.domain.facts import several as several_facts
-from quarantine_release.domain.guard import Details, Ended, Guarded, Mode, NotRead, Several, Unclear, judge
+from quarantine_release.domain.guard import UNREADABLE, Ended, Guarded, Mode, judge
 from quarantine_release.domain.ids import (
     ALERT_ID,
     MessageId,
@@ -27,7 +28,7 @@ from quarantine_release.domain.packing import Want
 from quarantine_release.domain.reuse import is_to_be_compared, used_again
 from quarantine_release.domain.rows import Target
 from quarantine_release.domain.search_lag import NEVER_SHOWN, PATIENCE, searchable_at
-from quarantine_release.releasing.findings import UNREADABLE, WAITING, Findings, Told
+from quarantine_release.releasing.findings import Findings, Told
 from quarantine_release.releasing.own_ids import OTHER_ID, OwnIds, disproved
 from quarantine_release.releasing.ports import Ports
 from quarantine_release.releasing.progress import Run
@@ -35,8 +36,8 @@ from quarantine_release.releasing.resolving import Resolving
 
 # Why a message was not read, where that says nothing about whether it can be.
 # Something was shown that does not tell what the message is: nothing may pass by what is kept of it.
-_NOT_CLEAR: Final = (NotRead.CONTRADICTED, NotRead.UNCLEAR)
-_SAYS_NOTHING: Final = (*WAITING, *_NOT_CLEAR, NotRead.FAILED)
+_NOT_CLEAR: Final = (Unreadable.CONTRADICTED, Unreadable.UNCLEAR)
+_SAYS_NOTHING: Final = (*NotYetRead, *_NOT_CLEAR, Unreadable.FAILED)
 
 
 class Vetting:
@@ -125,7 +126,7 @@ class Vetting:
         self._read_facts_again({target.part for target in unread})
         learned = {target: each for target in unread if (each := self._learned(target.part)) is not None}
         told = self._look(list(learned.values())) if learned else {}
-        again = {target: told.get(each, NotRead.NOT_NOW) for target, each in learned.items()}
+        again = {target: told.get(each, NotYetRead.NOT_NOW) for target, each in learned.items()}
         found = {target: each for target, each in again.items() if each in _SAYS_NOTHING or isinstance(each, Details)}
         self._learned_ids |= {target.part for target in found}
         return {target.message_id: each for target, each in found.items()}
@@ -159,9 +160,9 @@ class Vetting:
     def _told(self, want: Want, shown: Mapping[MessageId, Told]) -> Told:
         """Return what is known of a message by now."""
         target = want.target
-        told = self.details.get(target.part) or shown.get(target.message_id, NotRead.NOT_NOW)
+        told = self.details.get(target.part) or shown.get(target.message_id, NotYetRead.NOT_NOW)
         if isinstance(told, Details) and contradict(told.message_id, target.message_id):
-            return NotRead.FAILED  # a Message-ID has led to another message of this Postfix id
+            return Unreadable.FAILED  # a Message-ID has led to another message of this Postfix id
         return told
 
     def _is_used_again(self, want: Want, told: Told, facts: Facts | None = None) -> bool:
@@ -271,9 +272,9 @@ class Vetting:
         if searchable is not None and self._ports.clock() - request.created_at < PATIENCE:
             self.findings.wait_for_search(name, target.part, searchable)
             return None
-        if isinstance(told, NotRead) and told is not NotRead.REFUSED and target.message_id not in request.message_ids:
-            told = NotRead.NOT_NOW  # a fuller id of another request was looked for, which has ended when its own is
-        if isinstance(told, NotRead) and told in WAITING:
+        if isinstance(told, Unreadable) and target.message_id not in request.message_ids:
+            told = NotYetRead.NOT_NOW  # a fuller id of another request was looked for, which has ended when its own is
+        if isinstance(told, NotYetRead):
             self.findings.wait(name, target.part, told, UNREADABLE)
             return None
         if searchable is not None:
@@ -283,7 +284,7 @@ class Vetting:
         if guard.mode is Mode.STRICT:
             policy = replace(policy, is_strict=True)
         now, how = self._ports.clock(), {"override": request.override, "force": request.force}
-        if facts is not None and isinstance(told, NotRead):
+        if facts is not None and isinstance(told, Unreadable):
             verdict = judge_by(facts, told, policy, now, **how)
         else:
             verdict = judge(told, policy, now, is_bare=is_bare(target.message_id), **how)
