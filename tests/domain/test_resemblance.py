@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from quarantine_release.domain.resemblance import check_names, resembles
+from quarantine_release.domain.resemblance import check_names, holds, resembles
 
 CLIENT = ("name", "tokens", "scopes", "accounts", "max_ids", "signing_secrets", "require_signature", "policy")
 BODY = ("ids", "id", "alert_ids", "account_id", "reason", "ticket", "force", "fail_on", "dry_run", "since", "recipient")
@@ -61,6 +61,41 @@ def test_a_misspelt_member_of_a_body_names_the_one_that_was_meant(name: str, mea
 )
 def test_a_name_that_means_something_else_resembles_none(name: str) -> None:
     assert resembles(name, EVERY) is None
+
+
+LIMITS = ("scopes", "accounts", "max_ids", "policy", "disabled", "expires_at")
+
+
+@pytest.mark.parametrize(
+    ("name", "limit"),
+    [
+        ("allowed_accounts", "accounts"),
+        ("allowedAccounts", "accounts"),
+        ("only-account", "accounts"),
+        ("AccountList", "accounts"),
+        ("is_disabled", "disabled"),
+        ("isDisabled", "disabled"),
+        ("release_policy", "policy"),
+        ("default policies", "policy"),
+        ("maxIDs_inline", "max_ids"),
+        ("the_max_id", "max_ids"),
+        ("token.expires.at", "expires_at"),
+    ],
+)
+def test_a_name_that_holds_the_name_of_a_limit_may_be_meant_for_it(name: str, limit: str) -> None:
+    assert resembles(name, LIMITS) is None
+    assert holds(name, LIMITS) == limit
+
+
+@pytest.mark.parametrize("name", ["accountant", "accounting_note", "max", "ids_note", "undisabled", "", "_", "ü", "at"])
+def test_a_name_that_holds_a_limit_only_as_part_of_a_word_is_left_alone(name: str) -> None:
+    assert holds(name, LIMITS) is None
+
+
+def test_a_long_name_costs_little() -> None:
+    started = time.perf_counter()
+    assert holds("a_" * 5_000, LIMITS) is None
+    assert time.perf_counter() - started < 2
 
 
 @given(known_names)

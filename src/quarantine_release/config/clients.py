@@ -50,6 +50,9 @@ _MEANT: Final = {
     **{name: f"{name} of policy" for name in ("dispositions", "max_age_days", "recipient_domains", "strict")},
 }
 
+# A name that holds one of these may be meant for it: `allowed_accounts`, `is_disabled`.
+_LIMITS: Final = ("scopes", "accounts", "max_ids", "require_signature", "policy", "disabled", *_MEANT)
+
 _TOKEN_MEANT: Final = dict.fromkeys(("expires", "expiry", "expiration", "expiration_date", "valid_until"), "expires_at")
 
 
@@ -139,7 +142,7 @@ def parse_clients(document: str) -> Clients:
 
 
 def _client(name: str, entry: dict[str, Any]) -> Client:
-    check_names(entry, _MEMBERS, _MEANT)
+    check_names(entry, _MEMBERS, _MEANT, limits=_LIMITS)
     keys = (
         tuple(_signing_key(secret) for secret in _list(entry, "signing_secrets")) if "signing_secrets" in entry else ()
     )
@@ -187,7 +190,7 @@ def _token(token: Any) -> Token:
     digest = token.get("sha256") if isinstance(token, dict) else None
     if not isinstance(digest, str) or not _SHA256.match(digest):
         raise ValueError("tokens: sha256 must be 64 lower-case hexadecimal digits")
-    check_names(token, _TOKEN_MEMBERS, _TOKEN_MEANT, "tokens: ")
+    check_names(token, _TOKEN_MEMBERS, _TOKEN_MEANT, "tokens: ", ("expires_at", *_TOKEN_MEANT))
     if token.get("expires_at") is None:
         return Token(bytes.fromhex(digest))
     try:

@@ -13,6 +13,9 @@ _LEAST_LETTERS: Final = 4
 
 _SEPARATORS: Final = re.compile(r"[-_]")
 
+# `maxIDs` and `is_disabled` in words; a run of capitals before a lower-case word is a word of its own.
+_WORDS: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
+
 _NAMEABLE: Final = re.compile(r"\A[A-Za-z0-9_-]{1,64}\Z")
 
 _NONE: Final[Mapping[str, str]] = MappingProxyType({})
@@ -51,16 +54,36 @@ def resembles(name: str, known: tuple[str, ...]) -> str | None:
     return None
 
 
+def holds(name: str, limits: tuple[str, ...]) -> str | None:
+    """Return the limit whose name stands in this one as a word or several, in singular or plural; None if none does."""
+    forms = _numbers(limits)
+    longest = max(map(len, forms), default=0)
+    words = [word.casefold() for word in _WORDS.findall(name)]
+    for start in range(len(words)):
+        run = ""
+        for word in words[start:]:
+            run += word
+            if len(run) > longest:
+                break
+            if run in forms:
+                return forms[run]
+    return None
+
+
 def check_names(
-    names: Iterable[str], known: tuple[str, ...], meant: Mapping[str, str] = _NONE, place: str = ""
+    names: Iterable[str],
+    known: tuple[str, ...],
+    meant: Mapping[str, str] = _NONE,
+    place: str = "",
+    limits: tuple[str, ...] = (),
 ) -> None:
     """Refuse an unknown name that resembles a known one. Raises ValueError with both names, never a value.
 
     `meant` holds further names that are mistaken for others, each with the one that was meant; names that resemble
-    these are refused too. `place` goes before the text.
+    these are refused too. So are names that hold one of `limits`. `place` goes before the text.
     """
     for name in sorted(set(names).difference(known)):
-        found = name if name in meant else resembles(name, (*known, *meant))
+        found = name if name in meant else resembles(name, (*known, *meant)) or holds(name, limits)
         if found is not None:
             shown = name if _NAMEABLE.match(name) else "a misspelt member"
             raise ValueError(f"{place}{shown}: is not known; {meant.get(found, found)} was probably meant")
@@ -77,6 +100,14 @@ def _index(known: tuple[str, ...]) -> _Index:
         for lacking in _shortened(form) if len(form) >= _LEAST_LETTERS else ():
             near.setdefault(lacking, []).append((form, name))
     return _Index(exact, near, max(map(len, exact), default=0))
+
+
+@lru_cache(maxsize=32)
+def _numbers(known: tuple[str, ...]) -> dict[str, str]:
+    """Return the known names by all their forms, in singular and plural."""
+    exact = _index(known).exact
+    plurals = {form: name for each, name in exact.items() for form in (f"{each}s", re.sub("y$", "ies", each))}
+    return plurals | exact
 
 
 def _forms(name: str) -> tuple[str, ...]:
