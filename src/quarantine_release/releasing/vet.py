@@ -30,7 +30,7 @@ from quarantine_release.domain.rows import Target
 from quarantine_release.domain.search_lag import NEVER_SHOWN, PATIENCE, searchable_at
 from quarantine_release.releasing.findings import Findings, Told
 from quarantine_release.releasing.own_ids import OTHER_ID, OwnIds, disproved
-from quarantine_release.releasing.ports import Ports
+from quarantine_release.releasing.ports import Known, Ports
 from quarantine_release.releasing.progress import Run
 from quarantine_release.releasing.resolving import Resolving
 
@@ -138,16 +138,18 @@ class Vetting:
         """
         if not parts:
             return
-        marks = {part: mark_of(part) for part in parts}
-        names = sorted({*parts, *marks.values()})
+        names = sorted({*parts, *map(mark_of, parts)})
         known = self._ports.ledger.known(self._run.account_id, None, sorted(parts), [], names)
-        kept = {part: row.facts for part, row in known.messages.items()}
-        newest = {part: combined((known.facts.get(part), kept.get(part), self._run.facts_of(part))) for part in parts}
-        for part, row in ((part, self._run.rows.get(part)) for part in parts):
-            is_unknown = newest[part] is None and (row is None or row.own_id is None)
-            if is_unknown and marks[part] in known.facts:  # it may be one of the matches that were too many to keep
-                newest[part] = several_facts(part, self._ports.clock())
+        newest = {part: self._newest(part, known) for part in parts}
         self._run.facts = {**self._run.facts, **{part: facts for part, facts in newest.items() if facts is not None}}
+
+    def _newest(self, part: PostfixPart, known: Known) -> Facts | None:
+        """Return what is kept of a message: that it may be one of too many matches only if nothing else is known."""
+        row = known.messages.get(part)
+        in_row, own_id = (row.facts, row.own_id) if row is not None else (None, None)
+        facts = combined((known.facts.get(part), in_row, self._run.facts_of(part)))
+        is_marked = facts is None and own_id is None and mark_of(part) in known.facts
+        return several_facts(part, self._ports.clock()) if is_marked else facts
 
     def _learned(self, part: PostfixPart) -> MessageId | None:
         """Return the investigate id that Cloudflare told of a message before."""
