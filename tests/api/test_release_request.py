@@ -163,6 +163,25 @@ def test_a_forced_request_holds_at_most_25_ids_as_it_is_done_at_once_or_not_at_a
     assert invalid({"ids": ids, **FORCED}, KEY, replace(CLIENT, max_ids=1000)) == ("too_many_ids", "ids")
 
 
+@pytest.mark.parametrize(
+    ("members", "max_ids", "said"),
+    [
+        ({}, None, "At most 1000 different ids may be given in a request."),
+        ({"dry_run": True}, None, "At most 25 different ids may be given with dry_run."),
+        (FORCED, 1000, "At most 25 different ids may be given with force."),
+        (FORCED, 7, "At most 7 different ids may be given by this client (max_ids)."),
+        ({}, 30, "At most 30 different ids may be given by this client (max_ids)."),
+    ],
+)
+def test_whoever_gives_too_many_ids_is_told_which_limit_applies(
+    members: dict[str, Any], max_ids: int | None, said: str
+) -> None:
+    ids = [id_number(n) for n in range(IDS_LIMIT + 1)]
+    with pytest.raises(InvalidRequest) as refusal:
+        parse({"ids": ids, **members}, KEY, replace(CLIENT, max_ids=max_ids))
+    assert refusal.value.detail == said
+
+
 ASYNC: Headers = {"prefer": ("respond-async",)}
 
 

@@ -180,13 +180,20 @@ def test_a_message_that_nobody_asked_for_is_not_found(deployment: Deployment) ->
     assert deployment.get(f"/v1/messages/{MESSAGE}").code == "not_found"
 
 
+@pytest.mark.parametrize("given", ["<1.2@example.net>", "1.2@example.net"])
+def test_a_message_id_has_no_trace_and_the_answer_says_what_to_send(deployment: Deployment, given: str) -> None:
+    told = deployment.get(f"/v1/messages/{given}")
+    assert (told.status, told.code, "resolved_id" in told.body["detail"]) == (400, "invalid_id", True)
+
+
 def test_a_message_is_looked_up_in_the_account_that_is_named(deployment: Deployment) -> None:
     deployment.post()
     path = f"/v1/messages/{MESSAGE}"
     assert deployment.get(path, query=[("account_id", ACCOUNT)]).status == 200
     assert deployment.get(path, query=[("account_id", OTHER_ACCOUNT)]).code == "account_not_allowed"
     assert deployment.get(path, query=[("account_id", "canary")]).code == "invalid_field"
-    assert deployment.get(path, client="guest").code == "account_not_allowed"
+    by_default = deployment.get(path, client="guest")
+    assert (by_default.code, "default account" in by_default.body["detail"]) == ("account_not_allowed", True)
     assert deployment.get(path, client="writer").code == "scope_missing"
 
 

@@ -334,7 +334,8 @@ def test_another_number_than_expected_is_told_with_what_was_found(number: int, e
     ended = choose(found(number), expected)
     assert isinstance(ended, Ended)
     assert (ended.outcome, ended.code) == (Outcome.AMBIGUOUS, Code.COUNT_DIFFERS)
-    assert ended.detail == f"expect_count is {expected}, but {number} messages were found."
+    were_found = "1 message was found" if number == 1 else f"{number} messages were found"
+    assert ended.detail == f"expect_count is {expected}, but {were_found}."
     assert len(ended.candidates) == min(number, CANDIDATES_SHOWN)
 
 

@@ -7,6 +7,7 @@ import base64
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -68,14 +69,22 @@ class ReleaseRequest:
         return is_now_or_never or (len(self.ids) <= INLINE_LIMIT and not self.prefers_async)
 
 
+def _limit(client: Client, flags: Mapping[str, bool]) -> tuple[int, str]:
+    """Return how many ids a request may name, and why, to end a sentence."""
+    at_once = " and ".join(name for name in ("force", "dry_run") if flags[name])
+    limit = INLINE_LIMIT if at_once else IDS_LIMIT
+    if client.max_ids is not None and client.max_ids < limit:
+        return client.max_ids, " by this client (max_ids)"
+    return limit, f" with {at_once}" if at_once else " in a request"
+
+
 def parse_release_request(payload: AuthenticatedPayload) -> ReleaseRequest:
     """Check a payload and make it a request. Raises InvalidRequest."""
     content = _content(payload)
     flags = parse_flags(content)
-    is_now_or_never = flags["force"] or flags["dry_run"]
     texts = parse_texts(content)
     key = _idempotency_key(payload)
-    ids = parse_ids(content, min(INLINE_LIMIT if is_now_or_never else IDS_LIMIT, payload.client.max_ids or IDS_LIMIT))
+    ids = parse_ids(content, *_limit(payload.client, flags))
     request = ReleaseRequest(
         client=payload.client,
         ids=ids,

@@ -65,8 +65,11 @@ class InvalidRequest(Exception):
         self.field = field
 
 
-def parse_ids(content: dict[str, Any], limit: int) -> tuple[MessageId, ...]:
-    """Return the different ids, under whichever name they are given. Raises InvalidRequest."""
+def parse_ids(content: dict[str, Any], limit: int, because: str = "") -> tuple[MessageId, ...]:
+    """Return the different ids, under whichever name they are given. Raises InvalidRequest.
+
+    `because` ends the sentence about the limit.
+    """
     given = [name for name in _ID_MEMBERS if content.get(name) not in (None, "")]
     if not given:
         raise InvalidRequest("ids_missing", "ids must hold at least one id.", "ids")
@@ -84,7 +87,7 @@ def parse_ids(content: dict[str, Any], limit: int) -> tuple[MessageId, ...]:
         raise InvalidRequest("ids_missing", "ids must hold at least one id.", given[0])
     distinct = tuple(dict.fromkeys(_any_id(entry, given[0], at) for at, entry in enumerate(ids, start=1)))
     if len(distinct) > limit:
-        raise InvalidRequest("too_many_ids", f"At most {limit} different ids may be given here.", given[0])
+        raise InvalidRequest("too_many_ids", f"At most {limit} different ids may be given{because}.", given[0])
     return distinct
 
 

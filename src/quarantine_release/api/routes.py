@@ -18,7 +18,7 @@ from quarantine_release.api.trace_answer import attempts_of, evidence_body, trac
 from quarantine_release.config.clients import Client, Scope
 from quarantine_release.config.secret import SecretMalformed, SecretUnavailable
 from quarantine_release.domain.guard import Mode
-from quarantine_release.domain.ids import AccountId, MessageId, RequestId, postfix_part
+from quarantine_release.domain.ids import AccountId, MessageId, RequestId, is_header, postfix_part
 from quarantine_release.domain.ledger_errors import LedgerUnavailable
 from quarantine_release.domain.rows import RequestRow, RequestState, UnreadableRequest
 from quarantine_release.releasing.ports import Ports
@@ -155,6 +155,9 @@ def _get_releases(call: Call) -> Response:
 def _get_message(call: Call, given: str) -> Response:
     client = call.client
     _require(client, Scope.READ)
+    if is_header(MessageId(given)):
+        said = "A Message-ID is not looked up here: send the resolved_id that the result of its release has."
+        raise InvalidRequest("invalid_id", said, "id")
     message_id = parse_message_id(given)
     account_id = _queried_account(call)
     part = postfix_part(message_id)
@@ -250,7 +253,8 @@ def _account(client: Client, wanted: AccountId | None) -> AccountId:
     if is_allowed and account_id not in accounts.credentials:  # it may be newer than the copy at hand
         accounts = read_secret("cloudflare", wiring.accounts().refetch)
     if not is_allowed or account_id not in accounts.credentials:
-        raise Declined("account_not_allowed", "The client may not act for this account.", field="account_id")
+        which = "this account" if wanted else "the default account, which is meant without account_id"
+        raise Declined("account_not_allowed", f"The client may not act for {which}.", field="account_id")
     return account_id
 
 

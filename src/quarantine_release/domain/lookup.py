@@ -67,7 +67,8 @@ class Question:
 def choose(found: Sequence[Details], expected: int | None) -> Details | Ended:
     """Return the one message that a search found, or why there is not one. `expected` is a check, never a choice."""
     if expected is not None and len(found) != expected:
-        said = f"expect_count is {expected}, but {len(found)} messages were found."
+        were_found = "1 message was found" if len(found) == 1 else f"{len(found)} messages were found"
+        said = f"expect_count is {expected}, but {were_found}."
         return Ended(Outcome.AMBIGUOUS, Code.COUNT_DIFFERS, said, _candidates(found))
     if not found:
         return Ended(Outcome.NOT_FOUND, None, "No message with this Message-ID was found in the time looked through.")
