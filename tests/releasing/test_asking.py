@@ -17,7 +17,7 @@ from quarantine_release.ledger.transactions import DynamoLedger
 from quarantine_release.releasing.asking import ask_for
 from quarantine_release.releasing.claim import claim
 from quarantine_release.releasing.ports import Conflict, Move
-from quarantine_release.releasing.progress import Answer, Run
+from quarantine_release.releasing.progress import Acceptance, Answer, Run
 from quarantine_release.usecases.accepted_request import look_up
 from quarantine_release.usecases.release_now import release
 from tests.domain.test_packing import want
@@ -98,8 +98,8 @@ def test_a_request_for_a_row_that_moves_in_every_round_is_accepted(world: World)
 
 def test_an_ask_for_a_row_that_moves_in_every_round_is_kept_apart(world: World) -> None:
     released(world)
-    run = Run([request_row(BARE, name="two")], world.ports(ledger=RestlessLedger(world.table)), is_accepted=True)
-    run.rows = world.ledger.messages(ACCOUNT, [PART])
+    run = Run([request_row(BARE, name="two")], world.ports(ledger=RestlessLedger(world.table)), Acceptance.EARLIER)
+    run.learn(world.ledger.messages(ACCOUNT, [PART]))
     ask_for(run, [want(BARE, "two")])
     assert unclaimed(world) == {"rq_two"}
 
@@ -117,7 +117,7 @@ def test_the_worker_leaves_a_contended_claim_for_the_next_hint(world: World, fau
     assert world.ledger.claim(request, [], None, [], []) is None
     faults += CONTENDED
     with pytest.raises(LedgerContended):
-        claim(Run([request], world.ports(), is_accepted=True), Call(WireForm.ARRAY, (want(BARE),)))
+        claim(Run([request], world.ports(), Acceptance.EARLIER), Call(WireForm.ARRAY, (want(BARE),)))
 
 
 def test_a_repeat_of_a_key_that_is_contended_is_a_replay(world: World, faults: list[Fault | None]) -> None:
@@ -133,8 +133,8 @@ def test_a_repeat_of_a_key_that_is_contended_is_a_replay(world: World, faults: l
 def test_asks_of_the_worker_are_kept_next_to_a_contended_row(world: World, faults: list[Fault | None]) -> None:
     released(world)
     requests = [request_row(BARE, OTHER, name=name) for name in ("two", "three")]
-    run = Run(requests, world.ports(), is_accepted=True)
-    run.rows = world.ledger.messages(ACCOUNT, [PART])
+    run = Run(requests, world.ports(), Acceptance.EARLIER)
+    run.learn(world.ledger.messages(ACCOUNT, [PART]))
     faults += [Fault.CONFLICT] * FEW_TRIES
     read = Facts(FULL, NOON, was_held=True)
     ask_for(run, [replace(want(BARE, "two", "three"), facts=read), want(MessageId(OTHER), "two")])
@@ -153,8 +153,8 @@ def test_an_ask_that_cannot_be_kept_fails_no_answer(world: World, faults: list[F
 
 def test_what_was_read_is_kept_or_the_caller_hears_of_it(world: World, faults: list[Fault | None]) -> None:
     released(world)
-    run = Run([request_row(BARE, name="two")], world.ports(), is_accepted=True)
-    run.rows = world.ledger.messages(ACCOUNT, [PART])
+    run = Run([request_row(BARE, name="two")], world.ports(), Acceptance.EARLIER)
+    run.learn(world.ledger.messages(ACCOUNT, [PART]))
     faults += [*[Fault.CONFLICT] * FEW_TRIES, Fault.TIMEOUT_BEFORE]
     with pytest.raises(LedgerUnavailable):
         ask_for(run, [replace(want(BARE, "two"), facts=Facts(FULL, NOON, was_held=True))])

@@ -15,7 +15,7 @@ from quarantine_release.domain.transitions import ASKS_KEPT
 from quarantine_release.domain.verdicts import Answered, Evidence, RefusalReason, Refused, Verdict
 from quarantine_release.releasing.asking import ask_each, ask_for
 from quarantine_release.releasing.claim import Claims, claim
-from quarantine_release.releasing.progress import Run
+from quarantine_release.releasing.progress import Acceptance, Run
 from tests.domain.test_packing import want
 from tests.support.model_dynamodb import Fault
 from tests.support.stand_ins import ACCOUNT, BARE, DELIVERED, NOON, OK, OTHER, TERMS, World, ids, request_row
@@ -32,8 +32,8 @@ def accept(world: World, *names: str, **members: object) -> list[RequestRow]:
 
 
 def begin(world: World, requests: Sequence[RequestRow]) -> Run:
-    run = Run(requests, world.ports(), is_accepted=True)
-    run.rows = world.ledger.messages(ACCOUNT, [PART, postfix_part(OTHER)])
+    run = Run(requests, world.ports(), Acceptance.EARLIER)
+    run.learn(world.ledger.messages(ACCOUNT, [PART, postfix_part(OTHER)]))
     return run
 
 
@@ -238,8 +238,8 @@ def test_who_asks_for_many_is_in_the_trace_of_all_a_hundred_in_a_round_trip(worl
     for call in calls_of([want(each, "first") for each in given], {}, None):
         claim(run, call)
     (second,) = accept(world, "second")
-    run = Run([second], world.ports(), is_accepted=True)
-    run.rows = world.ledger.messages(ACCOUNT, [postfix_part(each) for each in given])
+    run = Run([second], world.ports(), Acceptance.EARLIER)
+    run.learn(world.ledger.messages(ACCOUNT, [postfix_part(each) for each in given]))
     world.dynamodb.calls.clear()
     ask_for(run, [want(each, "second") for each in [*given, OTHER]])
     assert world.dynamodb.calls == ["TransactWriteItems"] * 2
@@ -306,7 +306,7 @@ OTHER_ID = MessageId("4Njp3P0STMz2c02Q-2024-01-05T10:00:00-87654321")
 
 def test_what_was_read_is_another_message_than_the_ledger_knows_and_is_not_claimed(world: World) -> None:
     (one,) = accept(world, "one")
-    run = Run([one], world.ports(), is_accepted=True)
+    run = Run([one], world.ports(), Acceptance.EARLIER)
     claims = claim(run, Call(WireForm.ARRAY, (replace(want(BARE, "one"), confirmed=FULL_ID),)))
     assert isinstance(claims, Claims)
     world.cloudflare.answers.append(REJECTED)
@@ -319,7 +319,7 @@ def test_what_was_read_is_another_message_than_the_ledger_knows_and_is_not_claim
 
 def test_an_answer_by_another_id_than_was_read_leaves_it_unknown(world: World) -> None:
     (one,) = accept(world, "one")
-    run = Run([one], world.ports(), is_accepted=True)
+    run = Run([one], world.ports(), Acceptance.EARLIER)
     claims = claim(run, Call(WireForm.ARRAY, (replace(want(BARE, "one"), confirmed=FULL_ID),)))
     assert isinstance(claims, Claims)
     world.cloudflare.answers.append(Answered({BARE: replace(DELIVERED, message_id=OTHER_ID)}, OK))
@@ -332,7 +332,7 @@ def test_an_answer_by_another_id_than_was_read_leaves_it_unknown(world: World) -
 
 def test_where_more_have_asked_than_are_kept_a_repeat_counts_nobody_twice(world: World) -> None:
     requests = accept(world, *(f"{number:03}" for number in range(ASKS_KEPT + 2)))
-    run = Run(requests, world.ports(), is_accepted=True)
+    run = Run(requests, world.ports(), Acceptance.EARLIER)
     claims = claim(run, Call(WireForm.ARRAY, (want(BARE, "000"),)))
     assert isinstance(claims, Claims)
     named = [(request, targets_of(request.message_ids)) for request in requests]
@@ -343,7 +343,7 @@ def test_where_more_have_asked_than_are_kept_a_repeat_counts_nobody_twice(world:
 
 def test_a_repeat_counts_a_new_request_once_if_the_list_of_asks_is_just_full(world: World) -> None:
     requests = accept(world, *(f"{number:03}" for number in range(ASKS_KEPT + 1)))
-    run = Run(requests, world.ports(), is_accepted=True)
+    run = Run(requests, world.ports(), Acceptance.EARLIER)
     assert isinstance(claim(run, Call(WireForm.ARRAY, (want(BARE, "000"),))), Claims)
     named = [(request, targets_of(request.message_ids)) for request in requests]
     ask_each(run, named[:-1])
@@ -357,7 +357,7 @@ def test_each_request_asks_by_its_own_id_unless_it_has_ended_or_been_cancelled(w
     one, two, three, four = (
         request_row(each, name=name) for each, name in zip((BARE, FULL_ID, OTHER_ID, FULL_ID), names, strict=True)
     )
-    run = Run([one, two, three, four], world.ports(), is_accepted=True)
+    run = Run([one, two, three, four], world.ports(), Acceptance.EARLIER)
     world.ledger.claim(one, [], None, [], [])
     assert isinstance(claim(run, Call(WireForm.ARRAY, (want(BARE, "one"),))), Claims)
     denied = Ended(Outcome.NOT_FOUND, None, "gone")

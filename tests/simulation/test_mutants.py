@@ -24,6 +24,7 @@ from quarantine_release.ledger.transactions import DynamoLedger
 from quarantine_release.ledger.update_expression import UpdateExpression
 from quarantine_release.ledger.writes import Write, check_open, move_message
 from quarantine_release.releasing import call as attempt_module
+from quarantine_release.releasing import claim as claim_module
 from quarantine_release.releasing import vet as vetting_module
 from quarantine_release.releasing.claim import Claims
 from quarantine_release.releasing.findings import Findings
@@ -137,7 +138,7 @@ def a_row_whose_lease_ran_out_is_claimed_by_a_request(patch: Patch) -> None:
             return True
         return claimable(row, target, force=force, now=now)
 
-    patch.setattr(attempt_module, "claimable", mutant)
+    patch.setattr(claim_module, "claimable", mutant)
 
 
 def needs_review_is_retried(patch: Patch) -> None:

@@ -14,7 +14,7 @@ from quarantine_release.domain.states import LETTERS
 from quarantine_release.domain.verdicts import Wanted
 from quarantine_release.ledger.items import request_row
 from quarantine_release.releasing.ports import Ports
-from quarantine_release.usecases import release_now as release_module
+from quarantine_release.usecases import rehearse as rehearse_module
 from quarantine_release.usecases import settle as settle_module
 from quarantine_release.usecases import sweep as sweep_module
 from tests.simulation import simulation as simulation_module
@@ -76,7 +76,7 @@ def a_queued_id_ends_before_it_was_read(patch: Patch) -> None:
 
 
 def a_dry_run_does_not_ask(patch: Patch) -> None:
-    patch.setattr(release_module, "ask_for", lambda *_: None)
+    patch.setattr(rehearse_module, "ask_for", lambda *_: None)
 
     def mutant(request: RequestRow) -> bool:
         return request.state is RequestState.OPEN and request.cancelled_at is None and not request.dry_run

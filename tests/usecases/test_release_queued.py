@@ -18,7 +18,7 @@ from quarantine_release.domain.verdicts import Answered, Evidence, RefusalReason
 from quarantine_release.releasing.claim import Claims, claim
 from quarantine_release.releasing.hints import CHUNK
 from quarantine_release.releasing.ports import Hint
-from quarantine_release.releasing.progress import Run
+from quarantine_release.releasing.progress import Acceptance, Run
 from quarantine_release.usecases.accepted_request import cancel, look_up
 from quarantine_release.usecases.release_now import release
 from quarantine_release.usecases.release_queued import Batch, release_hinted
@@ -578,11 +578,11 @@ def test_an_id_that_another_worker_had_claimed_before_the_cancel_comes_to_what_i
     release(request_row(FULL_OTHER, name="before"), world.ports())
     world.queue.taken()
     request, part = accept(world, BARE, FULL_OTHER), postfix_part(FULL_OTHER)
-    another = Run([request], world.ports(), is_accepted=True)
+    another = Run([request], world.ports(), Acceptance.EARLIER)
     claimed: list[Claims] = []
 
     def claim_and_cancel() -> None:
-        another.rows = world.ledger.messages(ACCOUNT, [part])
+        another.learn(world.ledger.messages(ACCOUNT, [part]))
         want = Want(Target(part, FULL_OTHER), (request.request_id,), {request.request_id: None})
         claims = claim(another, Call(WireForm.OBJECT, (want,)))
         assert isinstance(claims, Claims)

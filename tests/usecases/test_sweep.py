@@ -24,7 +24,7 @@ from quarantine_release.ledger.items import message_item
 from quarantine_release.releasing.claim import Claims, claim
 from quarantine_release.releasing.hints import CHUNK
 from quarantine_release.releasing.ports import Hint
-from quarantine_release.releasing.progress import Run
+from quarantine_release.releasing.progress import Acceptance, Run
 from quarantine_release.usecases.accepted_request import cancel, look_up
 from quarantine_release.usecases.release_now import release
 from quarantine_release.usecases.sweep import Swept, sweep
@@ -304,7 +304,7 @@ def test_what_another_closes_meanwhile_stays_as_it_was_closed(world: World, monk
 def test_what_a_worker_claims_as_the_day_ends_does_not_expire(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     request = lose(world, BARE)
     # It has looked at the request when there was still time, and claims between the sweep's read and its close.
-    worker = Run([request], world.ports(), is_accepted=True)
+    worker = Run([request], world.ports(), Acceptance.EARLIER)
     messages, claimed = world.ledger.messages, []
 
     def before_the_claim(account_id: AccountId, parts: list[PostfixPart]) -> dict[PostfixPart, MessageRow]:

@@ -32,9 +32,9 @@ def _ask_for(run: Run, some: Sequence[Want]) -> None:
         asks = [Move(row, after) for row, after in known if after != row]
         conflict = run.ports.ledger.claim(None, [], None, (), asks, {}) if asks else None
         if conflict is None:
-            run.rows |= {move.after.part: move.after for move in asks}
+            run.learn({move.after.part: move.after for move in asks})
             return
-        run.rows |= {part: row for part, row in conflict.messages.items() if row is not None}
+        run.learn(conflict.messages)
     raise LedgerContended("the rows moved in every round")
 
 

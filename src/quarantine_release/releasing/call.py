@@ -10,7 +10,7 @@ from typing import Final
 from quarantine_release.domain.identity import believed
 from quarantine_release.domain.ledger_errors import LedgerUnavailable
 from quarantine_release.domain.rows import AttemptRow, AttemptState
-from quarantine_release.domain.states import FINAL, Code, State
+from quarantine_release.domain.states import Code, State
 from quarantine_release.domain.transitions import answered, given_back, not_made, recorded, refused
 from quarantine_release.domain.verdicts import NO_RECIPIENTS, Answered, Evidence, RefusalReason, Refused, Verdict
 from quarantine_release.releasing.claim import Claims
@@ -83,7 +83,7 @@ def _too_late(run: Run, attempt: AttemptRow, reserved: Reservation, seconds: flo
 def _record(run: Run, claims: Claims, answer: Answered, *, is_last: bool) -> None:
     """Record the outcome of a call. What cannot be recorded is unconfirmed: never success, never failure."""
     attempt, now, terms = claims.attempt, run.ports.clock(), run.ports.terms
-    run.was_called = True
+    run.note_call()
     rows = {move.after.part: move.after for move in claims.moves}
     told = {target.part: answer.verdicts.get(target.message_id, _MISSING) for target in attempt.targets}
     verdicts = {part: believed(rows[part], verdict) if part in rows else verdict for part, verdict in told.items()}
@@ -95,19 +95,21 @@ def _record(run: Run, claims: Claims, answer: Answered, *, is_last: bool) -> Non
         outcomes.append(Move(move.after, after))
     rows = {move.after.part: move.after for move in outcomes}
     ended = answered(attempt, verdicts, answer.evidence, now, terms)
-    closing = run.closed_by(run.request, run.rows | rows) if is_last else None
+    closing = run.closed_by(run.request, rows) if is_last else None
     try:
         others = run.ports.ledger.record(ended, AttemptState.OPEN, outcomes, closing)
     except LedgerUnavailable:
-        run.rows |= {
-            part: replace(row, state=State.UNKNOWN, code=Code.NO_ANSWER, recipients=NO_RECIPIENTS)
-            for part, row in rows.items()
-        }
+        run.learn(
+            {
+                part: replace(row, state=State.UNKNOWN, code=Code.NO_ANSWER, recipients=NO_RECIPIENTS)
+                for part, row in rows.items()
+            }
+        )
         return
-    run.rows |= {**rows, **others}
-    run.settled += [row for part, row in rows.items() if row.state in FINAL and part not in others]
+    run.settle({part: row for part, row in rows.items() if part not in others})
+    run.learn(others)
     if closing is not None and not others:
-        run.requests[closing.request_id] = closing
+        run.replace(closing)
 
 
 def _give_back(run: Run, claims: Claims, no: Refused) -> None:
@@ -123,7 +125,7 @@ def _give_back(run: Run, claims: Claims, no: Refused) -> None:
     ]
     ended = not_made(attempt, no.evidence, now, terms)
     request = None
-    if not run.was_accepted_before and not run.was_called:
+    if run.may_be_refused:
         is_done_with = run.request.force or no.reason not in _PASSING
         request = refused(run.request, now, terms) if is_done_with else None
     try:
@@ -132,9 +134,9 @@ def _give_back(run: Run, claims: Claims, no: Refused) -> None:
         if request is not None:  # neither yes nor no: it may be refused by now, or open
             raise
         return
-    run.rows |= {**{move.after.part: move.after for move in backs}, **others}
+    run.learn({**{move.after.part: move.after for move in backs}, **others})
     if request is not None:
-        run.requests[request.request_id] = request
+        run.replace(request)
         return
     for target in attempt.targets:
         owner = run.requests[attempt.owners[target.part]]

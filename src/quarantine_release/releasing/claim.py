@@ -77,24 +77,21 @@ def _claim(run: Run, call: Call) -> Claims | Conflict | None:
                 moves.append(Move(row, asked_by(run, after, want)))
             elif row is not None:
                 asks.append(Move(row, asked_by(run, row, want)))
-        rows = run.rows | {move.after.part: move.after for move in (*moves, *asks)}
+        rows = {move.after.part: move.after for move in (*moves, *asks)}
         opened = None if run.is_accepted else run.closed_by(run.request, rows) or run.request
         accepted = sorted(set(attempt.owners.values())) if run.is_accepted else []
         notes = {name: run.requests[name].notes for name in accepted}
         conflict = run.ports.ledger.claim(opened, accepted, attempt if moves else None, moves, asks, notes)
         if conflict is None:
             if opened is not None:
-                run.requests[opened.request_id] = opened
-            run.is_accepted, run.rows = True, rows
+                run.accept(opened)
+            run.learn(rows)
             return Claims(attempt, tuple(moves)) if moves else None
         if not run.is_accepted and any(conflict.requests.values()):
             return conflict
         # Closed, refused or cancelled meanwhile: nothing may leave for these any more.
-        run.requests |= {name: request for name, request in conflict.requests.items() if request is not None}
-        for name in [name for name, request in conflict.requests.items() if request is None and run.is_accepted]:
-            del run.requests[name]
+        run.learn_from(conflict)
         seen |= conflict.messages
-        run.rows |= {part: row for part, row in conflict.messages.items() if row is not None}
     raise LedgerContended("the rows moved in every round")
 
 
@@ -103,11 +100,10 @@ def _accept(run: Run, call: Call) -> Conflict | None:
 
     Many callers ask for one message at once, and one of them releases it. The others must not fail over its row.
     """
-    opened = run.closed_by(run.request, run.rows) or run.request
+    opened = run.closed_by(run.request, {}) or run.request
     conflict = run.ports.ledger.claim(opened, [], None, (), (), {})
     if conflict is None:
-        run.requests[opened.request_id] = opened
-        run.is_accepted = True
+        run.accept(opened)
         note_apart(run, call.wants)
     return conflict
 

@@ -38,7 +38,7 @@ def confirm(run: Run, ports: Ports, *, seconds: float, spared: float) -> None:
             proved = [(row, told) for row in rows if (told := readings.get(row.part)) and told.seen is Seen.RELEASED]
             moves = [Move(row, _proved(row, told, ports)) for row, told in proved]
             others = ports.ledger.project(moves) if moves else {}
-            run.rows |= {move.after.part: others.get(move.after.part, move.after) for move in moves}
+            run.learn({move.after.part: others.get(move.after.part, move.after) for move in moves})
 
 
 def _unproved(run: Run) -> list[MessageRow]:

@@ -70,7 +70,7 @@ class Findings:
     def end(self, name: RequestId, given: Iterable[MessageId], ended: Ended) -> None:
         """End ids of a request at once."""
         request = self._run.requests[name]
-        self._run.requests[name] = replace(request, ended={**request.ended, **dict.fromkeys(given, ended)})
+        self._run.replace(replace(request, ended={**request.ended, **dict.fromkeys(given, ended)}))
 
     def propose(
         self, name: RequestId, part: PostfixPart, ended: Ended, given: Iterable[MessageId] | None = None
@@ -155,10 +155,10 @@ class Findings:
             self.tell_trace(after, before)  # first: with an end that is written nobody would come back for this
             actual = self._ports.ledger.note(before, after)
             if actual is not None:  # somebody else was first, and what he found out is what counts
-                self._run.requests[name] = actual
+                self._run.replace(actual)
                 others.add(name)
             else:
-                self._run.requests[name] = replace(after, notes=before.notes + 1)
+                self._run.replace(replace(after, notes=before.notes + 1))
         kept = (replace(want, requests=tuple(name for name in want.requests if name not in others)) for want in wants)
         return [want for want in kept if want.requests]
 
@@ -203,7 +203,7 @@ class Findings:
             return set()
         before = {part: self._run.rows.get(part) for part in parts}
         rows = self._ports.ledger.messages(self._run.account_id, sorted(parts))
-        self._run.rows |= rows
+        self._run.learn(rows)
         return {
             part
             for part, row in rows.items()

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+from enum import Enum, auto
 from typing import Final
 
 from quarantine_release.domain.details import Details
@@ -15,10 +16,10 @@ from quarantine_release.domain.packing import Call
 from quarantine_release.domain.results import Result, results_of
 from quarantine_release.domain.reuse import is_to_be_compared
 from quarantine_release.domain.rows import MessageRow, RequestRow, RequestState, Target, targets_by_part
-from quarantine_release.domain.states import Code, Outcome
+from quarantine_release.domain.states import FINAL, Code, Outcome
 from quarantine_release.domain.transitions import closed
 from quarantine_release.domain.verdicts import Stop
-from quarantine_release.releasing.ports import Ports
+from quarantine_release.releasing.ports import Conflict, Known, Ports
 
 # A worker that has not looked at a message by then leaves it at the ledger's answer.
 _COMPARED_WITHIN: Final = timedelta(seconds=120)
@@ -44,35 +45,121 @@ class Answer:
         return tuple(each.id for each in self.results if each.row is not None and not each.row.is_readable)
 
 
-class Run:
-    """Requests of one account on their way through claim, call and record, and what is known of their messages."""
+class Acceptance(Enum):
+    """How far the acceptance of requests has come. It decides whether a caller may still be told no."""
 
-    def __init__(self, requests: Sequence[RequestRow], ports: Ports, *, is_accepted: bool) -> None:
-        """Begin. Only a single request may be one that is not accepted yet: its first claim accepts it."""
-        self.requests = {request.request_id: request for request in requests}
+    # The ledger does not have the request yet: its first claim accepts it. Until then a refusal needs no write.
+    NOT_YET = auto()
+    # This run accepted it, and made no call for it that may have had an effect. So it can still be refused.
+    BY_THIS_RUN = auto()
+    # This run accepted it and made a call, which may have released something. So it cannot be refused any more.
+    CALLED = auto()
+    # An earlier run accepted it, and its caller has an answer: what cannot be done now waits or ends, id by id.
+    EARLIER = auto()
+
+
+class Run:
+    """Requests of one account on their way through claim, call and record, and what is known of their messages.
+
+    It owns what it knows: others read it, and change it through its methods alone.
+    """
+
+    def __init__(self, requests: Sequence[RequestRow], ports: Ports, acceptance: Acceptance) -> None:
+        """Begin. Only a single request may be one that is not accepted yet."""
         self.account_id: AccountId = requests[0].account_id
         self.ports = ports
-        self.rows: dict[PostfixPart, MessageRow] = {}
+        self._acceptance = acceptance
+        self._requests = {request.request_id: request for request in requests}
+        self._rows: dict[PostfixPart, MessageRow] = {}
         # What was read of messages before, where it is not in their rows.
-        self.facts: Mapping[PostfixPart, Facts] = NO_FACTS
-        self.settled: list[MessageRow] = []
-        self.is_accepted = is_accepted
-        self.was_accepted_before = is_accepted
-        self.was_called = False
+        self._facts: Mapping[PostfixPart, Facts] = NO_FACTS
+        self._settled: list[MessageRow] = []
         # Messages that ended before, of which it was found out, or could not be, whether their ids still mean the same.
-        self.compared: set[PostfixPart] = set()
+        self._compared: set[PostfixPart] = set()
         self._ended: dict[tuple[RequestId, PostfixPart], tuple[Outcome, Code | None]] = {}
+
+    @property
+    def requests(self) -> Mapping[RequestId, RequestRow]:
+        """Return the requests as they are known by now. One that is gone from the ledger is left out."""
+        return self._requests
 
     @property
     def request(self) -> RequestRow:
         """Return the only request."""
-        (request,) = self.requests.values()
+        (request,) = self._requests.values()
         return request
+
+    @property
+    def rows(self) -> Mapping[PostfixPart, MessageRow]:
+        """Return the messages as they are known by now."""
+        return self._rows
+
+    @property
+    def settled(self) -> Sequence[MessageRow]:
+        """Return the messages that reached their end by this run."""
+        return self._settled
+
+    @property
+    def is_accepted(self) -> bool:
+        return self._acceptance is not Acceptance.NOT_YET
+
+    @property
+    def was_accepted_before(self) -> bool:
+        return self._acceptance is Acceptance.EARLIER
+
+    @property
+    def may_be_refused(self) -> bool:
+        """Whether the caller of an accepted request can still be told that nothing was released."""
+        return self._acceptance is Acceptance.BY_THIS_RUN
+
+    def start_from(self, known: Known) -> None:
+        """Know of messages what the ledger knows, and nothing else."""
+        self._rows, self._facts = dict(known.messages), known.facts
+
+    def learn(self, rows: Mapping[PostfixPart, MessageRow | None]) -> None:
+        """Know messages as they are by now. One that is absent (None) stays as it was known."""
+        self._rows |= {part: row for part, row in rows.items() if row is not None}
+
+    def learn_facts(self, facts: Mapping[PostfixPart, Facts]) -> None:
+        """Know what was read of messages by now."""
+        self._facts = {**self._facts, **facts}
+
+    def learn_from(self, conflict: Conflict) -> None:
+        """Know rows as they were when they refused a claim. Nothing may leave for an accepted request that is gone."""
+        for name, request in conflict.requests.items():
+            if request is not None:
+                self.replace(request)
+            elif self.is_accepted:
+                del self._requests[name]
+        self.learn(conflict.messages)
+
+    def settle(self, rows: Mapping[PostfixPart, MessageRow]) -> None:
+        """Know messages as this run wrote them, and which of them reached their end by that."""
+        self.learn(rows)
+        self._settled += [row for row in rows.values() if row.state in FINAL]
+
+    def compare(self, parts: Iterable[PostfixPart]) -> None:
+        """Note of which messages it was found out, or cannot be, whether their ids still mean the same."""
+        self._compared |= set(parts)
+
+    def replace(self, request: RequestRow) -> None:
+        """Know a request as it is by now."""
+        self._requests[request.request_id] = request
+
+    def accept(self, request: RequestRow) -> None:
+        """Note that the only request was accepted as this."""
+        self.replace(request)
+        self._acceptance = Acceptance.BY_THIS_RUN
+
+    def note_call(self) -> None:
+        """Note that a call went out, which may have had an effect."""
+        if self.may_be_refused:
+            self._acceptance = Acceptance.CALLED
 
     def facts_of(self, part: PostfixPart) -> Facts | None:
         """Return what the ledger knows to have been read about a message last."""
-        row = self.rows.get(part)
-        return combined((self.facts.get(part), row.facts if row is not None else None))
+        row = self._rows.get(part)
+        return combined((self._facts.get(part), row.facts if row is not None else None))
 
     def end_without_call(self, request: RequestRow, targets: Iterable[Target]) -> None:
         """Take messages for ended that nothing will be sent for any more: for want of time, or of somebody waiting."""
@@ -82,20 +169,20 @@ class Run:
     def finish(self) -> list[Answer]:
         """Tell what each request has come to, and close those that this is the end of."""
         now_closed = []
-        for request in list(self.requests.values()):
-            ended = self.closed_by(request, self.rows) if request.state is RequestState.OPEN else None
+        for request in list(self._requests.values()):
+            ended = self.closed_by(request, {}) if request.state is RequestState.OPEN else None
             if ended is not None:
                 now_closed.append(ended)
-                self.requests[ended.request_id] = ended
+                self.replace(ended)
         if now_closed:
             with suppress(LedgerUnavailable):  # the rows say it all; whoever looks next closes the request
                 self.ports.ledger.close(now_closed)
-        settled = tuple(self.settled)
-        return [Answer(request, self.results(request), settled=settled) for request in self.requests.values()]
+        settled = tuple(self._settled)
+        return [Answer(request, self.results(request), settled=settled) for request in self._requests.values()]
 
     def results(self, request: RequestRow) -> tuple[Result, ...]:
         """Tell what is known of each id of a request."""
-        return self._results(request, self.rows)
+        return self._results(request, self._rows)
 
     def stop_of(self, request: RequestRow) -> Stop | None:
         """Return why a person has paused the releases of a request's client, if one has. Raises LedgerUnavailable."""
@@ -108,8 +195,9 @@ class Run:
         """
         return self.ports.permit(request).withheld is not None or self.stop_of(request) is not None
 
-    def closed_by(self, request: RequestRow, rows: Mapping[PostfixPart, MessageRow]) -> RequestRow | None:
-        """Return the request closed, if by these rows all of it has ended."""
+    def closed_by(self, request: RequestRow, changes: Mapping[PostfixPart, MessageRow]) -> RequestRow | None:
+        """Return the request closed, if all of it has ended once its messages have changed to these rows."""
+        rows = {**self._rows, **changes}
         return closed(request, self._results(request, rows), self.ports.clock(), self.ports.terms)
 
     def _results(self, request: RequestRow, rows: Mapping[PostfixPart, MessageRow]) -> tuple[Result, ...]:
@@ -127,7 +215,7 @@ class Run:
     def _is_yet_to_be_compared(self, request: RequestRow, row: MessageRow | None) -> bool:
         """Whether the worker is about to find out if a bare id still means the message that has ended in the ledger."""
         now = self.ports.clock()
-        if row is None or row.part in self.compared or now >= request.created_at + _COMPARED_WITHIN:
+        if row is None or row.part in self._compared or now >= request.created_at + _COMPARED_WITHIN:
             return False
         is_held = self.ports.guard.mode is not Mode.OFF or request.policy is not None
         target = targets_by_part(request.wanted_ids).get(row.part)

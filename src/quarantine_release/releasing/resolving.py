@@ -70,7 +70,7 @@ class Resolving:
         for question, message_id in meant.items():
             for name, each in asked[question]:
                 request = self._run.requests[name]
-                self._run.requests[name] = replace(request, resolved={**request.resolved, each: message_id})
+                self._run.replace(replace(request, resolved={**request.resolved, each: message_id}))
         return {postfix_part(each.message_id): each for each in read.values()}
 
     def _kept(self, asked: Iterable[Question], answers: Mapping[str, Kept]) -> dict[Question, MessageId]:
@@ -86,7 +86,7 @@ class Resolving:
         }
         old = {postfix_part(each.message_id) for each in kept.values() if not each.is_fresh(now)}
         missing = sorted(old - self._run.rows.keys())
-        rows = self._run.rows | (self._ports.ledger.messages(self._run.account_id, missing) if missing else {})
+        rows = {**self._run.rows, **(self._ports.ledger.messages(self._run.account_id, missing) if missing else {})}
         are_open = {part for part in old if (row := rows.get(part)) is not None and row.state in _OPEN}
         return {
             question: each.message_id
@@ -145,7 +145,7 @@ class Resolving:
         }
         parts = sorted({postfix_part(each) for each in only.values()})
         rows = self._ports.ledger.messages(self._run.account_id, parts) if parts else {}
-        self._run.rows |= rows
+        self._run.learn(rows)
         decided = {part for part, row in rows.items() if not may_claim(row.state, row.code, force=False)}
         return {question: each for question, each in only.items() if postfix_part(each) in decided}
 

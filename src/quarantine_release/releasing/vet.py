@@ -99,7 +99,7 @@ class Vetting:
         passed = [each for want in wants if (each := self._vet(want, self._told(want, shown))) is not None]
         for want in ended:
             self._is_used_again(want, self._told(want, shown))
-        self._run.compared |= {want.target.part for want in ended}
+        self._run.compare(want.target.part for want in ended)
         self.findings.conclude()
         return passed
 
@@ -141,7 +141,7 @@ class Vetting:
         names = sorted({*parts, *map(mark_of, parts)})
         known = self._ports.ledger.known(self._run.account_id, None, sorted(parts), [], names)
         newest = {part: self._newest(part, known) for part in parts}
-        self._run.facts = {**self._run.facts, **{part: facts for part, facts in newest.items() if facts is not None}}
+        self._run.learn_facts({part: facts for part, facts in newest.items() if facts is not None})
 
     def _newest(self, part: PostfixPart, known: Known) -> Facts | None:
         """Return what is kept of a message: that it may be one of too many matches only if nothing else is known."""
@@ -237,7 +237,7 @@ class Vetting:
             known = request.resolved.keys() | request.ended.keys()
             learned = {given: told.message_id for given in meant if given not in known}
             if learned:
-                self._run.requests[name] = replace(request, resolved={**request.resolved, **learned})
+                self._run.replace(replace(request, resolved={**request.resolved, **learned}))
         return Target(target.part, fullest((target.message_id, told.message_id)))
 
     def _guards(

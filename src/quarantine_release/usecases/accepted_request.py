@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from quarantine_release.domain.rows import RequestRow, targets_of
 from quarantine_release.releasing.ports import Conflict, Ports
-from quarantine_release.releasing.progress import Answer, Run
+from quarantine_release.releasing.progress import Acceptance, Answer, Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,19 +19,19 @@ def replay(request: RequestRow, conflict: Conflict, ports: Ports) -> Answer | Ke
     assert earlier is not None  # noqa: S101  only what is there conflicts with a request that is new
     if not request.repeats(earlier):
         return KeyReused(earlier)
-    run = Run([earlier], ports, is_accepted=True)
-    run.rows = {part: row for part, row in conflict.messages.items() if row is not None}
+    run = Run([earlier], ports, Acceptance.EARLIER)
+    run.learn(conflict.messages)
     missing = [target.part for target in targets_of(earlier.wanted_ids) if target.part not in run.rows]
     if missing:
-        run.rows |= ports.ledger.messages(earlier.account_id, missing)
+        run.learn(ports.ledger.messages(earlier.account_id, missing))
     (answer,) = run.finish()
     return replace(answer, replayed=True)
 
 
 def look_up(request: RequestRow, ports: Ports) -> Answer:
     """Tell what an accepted request has come to, and close it if it has ended. Raises LedgerUnavailable."""
-    run = Run([request], ports, is_accepted=True)
-    run.rows = ports.ledger.messages(request.account_id, [target.part for target in targets_of(request.wanted_ids)])
+    run = Run([request], ports, Acceptance.EARLIER)
+    run.learn(ports.ledger.messages(request.account_id, [target.part for target in targets_of(request.wanted_ids)]))
     (answer,) = run.finish()
     return answer
 

@@ -21,7 +21,7 @@ from quarantine_release.releasing.claim import claim, require_readable
 from quarantine_release.releasing.confirm import confirm
 from quarantine_release.releasing.hints import free_of, hints_of
 from quarantine_release.releasing.ports import Conflict, Ports
-from quarantine_release.releasing.progress import Answer, Run
+from quarantine_release.releasing.progress import Acceptance, Answer, Run
 from quarantine_release.releasing.resolving import question_of
 from quarantine_release.releasing.vet import Vetting
 from quarantine_release.usecases.accepted_request import KeyReused, replay
@@ -52,7 +52,7 @@ def release(request: RequestRow, ports: Ports, *, inline: bool = True) -> Answer
     what would be done. Raises LedgerUnavailable if it is not known whether the request was accepted, and RowUnreadable
     if it was not, because a row that it needs cannot be read.
     """
-    run = Run([request], ports, is_accepted=False)
+    run = Run([request], ports, Acceptance.NOT_YET)
     mark = Mark.ALL if request.force else Mark.INLINE
     vetting = Vetting(run, ports, mark, seconds=_VETTING_SECONDS, spared=CALL_SECONDS + RECORD_SECONDS)
     wants: list[Want] = []
@@ -154,12 +154,12 @@ def _look_up_first(run: Run, vetting: Vetting, ports: Ports) -> RequestRow | Non
     earlier = known.request
     if earlier is not None and _stands(earlier, request):
         return earlier
-    run.rows, run.facts = dict(known.messages), known.facts
+    run.start_from(known)
     require_readable(request, run.rows.values())
     if headers:
         vetting.resolve({request.request_id: headers}, known.answers)
         missing = [part for part in map(postfix_part, run.request.message_ids) if part not in run.rows]
-        run.rows |= ports.ledger.messages(request.account_id, missing)
+        run.learn(ports.ledger.messages(request.account_id, missing))
         require_readable(run.request, run.rows.values())
     vetting.compare()
     return None

@@ -28,7 +28,7 @@ from quarantine_release.releasing.claim import Claims, claim
 from quarantine_release.releasing.confirm import confirm
 from quarantine_release.releasing.hints import free_of, hinted, hinted_ids
 from quarantine_release.releasing.ports import Hint, Ports, Reservation
-from quarantine_release.releasing.progress import Run
+from quarantine_release.releasing.progress import Acceptance, Run
 from quarantine_release.releasing.resolving import question_of
 from quarantine_release.releasing.vet import Vetting
 
@@ -92,12 +92,14 @@ def release_hinted(hints: Sequence[Hint], ports: Ports) -> Batch:
         else:
             batch.stale += times - 1
             by_account[request.account_id].append(hint)
-    lines = deque(_Line(own, batch, ports) for own in by_account.values())
+    every = [_Line(own, batch, ports) for own in by_account.values()]
+    lines = deque(every)
     while lines:  # an account that is slow holds up the others by one look and one call at most
         line = lines.popleft()
         with _keeping(line.hints, batch):
             if line.step():
                 lines.append(line)
+    batch.settled = [row for line in every for row in line.settled]
     return batch
 
 
@@ -119,14 +121,18 @@ class _Line:
         self._batch = batch
         self._ports = ports
         own = [batch.requests[name] for name in {hint.request_id: None for hint in hints}]
-        self._run = Run(own, ports, is_accepted=True)
-        self._run.settled = batch.settled  # is told whatever fails after it
+        self._run = Run(own, ports, Acceptance.EARLIER)
         self._calls: deque[Call] = deque()
         self._wait = 0.0
         # After so long each request that cannot be read for now: who is new must not bring back the others as soon.
         self._again: dict[RequestId, float] = {}
         self._is_begun = False
         self._vetted_at: datetime | None = None
+
+    @property
+    def settled(self) -> Sequence[MessageRow]:
+        """Return the messages that reached their end by these calls, whatever failed after them."""
+        return self._run.settled
 
     def _begin(self, reserved: Reservation) -> None:
         """Look at what the hints stand for, and find the calls to make."""
@@ -140,7 +146,7 @@ class _Line:
         parts = {target.part for _, own in wanted for target in own}
         bare = {target.part for _, own in wanted for target in own if is_bare(target.message_id)}
         known = ports.ledger.known(run.account_id, None, sorted(parts), [], sorted(bare))
-        run.rows, run.facts = dict(known.messages), known.facts
+        run.start_from(known)
         ask_each(run, wanted)
         vetting.compare()
         wanted = self._wanted()  # without the ids that have ended by that
@@ -152,7 +158,7 @@ class _Line:
         vetted = findings.save(
             vetting.vet(still_wanted, past) if (still_wanted or past) and self._may_look(reserved) else []
         )
-        run.compared |= {want.target.part for want in past}
+        run.compare(want.target.part for want in past)
         ask_each(run, [(request, [each for each in own if each.part in findings.moved]) for request, own in wanted])
         self._vetted_at = ports.clock() if vetting.has_looked else None
         for request in run.requests.values():
@@ -230,7 +236,7 @@ class _Line:
         # Of one that was cancelled meanwhile they may have claimed something before that, which is no longer as it was.
         cancelled = [request for request in run.requests.values() if request.cancelled_at is not None]
         known = run.rows.keys() - {target.part for request in cancelled for target in targets_of(request.wanted_ids)}
-        run.rows |= self._ports.ledger.messages(run.account_id, sorted(parts - known))
+        run.learn(self._ports.ledger.messages(run.account_id, sorted(parts - known)))
         # A request that claimed nothing, because another came first, may know the message by another id.
         ask_each(run, self._wanted(), is_repeat=True)
         confirm(run, self._ports, seconds=_PROOF_SECONDS, spared=2 * RECORD_SECONDS)

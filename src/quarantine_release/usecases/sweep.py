@@ -19,7 +19,7 @@ from quarantine_release.releasing.asking import ask_each
 from quarantine_release.releasing.call import RECORD_SECONDS
 from quarantine_release.releasing.hints import free_of, hints_of
 from quarantine_release.releasing.ports import Hint, Ports
-from quarantine_release.releasing.progress import Answer, Run
+from quarantine_release.releasing.progress import Acceptance, Answer, Run
 
 # Of each shard of the open index, so that one run stays within its time; what is left is next in a minute.
 REQUESTS_AT_ONCE: Final = 1000
@@ -96,10 +96,10 @@ def _unread(answer: Answer) -> list[MessageRow]:
 
 
 def _look_at(requests: Sequence[RequestRow], ports: Ports, swept: Swept) -> None:
-    run = Run(requests, ports, is_accepted=True)
+    run = Run(requests, ports, Acceptance.EARLIER)
     swept.requests += len(requests)
     parts = {target.part for request in requests for target in targets_of(request.wanted_ids)}
-    run.rows = ports.ledger.messages(run.account_id, sorted(parts))
+    run.learn(ports.ledger.messages(run.account_id, sorted(parts)))
     ask_each(run, [(request, targets_of(request.wanted_ids)) for request in requests], is_repeat=True)
     now = ports.clock()
     for request in requests:
