@@ -137,7 +137,6 @@ TOO_LARGE = {
     "releasing.resolving._kept",
     "releasing.vet",
     "releasing.vet._pass",
-    "releasing.vet._read_facts_again",
     "releasing.vet._shown_by_learned_ids",
     "releasing.vet.vet",
     "usecases.release_now.release",
