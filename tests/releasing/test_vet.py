@@ -12,7 +12,7 @@ from quarantine_release.domain.facts import MATCHES_KEPT, facts_of
 from quarantine_release.domain.guard import NO_GUARD, Ended, Guard, Guarded, Mode
 from quarantine_release.domain.ids import AccountId, MessageId, OperationId, RequestId, postfix_part
 from quarantine_release.domain.ledger_errors import LedgerUnavailable
-from quarantine_release.domain.policy import DEFAULT_POLICY, Policy
+from quarantine_release.domain.policy import DEFAULT_POLICY, DISPOSITIONS, Policy
 from quarantine_release.domain.rows import MessageRow, Narrowing, RequestRow, RequestState, WireForm
 from quarantine_release.domain.states import Code, Outcome, State
 from quarantine_release.domain.verdicts import Answered, Evidence, Reading, RefusalReason, Refused, Seen, Stop, Verdict
@@ -1562,6 +1562,30 @@ def test_a_read_that_did_not_succeed_is_no_reason_to_go_by_the_record(
     guarded.lookup.messages[which] = why
     waits, unavailable = (Outcome.IN_PROGRESS, None), (Outcome.DENIED, Code.GUARD_UNAVAILABLE)
     assert told(ask(guarded, BARE, name="two")) == [waits if why is NotYetRead.NOT_NOW else unavailable]
+
+
+@pytest.mark.parametrize("inline", [True, False])
+@pytest.mark.parametrize("is_of_client", [True, False])
+@pytest.mark.parametrize("names", [{"SPAM"}, DISPOSITIONS])
+def test_a_list_of_dispositions_that_cannot_be_checked_is_not_passed(
+    guarded: World, names: set[str], is_of_client: bool, inline: bool
+) -> None:
+    policy = Policy(dispositions=frozenset(names))
+    guarded.guard = STANDARD if is_of_client else replace(STANDARD, policy=policy)
+    own: dict[str, Any] = {"policy": policy} if is_of_client else {}
+    guarded.lookup.messages[BARE] = Unreadable.ABSENT
+    ask(guarded, BARE, inline=inline, **own)
+    guarded.work()
+    assert told(later(guarded)) == [CANNOT_READ]
+    assert told(ask(guarded, BARE, name="two", override=True, reason="looked at", **own)) == [RELEASED]
+
+
+def test_a_list_of_dispositions_is_checked_by_the_record(guarded: World) -> None:
+    only_spam = Policy(dispositions=frozenset({"SPAM"}))
+    ask(guarded, FULL, dry_run=True)
+    vanish(guarded)
+    assert told(ask(guarded, BARE, name="two", policy=only_spam)) == [RELEASED]
+    assert message(guarded).guard is Guarded.PASSED_BY_RECORD
 
 
 def test_an_id_that_nobody_has_read_proves_nothing(guarded: World) -> None:

@@ -24,12 +24,14 @@ BOUND: Final = {
 # A client that may release mail of the last week.
 YOUNG_TOKEN: Final = "young-token-of-forty-characters-00000000"
 YOUNG: Final = {**BOUND, "name": "young", "token": YOUNG_TOKEN, "policy": {"max_age_days": 7}}
+SPAM_TOKEN: Final = "spam-token-of-forty-characters-000000000"
+SPAM_ONLY: Final = {**BOUND, "name": "spam", "token": SPAM_TOKEN, "policy": {"dispositions": ["SPAM"]}}
 
 
 @pytest.fixture(scope="module")
 def system() -> Iterator[Deployed]:
     with deployed({"SECRET_SECONDS": "1"}) as running:
-        running.clients(BOUND, YOUNG)
+        running.clients(BOUND, YOUNG, SPAM_ONLY)
         yield running
 
 
@@ -189,6 +191,18 @@ def test_a_row_that_does_not_tell_whether_its_message_is_held_counts_against_its
     (result,) = system.results([full.partition("-")[0]])
     assert (result["outcome"], result["code"]) == ("denied", "guard_cannot_read")
     assert system.cloudflare.releases == []
+
+
+@pytest.mark.parametrize("queued", [{}, {"Prefer": "respond-async"}])
+def test_a_client_limited_to_some_dispositions_gets_nothing_that_cannot_be_read(
+    system: Deployed, queued: dict[str, str]
+) -> None:
+    bare = investigate_id(f"kUnrd{len(queued)}1lBz").partition("-")[0]
+    (result,) = system.results([bare], Authorization=f"Bearer {SPAM_TOKEN}", **queued)
+    assert (result["outcome"], result["code"]) == ("denied", "guard_cannot_read")
+    assert system.cloudflare.releases == []
+    (result,) = system.results([bare])
+    assert (result["outcome"], result["guard"]) == ("released", "not_checked")
 
 
 def test_a_short_postfix_id_that_looks_like_a_time_tells_none(system: Deployed) -> None:

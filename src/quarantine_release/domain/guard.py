@@ -159,7 +159,8 @@ def judge_unread(why: Unreadable, policy: Policy, *, is_bare: bool) -> Guarded |
     if not is_bare or why not in (Unreadable.ABSENT, Unreadable.NOT_OFFERED):
         return _ENDS.get(why, UNREADABLE)
     # A rule that somebody has written down holds for what cannot be read too.
-    has_rule = policy.is_strict or policy.max_age is not None or policy.recipient_domains is not None
+    has_rule = policy.is_strict or policy.keeps_unread
+    has_rule |= policy.max_age is not None or policy.recipient_domains is not None
     return _UNREADABLE_BARE if has_rule else Guarded.NOT_CHECKED
 
 

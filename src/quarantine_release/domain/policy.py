@@ -1,7 +1,7 @@
 """What a deployment or a client allows to leave quarantine. Pure."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final
 
@@ -13,12 +13,16 @@ DISPOSITIONS: Final = HARMFUL | {"SUSPICIOUS", "SPOOF", "SPAM", "BULK", "ENCRYPT
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What may be released. None: any. Ages are those of the mail, domains those of all its recipients."""
+    """What may be released. None: any. Ages are those of the mail, domains those of all its recipients.
+
+    `keeps_unread`: dispositions are a rule that somebody has written down, which holds for what cannot be read too.
+    """
 
     dispositions: frozenset[str] | None = None
     max_age: timedelta | None = None
     recipient_domains: frozenset[str] | None = None
     is_strict: bool = False
+    keeps_unread: bool = False
 
     def with_stricter(self, other: "Policy | None") -> "Policy":
         """Return what both allow."""
@@ -30,10 +34,23 @@ class Policy:
             min(ages) if ages else None,
             _both(self.recipient_domains, other.recipient_domains),
             self.is_strict or other.is_strict,
+            self.keeps_unread or other.keeps_unread,
         )
 
 
 DEFAULT_POLICY: Final = Policy(dispositions=DISPOSITIONS - HARMFUL)
+
+
+def for_request(deployment: Policy, own: Policy | None, *, override: bool, is_strict: bool) -> Policy:
+    """Return what a request is held to: by the deployment, and by its client's own policy.
+
+    A list of dispositions that somebody has written counts for what cannot be read too. The default list does not.
+    `override` passes every rule on dispositions.
+    """
+    is_listed = deployment.dispositions != DEFAULT_POLICY.dispositions
+    is_listed |= own is not None and own.dispositions is not None
+    policy = deployment.with_stricter(own)
+    return replace(policy, is_strict=policy.is_strict or is_strict, keeps_unread=is_listed and not override)
 
 
 def _both(one: frozenset[str] | None, other: frozenset[str] | None) -> frozenset[str] | None:

@@ -25,6 +25,7 @@ from quarantine_release.domain.ids import (
 )
 from quarantine_release.domain.lookup import Kept, Question, undecided
 from quarantine_release.domain.packing import Want
+from quarantine_release.domain.policy import for_request
 from quarantine_release.domain.reuse import is_to_be_compared, used_again
 from quarantine_release.domain.rows import Target
 from quarantine_release.domain.search_lag import NEVER_SHOWN, PATIENCE, searchable_at
@@ -282,9 +283,8 @@ class Vetting:
         if searchable is not None:
             self.findings.propose(name, target.part, NEVER_SHOWN)
             return None
-        policy = guard.policy.with_stricter(self._ports.permit(request).policy)
-        if guard.mode is Mode.STRICT:
-            policy = replace(policy, is_strict=True)
+        own, is_strict = self._ports.permit(request).policy, guard.mode is Mode.STRICT
+        policy = for_request(guard.policy, own, override=request.override, is_strict=is_strict)
         now, how = self._ports.clock(), {"override": request.override, "force": request.force}
         if facts is not None and isinstance(told, Unreadable):
             verdict = judge_by(facts, told, policy, now, **how)
