@@ -100,17 +100,10 @@ TOO_LARGE = {
     "api.signature.check_signature",
     "api.trace_answer.trace_body",
     # The area `cloudflare`.
-    "cloudflare.action_log.released",
     "cloudflare.entries._fits",
     "cloudflare.entries.matches",
-    "cloudflare.log_pages.read_log",
-    "cloudflare.release_reply._verdict",
-    "cloudflare.release_reply.classify",
-    "cloudflare.search._get",
     "cloudflare.walk._listed",
     "cloudflare.walk._read_by_path",
-    "domain.identity.combined",
-    "domain.search_rows.merged",
     # The area `ledger`.
     "config.clients",
     "config.clients.parse_clients",

@@ -44,6 +44,25 @@ class _Tally:
     failed: dict[str, str] = field(default_factory=dict)
     pending: dict[str, str] = field(default_factory=dict)
     whole: set[bool | None] = field(default_factory=set)
+    has_release: bool = False
+
+    @property
+    def has_success(self) -> bool:
+        return True in self.whole or bool(self.delivered)
+
+    def add(self, action: Action) -> None:
+        """Count the result of a release for each recipient that it names, or for the whole message."""
+        success = _success(action)
+        names = _recipients(action)
+        if not names:
+            self.whole.add(success)
+        counted = self.delivered if success else self.pending if success is None else self.failed
+        for name in names:
+            counted.setdefault(name.casefold(), name)
+
+    def undelivered(self, names: Mapping[str, str]) -> list[str]:
+        """Return those of these recipients for whom no release worked."""
+        return [name for key, name in names.items() if key not in self.delivered]
 
 
 def released(actions: Iterable[Action], since: datetime | None) -> Reading | None:
@@ -53,15 +72,10 @@ def released(actions: Iterable[Action], since: datetime | None) -> Reading | Non
     With `since`, only releases that began then or later count. In `recipients` of a PARTIAL reading, `undelivered` are
     those whose release has no result yet. The reading carries no evidence.
     """
-    tally, has_release = _Tally(), False
-    for action in actions:
-        if resembles_release(action):
-            has_release = True
-            if action.get("operation") == RELEASE and (since is None or _began(action, since)):
-                _count(tally, action)
-    if True not in tally.whole and not tally.delivered:
-        return Reading(Seen.UNCLEAR, Evidence()) if has_release else None
-    failed, pending = _left(tally.failed, tally), _left(tally.pending, tally)
+    tally = _count_releases(actions, since)
+    if not tally.has_success:
+        return Reading(Seen.UNCLEAR, Evidence()) if tally.has_release else None
+    failed, pending = tally.undelivered(tally.failed), tally.undelivered(tally.pending)
     is_partial = bool(failed or pending) or (True not in tally.whole and bool(tally.whole))
     recipients = Recipients.of(tally.delivered.values(), pending, failed)
     return Reading(Seen.PARTIAL if is_partial else Seen.RELEASED, Evidence(), recipients=recipients)
@@ -72,12 +86,12 @@ def clarify(reading: Reading, log: ActionLog, since: datetime | None) -> Reading
 
     Any other release in the log leaves the message unclear. So does a log without the release that the message shows.
     """
-    told = released(log.actions, since)
-    if told is not None and told.seen is not Seen.UNCLEAR:
-        return Reading(told.seen, log.evidence, reading.message_id, told.recipients)
+    release = released(log.actions, since)
+    if release is not None and release.seen is not Seen.UNCLEAR:
+        return Reading(release.seen, log.evidence, reading.message_id, release.recipients)
     if not log.is_whole:
         return None
-    if told is not None or reading.seen is Seen.RELEASED:
+    if release is not None or reading.seen is Seen.RELEASED:
         return Reading(Seen.UNCLEAR, log.evidence, reading.message_id)
     return reading
 
@@ -89,14 +103,14 @@ def unnamed(reading: Reading) -> Reading:
     return Reading(reading.seen, reading.evidence, reading.message_id, reading.recipients.unnamed)
 
 
-def _count(tally: _Tally, action: Action) -> None:
-    success = _success(action)
-    names = _recipients(action)
-    if not names:
-        tally.whole.add(success)
-    counted = tally.delivered if success else tally.pending if success is None else tally.failed
-    for name in names:
-        counted.setdefault(name.casefold(), name)
+def _count_releases(actions: Iterable[Action], since: datetime | None) -> _Tally:
+    tally = _Tally()
+    for action in actions:
+        if resembles_release(action):
+            tally.has_release = True
+            if action.get("operation") == RELEASE and (since is None or _began(action, since)):
+                tally.add(action)
+    return tally
 
 
 def _success(action: Action) -> bool | None:
@@ -105,10 +119,6 @@ def _success(action: Action) -> bool | None:
     if success is True and any(each in letters(action.get("status")) for each in _UNSUCCESSFUL):
         return None
     return success if isinstance(success, bool) else None
-
-
-def _left(names: Mapping[str, str], tally: _Tally) -> list[str]:
-    return [name for key, name in names.items() if key not in tally.delivered]
 
 
 def _recipients(action: Action) -> list[str]:

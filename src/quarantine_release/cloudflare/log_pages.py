@@ -27,19 +27,16 @@ def read_log(get: Callable[[str], Got], path: str) -> ActionLog:
     before: list[dict[str, Any]] = []
     for number in range(1, PAGES + 1):
         got = get(f"{path}/action_log?page={number}&per_page={PER_PAGE}")
-        result, info = got.content.get("result"), got.content.get("result_info")
-        if got.why is Unreadable.ABSENT and number == 1:
-            return ActionLog((), got.evidence, Unreadable.ABSENT)
-        why = got.why or (None if _is_log(result) else Unreadable.FAILED)
+        why = _why_not_read(got, number)
         if why is not None:
-            return ActionLog(tuple(actions), got.evidence, Unreadable.FAILED if why is Unreadable.ABSENT else why)
-        page = dicts(result)
-        more = _has_more(info, number, len(actions) + len(page))
+            return ActionLog(tuple(actions), got.evidence, why)
+        page, info = dicts(got.content.get("result")), got.content.get("result_info")
+        has_more = _has_more(info, number, len(actions) + len(page))
         if not page or page == before:  # the same page again comes from a server that does not know `page`
-            is_cut = more or (page == before and len(page) == PER_PAGE)  # there may be more than this one page
+            is_cut = has_more or (page == before and len(page) == PER_PAGE)  # there may be more than this one page
             return ActionLog(tuple(actions), got.evidence, Unreadable.FAILED if is_cut else None)
         actions += page
-        if not more and _is_short(info, len(page)):
+        if not has_more and _is_short(info, len(page)):
             return ActionLog(tuple(actions), got.evidence)
         before = page
     return ActionLog(tuple(actions), got.evidence, Unreadable.TOO_MANY)
@@ -51,10 +48,19 @@ def without_doubt(get: Callable[[str], Got], details: Details) -> Details | NotR
     If the log cannot be read for now, return why.
     """
     log = read_log(get, f"/{quote(details.message_id, safe='')}")
-    told = released(log.actions, None)
-    if told is not None and told.seen is not Seen.UNCLEAR:
+    release = released(log.actions, None)
+    if release is not None and release.seen is not Seen.UNCLEAR:
         return replace(details, is_released=True, is_doubtful=False)
     return log.why if isinstance(log.why, NotYetRead) else details
+
+
+def _why_not_read(got: Got, number: int) -> NotRead | None:
+    """Return why a page was not read. There is no log only if the first page is absent."""
+    if got.why is Unreadable.ABSENT:
+        return Unreadable.ABSENT if number == 1 else Unreadable.FAILED
+    if got.why is None and not _is_log(got.content.get("result")):
+        return Unreadable.FAILED
+    return got.why
 
 
 def _is_log(result: Any) -> bool:

@@ -60,30 +60,19 @@ def classify(reply: Reply, ids: Sequence[MessageId], now: datetime, *, bulk_4xx_
     No two of the ids may name the same message. `bulk_4xx_is_atomic`: a call with several ids that is rejected has
     released none of them, which Cloudflare's documentation does not say.
     """
-    envelope = _envelope(reply.body)
-    codes = _error_codes(envelope)
-    evidence, rest = Evidence(reply.status, codes, _cf_ray(reply)), _rest(reply)
+    evidence, envelope = evidence_of(reply), _envelope(reply.body) or {}
     if refuses_credential(reply):
         return Refused(RefusalReason.CREDENTIALS, evidence)
     if reply.status == 429:
         return limited(reply, now)
-    if reply.status == 200 and envelope is not None and envelope.get("success") is True:
-        entries = _entries(envelope.get("result"))
-        told = _told_of(ids, entries)
-        known = {id(entry) for own in told.values() for _, entry in own}
-        unasked = sum(id(entry) not in known for entry in entries)
-        return Answered({asked: _verdict(own) for asked, own in told.items()}, evidence, unasked, rest)
-    is_plain_refusal = 400 <= reply.status < 500 and reply.status not in _AMBIGUOUS_4XX
-    verdict = Verdict(State.UNKNOWN, Code.UNCLEAR_ANSWER)
-    if is_plain_refusal and envelope is not None and envelope.get("success") is False and codes:
-        if len(ids) > 1 and bulk_4xx_is_atomic:
-            return Refused(RefusalReason.CALL_REJECTED, evidence)
-        # Of several ids nobody knows which was meant, and whether the others went through.
-        is_single = len(ids) == 1
-        verdict = (
-            Verdict(State.FAILED, Code.CLOUDFLARE_REJECTED) if is_single else Verdict(State.UNKNOWN, Code.CALL_REJECTED)
-        )
-    return Answered(dict.fromkeys(ids, verdict), evidence, rest=rest)
+    if reply.status == 200 and envelope.get("success") is True:
+        verdicts, unasked = _verdicts(ids, _entries(envelope.get("result")))
+        return Answered(verdicts, evidence, unasked, _rest(reply))
+    is_rejected = _rejects(reply, envelope)
+    if is_rejected and len(ids) > 1 and bulk_4xx_is_atomic:
+        return Refused(RefusalReason.CALL_REJECTED, evidence)
+    verdict = _rejected(ids) if is_rejected else Verdict(State.UNKNOWN, Code.UNCLEAR_ANSWER)
+    return Answered(dict.fromkeys(ids, verdict), evidence, rest=_rest(reply))
 
 
 def refuses_credential(reply: Reply) -> bool:
@@ -111,6 +100,19 @@ def is_verified(reply: Reply) -> bool | None:
     result = envelope.get("result")
     # A token's is active, disabled or expired; a person has none.
     return not isinstance(result, dict) or result.get("status", "active") == "active"
+
+
+def _rejects(reply: Reply, envelope: Mapping[str, Any]) -> bool:
+    """Return whether Cloudflare says that it has not accepted the call, and why."""
+    is_plain_refusal = 400 <= reply.status < 500 and reply.status not in _AMBIGUOUS_4XX
+    return is_plain_refusal and envelope.get("success") is False and bool(_error_codes(envelope))
+
+
+def _rejected(ids: Sequence[MessageId]) -> Verdict:
+    if len(ids) == 1:
+        return Verdict(State.FAILED, Code.CLOUDFLARE_REJECTED)
+    # Of several ids nobody knows which was meant, and whether the others went through.
+    return Verdict(State.UNKNOWN, Code.CALL_REJECTED)
 
 
 def _error_codes(envelope: Mapping[str, Any] | None) -> tuple[int, ...]:
@@ -169,48 +171,68 @@ def _entries(result: Any) -> list[Entry]:
     return [entry for entry in entries if isinstance(entry, dict)]
 
 
-def _told_of(ids: Sequence[MessageId], entries: Sequence[Entry]) -> dict[MessageId, list[tuple[MessageId, Entry]]]:
-    """Give each id asked for the entries that tell of its message, each with the id it tells.
+def _verdicts(ids: Sequence[MessageId], entries: Sequence[Entry]) -> tuple[dict[MessageId, Verdict], int]:
+    """Return the verdict on each id, and how many entries are about none of the ids."""
+    named = _entries_by_id(ids, entries)
+    asked = {id(entry) for some in named.values() for _, entry in some}
+    unasked = sum(id(entry) not in asked for entry in entries)
+    return {message_id: _verdict(some) for message_id, some in named.items()}, unasked
+
+
+def _entries_by_id(
+    ids: Sequence[MessageId], entries: Sequence[Entry]
+) -> dict[MessageId, list[tuple[MessageId, Entry]]]:
+    """Give each id asked for the entries about its message, each with the id it names.
 
     An entry with two ids that contradict each other is given to both.
     """
     by_part: dict[PostfixPart, list[tuple[MessageId, Entry]]] = {}
     for entry in entries:
-        told = id_of(entry)
-        if told is not None:
-            for part in parts_named(entry) if names_two(entry) else {postfix_part(told)}:
-                by_part.setdefault(part, []).append((told, entry))
+        entry_id = id_of(entry)
+        if entry_id is not None:
+            for part in parts_named(entry) if names_two(entry) else {postfix_part(entry_id)}:
+                by_part.setdefault(part, []).append((entry_id, entry))
     return {
-        asked: [
-            (told, entry)
-            for told, entry in by_part.get(postfix_part(asked), ())
-            if names_two(entry) or not contradict(told, asked)
+        message_id: [
+            (entry_id, entry)
+            for entry_id, entry in by_part.get(postfix_part(message_id), ())
+            if names_two(entry) or not contradict(entry_id, message_id)
         ]
-        for asked in ids
+        for message_id in ids
     }
 
 
-def _verdict(told: Sequence[tuple[MessageId, Entry]]) -> Verdict:
-    if not told:
+def _verdict(named: Sequence[tuple[MessageId, Entry]]) -> Verdict:
+    """Return what the entries about one message prove together."""
+    if not named:
         return Verdict(State.UNKNOWN, Code.MISSING_IN_ANSWER)
-    known = fullest(other for other, _ in told)
-    if any(contradict(known, other) or names_two(entry) for other, entry in told):
+    known = fullest(entry_id for entry_id, _ in named)
+    recipients = _all_recipients([entry for _, entry in named])
+    if recipients is None or any(contradict(known, entry_id) or names_two(entry) for entry_id, entry in named):
         return Verdict(State.UNKNOWN, Code.UNCLEAR_ANSWER)
-    own = [entry for _, entry in told]
-    if any(entry.get("success") is False for entry in own):  # whatever it lists beside that
-        return Verdict(State.UNKNOWN, Code.UNCLEAR_ANSWER)
-    lists = [_recipients(own, member) for member in ("delivered", "undelivered", "failed")]
-    if any(names is None for names in lists):
-        return Verdict(State.UNKNOWN, Code.UNCLEAR_ANSWER)
-    delivered, undelivered, failed = (names or [] for names in lists)
-    recipients = Recipients.of(delivered, undelivered, failed)
-    if delivered and not (undelivered or failed):
+    return _delivery(recipients, known)
+
+
+def _delivery(recipients: Recipients, known: MessageId) -> Verdict:
+    """Return what the recipients listed prove about the message known by this id."""
+    has_missed = bool(recipients.undelivered or recipients.failed)
+    if recipients.delivered and not has_missed:
         return Verdict(State.RELEASED, None, recipients, known)
-    if delivered:
+    if recipients.delivered:
         return Verdict(State.PARTIAL, Code.PARTLY_DELIVERED, recipients, known)
-    if undelivered or failed:
+    if has_missed:
         return Verdict(State.FAILED, Code.NOT_DELIVERED, recipients, known)
     return Verdict(State.UNKNOWN, Code.NO_RECIPIENTS, message_id=known)
+
+
+def _all_recipients(entries: Sequence[Entry]) -> Recipients | None:
+    """Return the recipients that the entries of a message list; None if an entry failed or a list cannot be read."""
+    if any(entry.get("success") is False for entry in entries):  # whatever it lists beside that
+        return None
+    delivered, undelivered, failed = (_recipients(entries, name) for name in ("delivered", "undelivered", "failed"))
+    if delivered is None or undelivered is None or failed is None:
+        return None
+    return Recipients.of(delivered, undelivered, failed)
 
 
 def _recipients(entries: Sequence[Entry], member: str) -> list[str] | None:

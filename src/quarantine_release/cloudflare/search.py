@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlencode, urljoin
 
 from quarantine_release import telemetry
 from quarantine_release.cloudflare.client import USER_AGENT, Secret
-from quarantine_release.cloudflare.connection import DeadlineSession
+from quarantine_release.cloudflare.connection import DeadlineSession, NoReply
 from quarantine_release.cloudflare.entries import dicts
 from quarantine_release.cloudflare.release_reply import Reply, evidence_of, limited, refuses_credential
 from quarantine_release.config.accounts import Credential
@@ -136,8 +136,28 @@ class Calls:
         return url if is_below and not leads_out else None
 
     def _get(self, url: str, least: float = _LEAST_PAGE_SECONDS) -> Got:
-        if self.stopped is not None:
+        credential = self._usable_credential() if self.stopped is None else None
+        if credential is None:
             return Got({}, _NOT_CALLED, self.stopped)
+        seconds = min(_CALL_SECONDS, self.seconds_left)
+        why = self._why_not_called(seconds, least)
+        if why is not None:
+            return Got({}, _NOT_CALLED, why)
+        headers = {**credential.headers, "User-Agent": USER_AGENT}
+        began = self.monotonic()
+        reply = self.session.send("GET", url, headers, None, seconds)
+        evidence = evidence_of(reply) if isinstance(reply, Reply) else Evidence(failure=reply.failure)
+        telemetry.cloudflare_read(self.account_id, evidence, round((self.monotonic() - began) * 1000))
+        if not isinstance(reply, Reply):
+            return Got({}, evidence, self._why_not_answered(reply, seconds))
+        self._when_late = NotYetRead.NOT_NOW
+        if refuses_credential(reply) and self._has_another(credential):
+            return self._get(url, least)
+        self._credential = credential
+        return self._judge(reply, evidence)
+
+    def _usable_credential(self) -> Credential | None:
+        """Return the credential to call with; without one the run is over."""
         try:
             credential = self._credential or self.secret.get().credentials.get(self.account_id)
         except (SecretUnavailable, SecretMalformed):
@@ -145,32 +165,28 @@ class Calls:
         if credential is None:
             telemetry.count("CredentialsRefused")
             self.stopped = NotYetRead.REFUSED
-            return Got({}, _NOT_CALLED, self.stopped)
-        seconds = min(_CALL_SECONDS, self.seconds_left)
+        return credential
+
+    def _why_not_called(self, seconds: float, least: float) -> NotRead | None:
+        """Return why no call may be made that has so many seconds, if none may; else it is taken from the budget."""
+        if seconds < _LEAST_SECONDS:
+            self.stopped = self._when_late
         if seconds < least:
-            if seconds < _LEAST_SECONDS:
-                self.stopped = self._when_late
-            return Got({}, _NOT_CALLED, self._when_late)
+            return self._when_late
         if self.budget.take(self.account_id, self.mark):
             self.stopped = NotYetRead.NOT_NOW
-            return Got({}, _NOT_CALLED, self.stopped)
-        headers = {**credential.headers, "User-Agent": USER_AGENT}
-        began = self.monotonic()
-        reply = self.session.send("GET", url, headers, None, seconds)
-        evidence = evidence_of(reply) if isinstance(reply, Reply) else Evidence(failure=reply.failure)
-        telemetry.cloudflare_read(self.account_id, evidence, round((self.monotonic() - began) * 1000))
-        if not isinstance(reply, Reply):
-            # Who cannot be reached is waited for, as before a release; who does not answer, given time, has failed.
-            if reply.was_sent and seconds >= _LEAST_PAGE_SECONDS:
-                self._when_late = Unreadable.FAILED
-            else:
-                self.stopped = self._when_late if reply.was_sent else NotYetRead.NOT_NOW
-            return Got({}, evidence, self.stopped or Unreadable.FAILED)
-        self._when_late = NotYetRead.NOT_NOW
-        if refuses_credential(reply) and self._has_another(credential):
-            return self._get(url, least)
-        self._credential = credential
-        return self._judge(reply, evidence)
+        return self.stopped
+
+    def _why_not_answered(self, lost: NoReply, seconds: float) -> NotRead:
+        """Return what a call without an answer says, which had so many seconds.
+
+        A server that cannot be reached is waited for, as before a release; one that does not answer in time has failed.
+        """
+        if lost.was_sent and seconds >= _LEAST_PAGE_SECONDS:
+            self._when_late = Unreadable.FAILED
+            return Unreadable.FAILED
+        self.stopped = self._when_late if lost.was_sent else NotYetRead.NOT_NOW
+        return self.stopped
 
     def _has_another(self, refused: Credential) -> bool:
         """Say whether the secret, fetched anew, holds another credential; asked once a run."""

@@ -70,6 +70,11 @@ class Details:
     header: str | None = field(default=None, repr=False)
 
     @property
+    def dispositions(self) -> tuple[str | None, ...]:
+        """Return the dispositions of all rows, worst first."""
+        return (self.disposition, *self.other_dispositions)
+
+    @property
     def disposition_name(self) -> str | None:
         """Return the disposition as it may be kept and logged; None for what is no name."""
         return as_name(self.disposition)

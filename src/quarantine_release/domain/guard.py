@@ -200,7 +200,7 @@ def _may_be_disposed(details: Details, policy: Policy) -> bool:
 def _refused_dispositions(details: Details, policy: Policy) -> list[str | None]:
     """Return the dispositions that the policy refuses, worst first; one that is not known is always refused."""
     allowed = DISPOSITIONS if policy.dispositions is None else DISPOSITIONS & policy.dispositions
-    return [each for each in (details.disposition, *details.other_dispositions) if each not in allowed]
+    return [each for each in details.dispositions if each not in allowed]
 
 
 def _first_refused(details: Details, policy: Policy) -> str:

@@ -77,10 +77,14 @@ def combined(readings: Sequence[tuple[MessageId, Reading]]) -> Reading:
     unread = [reading for given, reading in readings if reading.seen is Seen.UNREAD and not (shown and is_bare(given))]
     if unread:
         return unread[0]
-    if not shown:
-        return readings[0][1]
-    told = [reading.message_id for reading in shown if reading.message_id is not None]
-    is_one = all(reading.seen is shown[0].seen for reading in shown)
-    if not is_one or any(contradict(one, other) for one in told for other in told):
+    return _agreement(shown) if shown else readings[0][1]
+
+
+def _agreement(shown: Sequence[Reading]) -> Reading:
+    """Return what readings that show a message show together, under its fullest id."""
+    ids = [reading.message_id for reading in shown if reading.message_id is not None]
+    have_one_state = all(reading.seen is shown[0].seen for reading in shown)
+    are_of_two = any(contradict(one, other) for one in ids for other in ids)
+    if are_of_two or not have_one_state:
         return Reading(Seen.UNCLEAR, shown[-1].evidence)
-    return replace(shown[-1], message_id=fullest(told) if told else None)
+    return replace(shown[-1], message_id=fullest(ids) if ids else None)

@@ -17,7 +17,7 @@ from quarantine_release.domain.policy import DISPOSITIONS, HARMFUL
 # From the worst on. A name that is not known may be worse than those after it, and so may an untold disposition.
 _KNOWN: Final = ("SUSPICIOUS", "SPOOF", "SPAM", "BULK", "ENCRYPTED", "EXTERNAL", "UNKNOWN", "NONE")
 
-Told = TypeVar("Told")
+Value = TypeVar("Value")
 
 
 def merged(rows: Sequence[Details]) -> Details | None:
@@ -25,11 +25,9 @@ def merged(rows: Sequence[Details]) -> Details | None:
 
     They cannot if they differ in id, in Message-ID, or in whether the message is in quarantine.
     """
-    headers = {row.header for row in rows if row.header is not None}
-    if len({(row.message_id, row.is_quarantined) for row in rows}) != 1 or len(headers) > 1:
+    if not _can_be_reconciled(rows):
         return None
-    dispositions = {each for row in rows for each in (row.disposition, *row.other_dispositions)}
-    worst, *others = sorted(dispositions, key=rank)
+    worst, *others = _dispositions(rows)
     return replace(
         rows[0],
         disposition=worst,
@@ -41,7 +39,7 @@ def merged(rows: Sequence[Details]) -> Details | None:
         subject=_agreed(row.subject for row in rows),
         is_released=any(row.is_released for row in rows),
         is_doubtful=any(row.is_doubtful for row in rows),
-        header=next(iter(headers), None),
+        header=_agreed(row.header for row in rows if row.header is not None),
     )
 
 
@@ -50,20 +48,30 @@ def meant_by(message_id: MessageId, rows: Sequence[Details]) -> Details | Severa
 
     Rows under a partial and a full id may describe one message or two, so they tell nothing.
     """
-    own: dict[MessageId, list[Details]] = {}
+    rows_by_id: dict[MessageId, list[Details]] = {}
     for row in rows:
         if not contradict(row.message_id, message_id):
-            own.setdefault(row.message_id, []).append(row)
+            rows_by_id.setdefault(row.message_id, []).append(row)
     # An id that another begins with comes right before it in the order of their texts.
-    if not all(contradict(one, other) for one, other in pairwise(sorted(own))):
+    if not all(contradict(one, other) for one, other in pairwise(sorted(rows_by_id))):
         return Unreadable.CONTRADICTED
     messages = []
-    for each in own.values():
-        message = merged(each)
+    for rows_of_one in rows_by_id.values():
+        message = merged(rows_of_one)
         if message is None:
             return Unreadable.CONTRADICTED
         messages.append(message)
     return Several(tuple(messages)) if len(messages) > 1 else next(iter(messages), None)
+
+
+def _can_be_reconciled(rows: Sequence[Details]) -> bool:
+    headers = {row.header for row in rows if row.header is not None}
+    return len({(row.message_id, row.is_quarantined) for row in rows}) == 1 and len(headers) <= 1
+
+
+def _dispositions(rows: Sequence[Details]) -> list[str | None]:
+    """Return the dispositions of all rows, worst first."""
+    return sorted({each for row in rows for each in row.dispositions}, key=rank)
 
 
 def rank(disposition: str | None) -> tuple[int, int, str]:
@@ -75,7 +83,7 @@ def rank(disposition: str | None) -> tuple[int, int, str]:
     return (2, 0, "") if disposition is None else (1, 0, disposition)
 
 
-def _agreed(values: Iterable[Told | None]) -> Told | None:
+def _agreed(values: Iterable[Value | None]) -> Value | None:
     """Return what all rows tell; what they tell differently is not known."""
     distinct = set(values)
     return distinct.pop() if len(distinct) == 1 else None
