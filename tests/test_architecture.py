@@ -129,7 +129,6 @@ TOO_LARGE = {
     "releasing.read_back.read_back",
     "releasing.resolving._kept",
     "releasing.vet",
-    "releasing.vet._pass",
     "releasing.vet._shown_by_learned_ids",
     "releasing.vet.vet",
     "usecases.release_now.release",
