@@ -114,10 +114,6 @@ TOO_LARGE = {
     "ledger.items",
     "ledger.items.request_row",
     "ledger.reads.known",
-    "ledger.transactions",
-    "ledger.transactions._left_of",
-    "ledger.transactions.claim",
-    "ledger.transactions.record",
     "ledger.writes",
     # The area `core`.
     "domain.results.results_of",

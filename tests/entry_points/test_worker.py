@@ -162,11 +162,11 @@ def test_what_was_done_before_the_ledger_failed_is_told_all_the_same(
     wanted = accepted(deployment, MESSAGE, f"{SECOND}-2024-01-05T10:00:00-1", ticket="INC-1")
     claim, claims = wiring.ledger().claim, []
 
-    def fails_the_second_time(*arguments: Any) -> Any:
+    def fails_the_second_time(*arguments: Any, **members: Any) -> Any:
         claims.append(arguments)
         if len(claims) == 2:
             raise LedgerUnavailable("broken")
-        return claim(*arguments)
+        return claim(*arguments, **members)
 
     with monkeypatch.context() as patch:
         patch.setattr(wiring.ledger(), "claim", fails_the_second_time)

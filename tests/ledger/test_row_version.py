@@ -439,7 +439,7 @@ def test_a_claim_that_meets_a_message_that_cannot_be_read_tells_so_and_writes_no
     request = asking(BARE)
     own = replace(READ["OPEN_ATTEMPT"], targets=(Target(PART, BARE),), owners={PART: request.request_id})
     move = Move(None, claimed(None, own.targets[0], request, own))
-    conflict = rows.ledger.claim(request, [], own, [move], [])
+    conflict = rows.ledger.claim(own, [move], opened=request)
     assert conflict is not None
     assert conflict.messages == {PART: unreadable(ACCOUNT, PART)}
     assert rows.item(message_key(ACCOUNT, PART)) == item
@@ -450,10 +450,10 @@ def test_a_claim_that_meets_a_message_that_cannot_be_read_tells_so_and_writes_no
 def test_a_claim_under_a_key_whose_request_cannot_be_read_fails(rows: Rows) -> None:
     rows.put("CLOSED_REQUEST", **NEWER)
     with pytest.raises(RowUnreadable):
-        rows.ledger.claim(asking(BARE), [], None, [], [])
+        rows.ledger.accept(asking(BARE))
     # An accepted request that cannot be read any more is gone for the worker.
     move = Move(None, replace(READ["REVIEWED_MESSAGE"], state=State.RELEASING))
-    conflict = rows.ledger.claim(None, [RequestId("rq_one")], READ["OPEN_ATTEMPT"], [move], [])
+    conflict = rows.ledger.claim(READ["OPEN_ATTEMPT"], [move], accepted={RequestId("rq_one"): 0})
     assert conflict is not None
     assert conflict.requests == {RequestId("rq_one"): None}
 
@@ -475,7 +475,7 @@ def test_no_write_passes_a_row_of_a_newer_version(rows: Rows) -> None:
     ledger.keep_aliases(ACCOUNT, {"question": OTHER}, NOON, YEAR)
     ledger.note_unclaimed(ACCOUNT, [PART], RequestId("rq_two"), YEAR)
     reviewed = replace(message, state=State.NEEDS_REVIEW, message_id=MessageId(PART))
-    assert ledger.claim(None, [], None, [], [Move(reviewed, replace(reviewed, message_id=FULL))]) is not None
+    assert ledger.add_requesters([Move(reviewed, replace(reviewed, message_id=FULL))]) is not None
     keys = {
         "FULL_MESSAGE": message_key(ACCOUNT, PART),
         "OPEN_REQUEST": request_key(RequestId("rq_two")),
@@ -492,7 +492,7 @@ def test_a_newer_request_row_is_not_replaced_though_it_is_refused_or_past_its_ti
 ) -> None:
     item = rows.put("OPEN_REQUEST", **members, **NEWER)
     with pytest.raises(RowUnreadable):
-        rows.ledger.claim(replace(READ["OPEN_REQUEST"], nonce="2"), [], None, [], [])
+        rows.ledger.accept(replace(READ["OPEN_REQUEST"], nonce="2"))
     assert rows.item(request_key(RequestId("rq_two"))) == item
 
 
@@ -526,5 +526,5 @@ def test_a_review_is_reopened_only_through_an_attempt_that_can_be_read(
     named = replace(row, candidates=frozenset({MessageId(f"{OTHER}-2024-08-28T15:32:35-7")}))
     rows.put("REVIEWED_MESSAGE")
     rows.dynamodb.put_item(TableName="ledger", Item=item)
-    assert rows.ledger.claim(None, [], None, [], [Move(row, named)]) is None
+    assert rows.ledger.add_requesters([Move(row, named)]) is None
     assert (rows.item(item["pk"]["S"]) != item) == is_reopened

@@ -98,7 +98,7 @@ def release_once(ledger: DynamoLedger, name: str = "one", verdict: Verdict = DEL
     request = request_row(BARE, name=name)
     own = attempt(f"attempt-{name}", request)
     moves = claims(request, own)
-    assert ledger.claim(request, [], own, moves, []) is None
+    assert ledger.claim(own, moves, opened=request) is None
     assert ledger.record(ended(own, verdict), AttemptState.OPEN, outcomes(moves, verdict), None) == {}
     return message(ledger)
 
@@ -107,7 +107,7 @@ def test_a_claim_writes_request_attempt_and_messages_at_once(ledger: DynamoLedge
     request = request_row(BARE, OTHER, reason="false positive", ticket="INC-1", requested_by="Ann", force=True)
     own = attempt("a1", request, BARE, OTHER)
     moves = claims(request, own)
-    assert ledger.claim(request, [], own, moves, []) is None
+    assert ledger.claim(own, moves, opened=request) is None
     assert ledger.requests([request.request_id]) == {request.request_id: request}
     assert ledger.attempts(ACCOUNT, [own.attempt]) == [own]
     assert ledger.messages(ACCOUNT, [PART, postfix_part(OTHER)]) == {move.after.part: move.after for move in moves}
@@ -117,7 +117,7 @@ def test_a_claim_refused_for_one_message_writes_nothing_and_tells_the_rows_as_th
     row = release_once(ledger)
     request = request_row(BARE, OTHER, name="two")
     own = attempt("a2", request, BARE, OTHER)
-    conflict = ledger.claim(request, [], own, claims(request, own), [])
+    conflict = ledger.claim(own, claims(request, own), opened=request)
     assert conflict == Conflict({}, {PART: row})
     assert ledger.requests([request.request_id]) == {}
     assert ledger.attempts(ACCOUNT, [own.attempt]) == []
@@ -128,8 +128,8 @@ def test_a_claim_of_a_message_that_has_moved_since_it_was_seen_is_refused(ledger
     seen = release_once(ledger, verdict=Verdict(State.FAILED, Code.CLOUDFLARE_REJECTED))
     first, second = request_row(BARE, name="two"), request_row(BARE, name="three")
     own, late = attempt("a2", first), attempt("a3", second)
-    assert ledger.claim(first, [], own, claims(first, own, {PART: seen}), []) is None
-    conflict = ledger.claim(second, [], late, claims(second, late, {PART: seen}), [])
+    assert ledger.claim(own, claims(first, own, {PART: seen}), opened=first) is None
+    conflict = ledger.claim(late, claims(second, late, {PART: seen}), opened=second)
     assert conflict is not None
     assert conflict.messages == {PART: message(ledger)}
     assert message(ledger).attempt == own.attempt
@@ -139,7 +139,7 @@ def test_a_message_that_is_gone_since_it_was_seen_is_told_as_gone(ledger: Dynamo
     request = request_row(BARE, name="two")
     own = attempt("a2", request)
     ghost = claimed(None, own.targets[0], request_row(name="old"), attempt("old", request))
-    conflict = ledger.claim(request, [], own, claims(request, own, {PART: ghost}), [])
+    conflict = ledger.claim(own, claims(request, own, {PART: ghost}), opened=request)
     assert conflict == Conflict({}, {PART: None})
 
 
@@ -151,12 +151,12 @@ def test_no_more_than_three_candidates_are_kept_whoever_asks_at_the_same_time(le
         for number, each in enumerate(made_up)
     ]
     for ask in stale[:3]:
-        assert ledger.claim(None, [], None, [], [ask]) is None
+        assert ledger.add_requesters([ask]) is None
     assert message(ledger).candidates == set(made_up[:3])
-    conflict = ledger.claim(None, [], None, [], [stale[3]])
+    conflict = ledger.add_requesters([stale[3]])
     assert conflict == Conflict({}, {PART: message(ledger)})
     late = Move(message(ledger), asked(message(ledger), Target(PART, made_up[3]), request_row(name="late")))
-    assert ledger.claim(None, [], None, [], [late]) is None
+    assert ledger.add_requesters([late]) is None
     assert message(ledger).candidates == set(made_up[:3])
 
 
@@ -164,11 +164,11 @@ def test_who_asks_for_a_message_of_another_is_remembered_with_it(ledger: DynamoL
     row = release_once(ledger)
     request = request_row(FULL, name="two", state=RequestState.CLOSED, letters="A")
     ask = Move(row, asked(row, Target(PART, FULL), request))
-    assert ledger.claim(request, [], None, [], [ask]) is None
+    assert ledger.accept(request, [ask]) is None
     assert message(ledger).asks == {RequestId("rq_one"), RequestId("rq_two")}
     assert (message(ledger).message_id, message(ledger).candidates) == (BARE, frozenset({FULL}))
     again = Move(message(ledger), asked(message(ledger), Target(PART, FULL), request))
-    assert ledger.claim(None, [], None, [], [again]) is None
+    assert ledger.add_requesters([again]) is None
 
 
 def test_the_hundred_and_first_request_for_a_message_is_counted(ledger: DynamoLedger) -> None:
@@ -176,7 +176,7 @@ def test_the_hundred_and_first_request_for_a_message_is_counted(ledger: DynamoLe
     for number in range(101):
         seen = message(ledger)
         request = request_row(BARE, name=f"more-{number}")
-        assert ledger.claim(request, [], None, [], [Move(seen, asked(seen, Target(PART, BARE), request))]) is None
+        assert ledger.accept(request, [Move(seen, asked(seen, Target(PART, BARE), request))]) is None
     row = message(ledger)
     assert (len(row.asks), row.asks_uncounted) == (100, 2)
 
@@ -185,7 +185,7 @@ def test_an_earlier_request_under_the_same_key_refuses_the_claim_and_is_told(led
     release_once(ledger)
     again = request_row(BARE, nonce="another")
     own = attempt("a2", again)
-    conflict = ledger.claim(again, [], own, claims(again, own), [])
+    conflict = ledger.claim(own, claims(again, own), opened=again)
     assert conflict is not None
     assert conflict.requests == {again.request_id: request_row(BARE)}
     assert conflict.messages == {PART: message(ledger)}
@@ -206,28 +206,28 @@ def test_a_refused_request_starts_again_only_with_its_own_payload(
     request = request_row(BARE)
     own = attempt("a1", request)
     moves = claims(request, own)
-    ledger.claim(request, [], own, moves, [])
+    ledger.claim(own, moves, opened=request)
     backs = [Move(move.after, given_back(move.before, move.after, NOON)) for move in moves]
     assert ledger.record(not_made(own, OK, NOON, TERMS), AttemptState.OPEN, backs, refused(request, NOON, TERMS)) == {}
     assert ledger.requests([request.request_id])[request.request_id].state is RequestState.REFUSED
     again = request_row(BARE, nonce="another", fingerprint=fingerprint, fingerprint_v1=fingerprint_v1)
-    assert (ledger.claim(again, [], None, [], []) is None) is passes
+    assert (ledger.accept(again) is None) is passes
 
 
 def test_a_request_past_its_time_counts_as_absent(ledger: DynamoLedger) -> None:
     request = request_row(BARE, state=RequestState.CLOSED, letters="A", expires_at=NOON + TERMS.retention)
-    ledger.claim(request, [], None, [], [])
+    ledger.accept(request)
     before = request_row(BARE, nonce="2", created_at=NOON + TERMS.retention - TERMS.lease)
-    assert ledger.claim(before, [], None, [], []) is not None
+    assert ledger.accept(before) is not None
     after = request_row(BARE, nonce="3", created_at=NOON + TERMS.retention)
-    assert ledger.claim(after, [], None, [], []) is None
+    assert ledger.accept(after) is None
 
 
 def test_given_back_a_new_message_is_free_and_its_attempt_does_not_count(ledger: DynamoLedger) -> None:
     request = request_row(BARE)
     own = attempt("a1", request)
     moves = claims(request, own)
-    ledger.claim(request, [], own, moves, [])
+    ledger.claim(own, moves, opened=request)
     backs = [Move(move.after, given_back(None, move.after, NOON)) for move in moves]
     ledger.record(not_made(own, OK, NOON, TERMS), AttemptState.OPEN, backs, None)
     row = message(ledger)
@@ -241,7 +241,7 @@ def test_given_back_a_forced_message_is_as_released_as_before(ledger: DynamoLedg
     request = request_row(BARE, name="two", force=True)
     own = attempt("a2", request)
     moves = claims(request, own, {PART: before})
-    assert ledger.claim(request, [], own, moves, []) is None
+    assert ledger.claim(own, moves, opened=request) is None
     assert (message(ledger).state, message(ledger).expires_at) == (State.RELEASING, None)
     backs = [Move(move.after, given_back(move.before, move.after, NOON)) for move in moves]
     ledger.record(not_made(own, OK, NOON, TERMS), AttemptState.OPEN, backs, None)
@@ -255,7 +255,7 @@ def test_the_outcome_closes_attempt_message_and_request_in_one_round_trip(ledger
     request = request_row(BARE)
     own = attempt("a1", request)
     moves = claims(request, own)
-    ledger.claim(request, [], own, moves, [])
+    ledger.claim(own, moves, opened=request)
     rows = {move.after.part: move.after for move in outcomes(moves, DELIVERED)}
     closing = closed(request, results_of(request, rows, NOON), NOON, TERMS)
     assert ledger.record(ended(own), AttemptState.OPEN, outcomes(moves, DELIVERED), closing) == {}
@@ -268,7 +268,7 @@ def test_only_what_is_open_is_in_the_open_index(ledger: DynamoLedger, dynamodb: 
     request = request_row(BARE)
     own = attempt("a1", request)
     moves = claims(request, own)
-    ledger.claim(request, [], own, moves, [])
+    ledger.claim(own, moves, opened=request)
     keys = [attempt_key(ACCOUNT, own.attempt), request_key(request.request_id)]
     assert [is_indexed(dynamodb, key) for key in (*keys, message_key(ACCOUNT, PART))] == [True, True, False]
     unknown = Verdict(State.UNKNOWN, Code.NO_ANSWER)
@@ -297,7 +297,7 @@ def item_of(dynamodb: Any, key: str) -> dict[str, Any]:
 
 def test_a_request_is_closed_once(ledger: DynamoLedger) -> None:
     request = request_row(BARE)
-    ledger.claim(request, [], None, [], [])
+    ledger.accept(request)
     ledger.close([closed_row(request)])
     ledger.close([replace(closed_row(request), letters="F")])
     assert ledger.requests([request.request_id])[request.request_id].letters == "R"
@@ -307,10 +307,10 @@ def test_a_stale_attempt_changes_no_message_but_its_outcome_is_durable(ledger: D
     request, second = request_row(BARE), request_row(BARE, name="two")
     own, later = attempt("a1", request), attempt("a2", second)
     moves = claims(request, own)
-    ledger.claim(request, [], own, moves, [])
+    ledger.claim(own, moves, opened=request)
     backs = [Move(move.after, given_back(None, move.after, NOON)) for move in moves]
     ledger.record(not_made(attempt("settled-by-another", request), OK, NOON, TERMS), AttemptState.OPEN, backs, None)
-    ledger.claim(second, [], later, claims(second, later, {PART: message(ledger)}), [])
+    ledger.claim(later, claims(second, later, {PART: message(ledger)}), opened=second)
     row = message(ledger)
     assert ledger.record(ended(own), AttemptState.OPEN, outcomes(moves, DELIVERED), closed_row(request)) == {PART: row}
     assert message(ledger) == row
@@ -330,7 +330,7 @@ def test_an_outcome_recorded_twice_is_recorded_once(ledger: DynamoLedger) -> Non
     request = request_row(BARE)
     own = attempt("a1", request)
     moves = claims(request, own)
-    ledger.claim(request, [], own, moves, [])
+    ledger.claim(own, moves, opened=request)
     for _ in range(2):
         assert ledger.record(ended(own), AttemptState.OPEN, outcomes(moves, DELIVERED), closed_row(request)) == {}
     assert message(ledger).state is State.RELEASED
@@ -342,7 +342,7 @@ def test_reads_of_more_than_a_hundred_rows_are_split(ledger: DynamoLedger) -> No
     for start in (0, 90):
         request = request_row(*ids[start : start + 90], name=str(start))
         own = attempt(f"a{start}", request, *ids[start : start + 90])
-        assert ledger.claim(request, [], own, claims(request, own), []) is None
+        assert ledger.claim(own, claims(request, own), opened=request) is None
     assert len(ledger.messages(ACCOUNT, [postfix_part(id_) for id_ in ids])) == 180
 
 
@@ -356,7 +356,7 @@ def test_whatever_cloudflare_sends_the_outcome_is_written(ledger: DynamoLedger) 
     request = request_row(*ids)
     own = attempt("a1", request, *ids)
     moves = claims(request, own)
-    assert ledger.claim(None, [], own, moves, []) is None
+    assert ledger.claim(own, moves) is None
     after = [Move(m.after, recorded(m.after, verdicts[m.after.part], OK, NOON, TERMS)) for m in moves]
     assert ledger.record(answered(own, verdicts, OK, NOON, TERMS), AttemptState.OPEN, after, None) == {}
     row = message(ledger, postfix_part(ids[7]))
@@ -392,11 +392,11 @@ def test_a_claim_that_landed_though_its_answer_was_lost_is_a_success(faulty_ledg
     request = request_row(BARE)
     own = attempt("a1", request)
     for _ in range(2):
-        assert faulty_ledger.claim(request, [], own, claims(request, own), []) is None
-        assert faulty_ledger.claim(None, [], own, claims(request, own), []) is None
+        assert faulty_ledger.claim(own, claims(request, own), opened=request) is None
+        assert faulty_ledger.claim(own, claims(request, own)) is None
     again = request_row(OTHER, name="two")
     for _ in range(2):
-        assert faulty_ledger.claim(again, [], None, [], []) is None
+        assert faulty_ledger.accept(again) is None
 
 
 def test_a_write_that_landed_though_its_answer_was_lost_is_not_taken_for_anothers(
@@ -405,7 +405,7 @@ def test_a_write_that_landed_though_its_answer_was_lost_is_not_taken_for_another
     request = request_row(BARE)
     own = attempt("a1", request)
     moves = claims(request, own)
-    faulty_ledger.claim(request, [], own, moves, [])
+    faulty_ledger.claim(own, moves, opened=request)
     faults += [Fault.TIMEOUT_AFTER]
     with pytest.raises(LedgerUnavailable):
         faulty_ledger.record(ended(own), AttemptState.OPEN, outcomes(moves, DELIVERED), closed_row(request))
@@ -419,7 +419,7 @@ def test_conflicts_and_throttling_are_waited_out(faults: list[Fault], faulty: Mo
     request = request_row(BARE)
     own = attempt("a1", request)
     faults += [Fault.CONFLICT] * 3
-    assert ledger.claim(request, [], own, claims(request, own), []) is None
+    assert ledger.claim(own, claims(request, own), opened=request) is None
     assert waits == [0, 1, 2]
     faults += [Fault.CONFLICT]
     ledger.close([closed_row(request)])
@@ -433,7 +433,7 @@ def test_what_cannot_be_known_is_unavailable(
 ) -> None:
     request = request_row(BARE)
     act: dict[str, Callable[[], object]] = {
-        "claim": lambda: faulty_ledger.claim(request, [], None, [], []),
+        "claim": lambda: faulty_ledger.accept(request),
         "close": lambda: faulty_ledger.close([closed_row(request)]),
         "messages": lambda: faulty_ledger.messages(ACCOUNT, [PART]),
     }
@@ -449,9 +449,7 @@ def test_contention_without_end_is_unavailable(
     request = request_row(BARE)
     faults += [Fault.CONFLICT] * 8
     with pytest.raises(LedgerUnavailable):
-        faulty_ledger.claim(request, [], None, [], []) if operation == "claim" else faulty_ledger.close(
-            [closed_row(request)]
-        )
+        faulty_ledger.accept(request) if operation == "claim" else faulty_ledger.close([closed_row(request)])
 
 
 class _Sparing(ModelDynamoDB):
@@ -471,7 +469,7 @@ def test_keys_left_unprocessed_are_asked_for_again_but_not_for_ever() -> None:
     ledger = ledger_of(dynamodb)
     request = request_row(BARE, OTHER)
     own = attempt("a1", request, BARE, OTHER)
-    ledger.claim(request, [], own, claims(request, own), [])
+    ledger.claim(own, claims(request, own), opened=request)
     assert len(ledger.messages(ACCOUNT, [PART, postfix_part(OTHER)])) == 2
     dynamodb.is_starving = True
     with pytest.raises(LedgerUnavailable):
@@ -491,7 +489,7 @@ def test_an_error_of_the_service_is_told_by_its_code_alone(error: Exception) -> 
 
     ledger = ledger_of(Broken())
     for act in (
-        lambda: ledger.claim(request_row(), [], None, [], []),
+        lambda: ledger.accept(request_row()),
         lambda: ledger.close([closed_row(request_row())]),
         lambda: ledger.messages(ACCOUNT, [PART]),
         lambda: ledger.open_attempts(NOON, 9),
@@ -506,7 +504,7 @@ def test_a_refusal_whose_transaction_is_cancelled_is_written_first_of_all(
     request = request_row(BARE)
     own = attempt("a1", request)
     moves = claims(request, own)
-    faulty_ledger.claim(request, [], own, moves, [])
+    faulty_ledger.claim(own, moves, opened=request)
     backs = [Move(move.after, given_back(None, move.after, NOON)) for move in moves]
     faults += [Fault.CANCELLED, Fault.TIMEOUT_BEFORE]
     refusal = refused(request, NOON, TERMS)
@@ -528,7 +526,7 @@ def test_an_outcome_whose_transaction_is_cancelled_stays_due_until_every_message
     request = request_row(BARE, OTHER)
     own = attempt("a1", request, BARE, OTHER)
     moves = claims(request, own)
-    faulty_ledger.claim(request, [], own, moves, [])
+    faulty_ledger.claim(own, moves, opened=request)
     faults += [Fault.CANCELLED, *[None] * 2, Fault.TIMEOUT_BEFORE]  # type: ignore[list-item]
     with pytest.raises(LedgerUnavailable):
         faulty_ledger.record(ended(own), AttemptState.OPEN, outcomes(moves, DELIVERED), None)
@@ -543,7 +541,7 @@ def test_messages_moved_on_together_are_moved_on_singly_where_one_has_moved_mean
     request = request_row(BARE, OTHER)
     own = attempt("a1", request, BARE, OTHER)
     moves = claims(request, own)
-    faulty_ledger.claim(request, [], own, moves, [])
+    faulty_ledger.claim(own, moves, opened=request)
     faults += [Fault.CANCELLED]
     assert faulty_ledger.project(outcomes(moves, DELIVERED)) == {}
     stale = outcomes(moves, Verdict(State.FAILED, Code.NOT_DELIVERED))
@@ -558,7 +556,7 @@ def test_messages_are_moved_on_a_hundred_in_a_round_trip(faulty: ModelDynamoDB, 
         request = request_row(*some, name=some[0])
         own = attempt(f"a-{some[0]}", request, *some)
         moves += claims(request, own)
-        faulty_ledger.claim(request, [], own, claims(request, own), [])
+        faulty_ledger.claim(own, claims(request, own), opened=request)
     faulty.calls.clear()
     assert faulty_ledger.project(outcomes(moves, DELIVERED)) == {}
     assert faulty.calls == ["TransactWriteItems"] * 2
@@ -572,7 +570,7 @@ def test_an_outcome_is_written_though_the_transaction_is_contended_without_end(
     request = request_row(BARE)
     own = attempt("a1", request)
     moves = claims(request, own)
-    faulty_ledger.claim(request, [], own, moves, [])
+    faulty_ledger.claim(own, moves, opened=request)
     faults += [Fault.CONFLICT] * 8
     assert faulty_ledger.record(ended(own), AttemptState.OPEN, outcomes(moves, DELIVERED), closed_row(request)) == {}
     assert message(faulty_ledger).state is State.RELEASED
@@ -582,10 +580,10 @@ def test_an_outcome_is_written_though_the_transaction_is_contended_without_end(
 
 def test_a_late_end_of_one_acceptance_does_not_end_the_next_under_the_same_key(ledger: DynamoLedger) -> None:
     first = request_row(BARE)
-    ledger.claim(first, [], None, [], [])
+    ledger.accept(first)
     ledger.close([refused(first, NOON, TERMS)])
     again = request_row(BARE, nonce="another")
-    assert ledger.claim(again, [], None, [], []) is None
+    assert ledger.accept(again) is None
     ledger.close([refused(first, NOON, TERMS)])
     assert ledger.requests([first.request_id])[first.request_id].state is RequestState.OPEN
 
@@ -597,7 +595,7 @@ def test_a_fuller_id_of_a_message_under_review_has_its_attempt_looked_at_again(
     row, key = message(ledger), attempt_key(ACCOUNT, AttemptId("attempt-one"))
     for given, is_looked_at in ((BARE, False), (FULL, True)):
         request = request_row(given, name=given)
-        assert ledger.claim(None, [], None, [], [Move(row, asked(row, Target(PART, given), request))]) is None
+        assert ledger.add_requesters([Move(row, asked(row, Target(PART, given), request))]) is None
         assert is_indexed(dynamodb, key) is is_looked_at
 
 
@@ -608,7 +606,7 @@ def test_an_attempt_whose_outcome_leaves_something_unknown_stays_due_though_its_
     own = attempt("a1", request)
     moves = claims(request, own)
     unknown = Verdict(State.UNKNOWN, Code.NO_ANSWER)
-    faulty_ledger.claim(request, [], own, moves, [])
+    faulty_ledger.claim(own, moves, opened=request)
     faults += [Fault.CANCELLED]
     assert faulty_ledger.record(ended(own, unknown), AttemptState.OPEN, outcomes(moves, unknown), None) == {}
     assert [due.attempt for due in faulty_ledger.open_attempts(NOON, 9)] == [own.attempt]
@@ -625,7 +623,7 @@ def cancelled(request: RequestRow) -> RequestRow:
 def test_nothing_is_claimed_for_a_request_that_is_cancelled_or_has_ended(ledger: DynamoLedger, end: str) -> None:
     first, second = request_row(BARE), request_row(OTHER, name="two")
     for request in (first, second):
-        ledger.claim(request, [], None, [], [])
+        ledger.accept(request)
     if end == "cancelled":
         assert ledger.cancel(cancelled(first)) is None
     else:
@@ -635,7 +633,7 @@ def test_nothing_is_claimed_for_a_request_that_is_cancelled_or_has_ended(ledger:
         *claims(first, replace(own, targets=own.targets[:1])),
         *claims(second, replace(own, targets=own.targets[1:])),
     )
-    conflict = ledger.claim(None, [first.request_id, second.request_id], own, moves, [])
+    conflict = ledger.claim(own, moves, accepted={first.request_id: 0, second.request_id: 0})
     kept = ledger.requests([first.request_id])[first.request_id]
     assert conflict == Conflict({first.request_id: kept}, {})
     assert not kept.may_claim
@@ -646,7 +644,7 @@ def test_nothing_is_claimed_for_a_request_that_is_cancelled_or_has_ended(ledger:
 def test_nothing_is_claimed_for_a_request_that_is_gone(ledger: DynamoLedger) -> None:
     request = request_row(BARE)
     own = attempt("a1", request)
-    conflict = ledger.claim(None, [request.request_id], own, claims(request, own), [])
+    conflict = ledger.claim(own, claims(request, own), accepted={request.request_id: 0})
     assert conflict == Conflict({request.request_id: None}, {})
 
 
@@ -655,15 +653,15 @@ def test_the_largest_claims_are_one_transaction(faulty_ledger: DynamoLedger, mes
     ids = [MessageId(f"4Njp3P0STMz2c{number:03d}") for number in range(messages)]
     requests = [request_row(*ids, name=str(number)) for number in range(owners)]
     for request in requests:
-        faulty_ledger.claim(request, [], None, [], [])
-    own = attempt("a1", requests[0], *ids)
-    assert faulty_ledger.claim(None, [each.request_id for each in requests], own, claims(requests[0], own), []) is None
+        faulty_ledger.accept(request)
+    own, notes = attempt("a1", requests[0], *ids), {request.request_id: 0 for request in requests}
+    assert faulty_ledger.claim(own, claims(requests[0], own), accepted=notes) is None
     assert len(faulty_ledger.messages(ACCOUNT, [postfix_part(each) for each in ids])) == messages
 
 
 def test_a_request_is_cancelled_while_it_is_open_and_stays_open(ledger: DynamoLedger, dynamodb: Any) -> None:
     request = request_row(BARE)
-    ledger.claim(request, [], None, [], [])
+    ledger.accept(request)
     assert ledger.cancel(cancelled(request)) is None
     assert ledger.requests([request.request_id]) == {request.request_id: cancelled(request)}
     assert is_indexed(dynamodb, request_key(request.request_id))
@@ -671,7 +669,7 @@ def test_a_request_is_cancelled_while_it_is_open_and_stays_open(ledger: DynamoLe
 
 def test_cancelling_what_has_ended_or_is_another_acceptance_changes_nothing(ledger: DynamoLedger) -> None:
     request = request_row(BARE)
-    ledger.claim(request, [], None, [], [])
+    ledger.accept(request)
     other = replace(cancelled(request), nonce="another")
     assert ledger.cancel(other) == request
     ledger.close([closed_row(request)])
@@ -684,7 +682,7 @@ def test_cancelling_what_has_ended_or_is_another_acceptance_changes_nothing(ledg
 
 def test_a_cancelled_request_is_closed_like_any_other_and_keeps_when_it_was_cancelled(ledger: DynamoLedger) -> None:
     request = request_row(BARE)
-    ledger.claim(request, [], None, [], [])
+    ledger.accept(request)
     ledger.cancel(cancelled(request))
     ledger.close([replace(closed_row(request), letters="C")])
     kept = ledger.requests([request.request_id])[request.request_id]
@@ -694,7 +692,7 @@ def test_a_cancelled_request_is_closed_like_any_other_and_keeps_when_it_was_canc
 def test_many_requests_are_closed_though_some_were_by_another(ledger: DynamoLedger) -> None:
     requests = [request_row(BARE, name=str(number)) for number in range(3)]
     for request in requests:
-        ledger.claim(request, [], None, [], [])
+        ledger.accept(request)
     ledger.close([replace(closed_row(requests[1]), letters="F")])
     ledger.close([closed_row(request) for request in requests])
     kept = ledger.requests([request.request_id for request in requests])
@@ -706,7 +704,7 @@ def test_more_than_a_hundred_requests_are_closed_in_few_round_trips(
 ) -> None:
     requests = [request_row(BARE, name=str(number)) for number in range(201)]
     for request in requests:
-        faulty_ledger.claim(request, [], None, [], [])
+        faulty_ledger.accept(request)
     faulty.calls.clear()
     faulty_ledger.close([closed_row(request) for request in requests])
     assert faulty.calls == ["TransactWriteItems", "TransactWriteItems", "UpdateItem"]
@@ -720,7 +718,7 @@ def test_closings_that_are_contended_without_end_are_made_one_by_one(
 ) -> None:
     requests = [request_row(BARE, name=str(number)) for number in range(2)]
     for request in requests:
-        faulty_ledger.claim(request, [], None, [], [])
+        faulty_ledger.accept(request)
     faults += [Fault.CONFLICT] * 8
     faulty_ledger.close([closed_row(request) for request in requests])
     kept = faulty_ledger.requests([request.request_id for request in requests])
@@ -730,9 +728,9 @@ def test_closings_that_are_contended_without_end_are_made_one_by_one(
 def test_what_is_put_off_is_due_behind_all_others_and_what_has_ended_is_not_due_again(ledger: DynamoLedger) -> None:
     requests = [request_row(BARE, name=str(n), created_at=NOON + timedelta(seconds=n)) for n in range(3)]
     own = attempt("a1", requests[0])
-    ledger.claim(requests[0], [], own, claims(requests[0], own), [])
+    ledger.claim(own, claims(requests[0], own), opened=requests[0])
     for request in requests[1:]:
-        ledger.claim(request, [], None, [], [])
+        ledger.accept(request)
     ledger.close([closed_row(requests[1])])
     later = NOON + timedelta(minutes=10)
     ledger.look_again([*requests[:2], own], later)
@@ -747,7 +745,7 @@ def test_an_attempt_that_is_not_open_any_more_is_not_put_off(ledger: DynamoLedge
     request = request_row(BARE)
     own = attempt("a1", request)
     moves = claims(request, own)
-    ledger.claim(request, [], own, moves, [])
+    ledger.claim(own, moves, opened=request)
     ledger.record(ended(own), AttemptState.OPEN, outcomes(moves, DELIVERED), None)
     for seen in (own, ended(own)):
         ledger.look_again([seen], NOON)
@@ -757,7 +755,7 @@ def test_an_attempt_that_is_not_open_any_more_is_not_put_off(ledger: DynamoLedge
 def test_of_each_shard_so_many_are_due_at_most_the_oldest_first(ledger: DynamoLedger) -> None:
     ages = {f"{number}": NOON + timedelta(seconds=(number * 7) % 24) for number in range(24)}
     for name, at in ages.items():
-        ledger.claim(request_row(BARE, name=name, created_at=at), [], None, [], [])
+        ledger.accept(request_row(BARE, name=name, created_at=at))
     due = [request.created_at for request in ledger.open_requests(NOON + timedelta(seconds=19), 99)]
     assert due == sorted(at for at in ages.values() if at <= NOON + timedelta(seconds=19))
     few = ledger.open_requests(NOON + timedelta(seconds=19), 2)
@@ -784,7 +782,7 @@ def many_ids(number: int) -> list[MessageId]:
 
 def opened(ledger: DynamoLedger, *ids: MessageId, **members: Any) -> RequestRow:
     request = request_row(*ids, **members)
-    assert ledger.claim(request, [], None, [], []) is None
+    assert ledger.accept(request) is None
     return request
 
 
@@ -895,13 +893,13 @@ def test_what_has_ended_meanwhile_is_not_claimed(ledger: DynamoLedger) -> None:
     own = attempt("one", request, BARE)
     moves = [Move(None, claimed(None, own.targets[0], request, own))]
     assert ledger.note(request, replace(request, ended={BARE: DENIED})) is None
-    conflict = ledger.claim(None, [request.request_id], own, moves, [])
+    conflict = ledger.claim(own, moves, accepted={request.request_id: 0})
     assert conflict is not None
     (actual,) = conflict.requests.values()
     assert actual is not None
     assert (dict(actual.ended), actual.notes) == ({BARE: DENIED}, 1)
     assert actual.ended_parts == {postfix_part(BARE)}
-    assert ledger.claim(None, [request.request_id], own, moves, [], {request.request_id: 1}) is None
+    assert ledger.claim(own, moves, accepted={request.request_id: 1}) is None
 
 
 @pytest.mark.parametrize("owner", ["one", "two"])
@@ -910,7 +908,7 @@ def test_what_is_claimed_for_a_request_does_not_end_for_it_but_for_others(ledger
     claiming = request if owner == "one" else opened(ledger, BARE, name="two")
     own = attempt("one", claiming, BARE)
     moves = [Move(None, claimed(None, own.targets[0], claiming, own))]
-    assert ledger.claim(None, [claiming.request_id], own, moves, []) is None
+    assert ledger.claim(own, moves, accepted={claiming.request_id: 0}) is None
     found = ledger.note(request, replace(request, ended={BARE: DENIED}))
     assert found == (request if owner == "one" else None)
 
@@ -1146,13 +1144,13 @@ def test_what_is_read_again_and_is_the_same_is_written_in_two_round_trips(
 
 def test_two_who_ask_at_once_do_not_lose_the_worse_reading_of_a_claimed_message(ledger: DynamoLedger) -> None:
     row = release_once(ledger)
-    assert ledger.claim(None, [], None, (), [Move(row, replace(row, facts=EVIL))]) is None
-    conflict = ledger.claim(None, [], None, (), [Move(row, replace(row, facts=after(-1)))])
+    assert ledger.add_requesters([Move(row, replace(row, facts=EVIL))]) is None
+    conflict = ledger.add_requesters([Move(row, replace(row, facts=after(-1)))])
     assert conflict is not None
     seen = conflict.messages[PART]
     assert seen is not None
     assert seen.facts == EVIL
-    assert ledger.claim(None, [], None, (), [Move(seen, replace(seen, facts=after(1)))]) is None
+    assert ledger.add_requesters([Move(seen, replace(seen, facts=after(1)))]) is None
 
 
 def test_facts_that_cannot_be_read_are_not_clear(faulty: ModelDynamoDB, faulty_ledger: DynamoLedger) -> None:

@@ -1,16 +1,15 @@
 """Many ask for one message at once, and its row is contended: who only asks is accepted, and the trace knows of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from types import MappingProxyType
 
 import pytest
 
 from quarantine_release.domain.facts import Facts
-from quarantine_release.domain.ids import MessageId, PostfixPart, RequestId, postfix_part
+from quarantine_release.domain.ids import MessageId, PostfixPart, postfix_part
 from quarantine_release.domain.ledger_errors import LedgerContended, LedgerUnavailable
 from quarantine_release.domain.packing import Call
-from quarantine_release.domain.rows import AttemptRow, RequestRow, RequestState, WireForm
+from quarantine_release.domain.rows import RequestRow, RequestState, WireForm
 from quarantine_release.domain.states import Outcome
 from quarantine_release.ledger.table import FEW_TRIES
 from quarantine_release.ledger.transactions import DynamoLedger
@@ -74,18 +73,17 @@ def test_a_request_whose_claim_is_contended_to_the_end_is_accepted_and_released_
 class RestlessLedger(DynamoLedger):
     """One in which the message's row has moved before each write to it."""
 
-    def claim(
-        self,
-        opened: RequestRow | None,
-        accepted: Sequence[RequestId],
-        attempt: AttemptRow | None,
-        moves: Sequence[Move],
-        asks: Sequence[Move],
-        notes: Mapping[RequestId, int] = MappingProxyType({}),
-    ) -> Conflict | None:
-        if moves or asks:
-            return Conflict({}, dict(self.messages(ACCOUNT, [PART])))
-        return super().claim(opened, accepted, attempt, moves, asks, notes)
+    def claim(self, *_: object, **__: object) -> Conflict | None:
+        return self._moved()
+
+    def accept(self, request: RequestRow, asks: Sequence[Move] = ()) -> Conflict | None:
+        return self._moved() if asks else super().accept(request)
+
+    def add_requesters(self, asks: Sequence[Move]) -> Conflict | None:
+        return self._moved() if asks else None
+
+    def _moved(self) -> Conflict:
+        return Conflict({}, dict(self.messages(ACCOUNT, [PART])))
 
 
 def test_a_request_for_a_row_that_moves_in_every_round_is_accepted(world: World) -> None:
@@ -114,7 +112,7 @@ def test_a_forced_request_whose_claim_is_contended_is_not_accepted(world: World,
 
 def test_the_worker_leaves_a_contended_claim_for_the_next_hint(world: World, faults: list[Fault | None]) -> None:
     request = request_row(BARE)
-    assert world.ledger.claim(request, [], None, [], []) is None
+    assert world.ledger.accept(request) is None
     faults += CONTENDED
     with pytest.raises(LedgerContended):
         claim(Run([request], world.ports(), Acceptance.EARLIER), Call(WireForm.ARRAY, (want(BARE),)))

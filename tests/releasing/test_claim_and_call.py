@@ -27,7 +27,7 @@ REJECTED = Refused(RefusalReason.CALL_REJECTED, Evidence(400, (7003,)))
 def accept(world: World, *names: str, **members: object) -> list[RequestRow]:
     requests = [request_row(BARE, OTHER, name=name, **members) for name in names]
     for request in requests:
-        assert world.ledger.claim(request, [], None, [], []) is None
+        assert world.ledger.accept(request) is None
     return requests
 
 
@@ -358,7 +358,7 @@ def test_each_request_asks_by_its_own_id_unless_it_has_ended_or_been_cancelled(w
         request_row(each, name=name) for each, name in zip((BARE, FULL_ID, OTHER_ID, FULL_ID), names, strict=True)
     )
     run = Run([one, two, three, four], world.ports(), Acceptance.EARLIER)
-    world.ledger.claim(one, [], None, [], [])
+    world.ledger.accept(one)
     assert isinstance(claim(run, Call(WireForm.ARRAY, (want(BARE, "one"),))), Claims)
     denied = Ended(Outcome.NOT_FOUND, None, "gone")
     others = [two, replace(three, ended={OTHER_ID: denied}), replace(four, cancelled_at=NOON)]

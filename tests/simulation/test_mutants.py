@@ -164,9 +164,7 @@ def claim_is_read_then_written(patch: Patch) -> None:
                 update[members] = {name: value for name, value in update.get(members, {}).items() if name in words}
         return action
 
-    def mutant(
-        self: DynamoLedger, opened: Any, accepted: Any, attempt: Any, moves: Any, asks: Any, notes: Any
-    ) -> Conflict | None:
+    def mutant(self: DynamoLedger, attempt: Any, moves: Any, asks: Any, **members: Any) -> Conflict | None:
         parts = [one.after.part for one in moves]
         found = self.messages(moves[0].after.account_id, parts) if parts else {}
         changed = {
@@ -174,7 +172,7 @@ def claim_is_read_then_written(patch: Patch) -> None:
             for one in moves
             if (found.get(one.after.part) is None) != (one.before is None)
         }
-        return Conflict({}, changed) if changed else original(self, opened, accepted, attempt, moves, asks, notes)
+        return Conflict({}, changed) if changed else original(self, attempt, moves, asks, **members)
 
     patch.setattr(DynamoLedger, "claim", mutant)
     patch.setattr(ledger_module, "move_message", unconditional)
@@ -287,20 +285,24 @@ def dry_runs_stay_open(patch: Patch) -> None:
 
 
 def a_message_that_cannot_be_read_is_taken_for_absent(patch: Patch) -> None:
-    read, claim = DynamoLedger.messages, DynamoLedger.claim
+    read = DynamoLedger.messages
 
     def some(self: DynamoLedger, *arguments: Any) -> dict[Any, MessageRow]:
         return {part: row for part, row in read(self, *arguments).items() if row.is_readable}
 
-    def mutant(self: DynamoLedger, *arguments: Any) -> Conflict | None:
-        conflict = claim(self, *arguments)
-        if conflict is None:
-            return None
-        rows = conflict.messages.items()
-        return replace(conflict, messages={part: row if row and row.is_readable else None for part, row in rows})
+    def without_unreadable(write: Callable[..., Conflict | None]) -> Callable[..., Conflict | None]:
+        def mutant(*arguments: Any, **members: Any) -> Conflict | None:
+            conflict = write(*arguments, **members)
+            if conflict is None:
+                return None
+            rows = conflict.messages.items()
+            return replace(conflict, messages={part: row if row and row.is_readable else None for part, row in rows})
+
+        return mutant
 
     patch.setattr(DynamoLedger, "messages", some)
-    patch.setattr(DynamoLedger, "claim", mutant)
+    for name in ("claim", "accept", "add_requesters"):
+        patch.setattr(DynamoLedger, name, without_unreadable(getattr(DynamoLedger, name)))
 
 
 def a_row_of_a_newer_version_is_written_over(patch: Patch) -> None:

@@ -254,7 +254,7 @@ def test_only_what_failed_is_asked_for_again(ledger: DynamoLedger) -> None:
         row(State.NEEDS_REVIEW, ids[6]),
         row(State.RETRYABLE, ids[7]),  # a person has found that it was not released
     )
-    assert ledger.claim(request, [], None, [], []) is None
+    assert ledger.accept(request) is None
     queue = RememberingQueue()
     again = redrive(ledger, cast("Any", queue), request.request_id, person(), "nonce")
     assert isinstance(again, RequestRow)
@@ -280,7 +280,7 @@ def test_only_what_failed_is_asked_for_again(ledger: DynamoLedger) -> None:
 def test_what_cannot_be_redriven_is_told_why(ledger: DynamoLedger, request_: RequestRow | None, why: str) -> None:
     put(ledger, row(State.RELEASED))
     if request_ is not None:
-        ledger.claim(request_, [], None, [], [])
+        ledger.accept(request_)
     told = redrive(ledger, None, RequestId("rq_one"), person(), "nonce")
     assert isinstance(told, Unchanged)
     assert why in told.why

@@ -331,11 +331,11 @@ def test_a_ledger_that_fails_for_one_account_leaves_the_work_of_the_other_done(
     hints = world.queue.taken()
     works = getattr(world.ledger, failing)
 
-    def fails(*given: Any) -> Any:
-        account = given[0] if failing == "messages" else given[2].account_id
+    def fails(*given: Any, **named: Any) -> Any:
+        account = given[0] if failing == "messages" else given[0].account_id
         if account == ACCOUNT:
             raise LedgerUnavailable("broken")
-        return works(*given)
+        return works(*given, **named)
 
     monkeypatch.setattr(world.ledger, failing, fails)
     batch = release_hinted(hints, world.ports())

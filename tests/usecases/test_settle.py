@@ -358,7 +358,7 @@ def test_the_id_of_a_dry_run_is_read_if_the_message_is_under_review(world: World
 def test_the_sweep_adds_the_id_of_a_dry_run_that_met_contention(world: World) -> None:
     under_review(world)
     dry = request_row(FULL, name="dry", created_at=world.clock(), dry_run=True)
-    assert world.ledger.claim(dry, [], None, (), (), {}) is None  # as a dry run is accepted under contention
+    assert world.ledger.accept(dry) is None  # as a dry run is accepted under contention
     shows(world, Seen.QUARANTINED, FULL)
     for _ in range(5):
         tick(world, seconds=60)

@@ -202,7 +202,7 @@ class AccountBudget:
         else:
             update.require("paused_until", {"N": _milliseconds(paused_until)})
         with suppress(LedgerUnavailable):
-            self._table.transact([{"Update": update.build()}], FEW_TRIES)
+            self._table.transact({"given back": {"Update": update.build()}}, FEW_TRIES)
 
     def _pause(self, account_id: AccountId, known: Known, until: datetime) -> None:
         known.row = replace(known.row, paused_until=max(until, known.row.paused_until or until))

@@ -4,9 +4,10 @@ The only caller of DynamoDB's API; what the rows mean is the ledger's. A conditi
 every other failure is LedgerUnavailable, which tells DynamoDB's error code and no more.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -16,6 +17,11 @@ from quarantine_release.ledger.keys import OPEN_SHARDS, open_at
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
+
+Label = TypeVar("Label", bound=Hashable)
+
+# Actions in one transaction.
+TRANSACTION_LIMIT: Final = 100
 
 _BATCH_GET_LIMIT: Final = 100
 
@@ -27,7 +33,7 @@ _PATIENT_TRIES: Final = 20
 # Tries of a transaction that can be done without: each holds rows that others need.
 FEW_TRIES: Final = 2
 
-CONDITION_FAILED: Final = "ConditionalCheckFailed"
+_CONDITION_FAILED: Final = "ConditionalCheckFailed"
 
 # Reasons for which a transaction was cancelled without telling anything about the rows: the same again may pass.
 _PASSING: Final = frozenset(
@@ -49,12 +55,16 @@ class Table:
         self._name = name
         self._pause = pause
 
-    def transact(self, actions: Sequence[dict[str, Any]], tries: int = _TRIES) -> list[dict[str, Any]] | None:
-        """Write all or nothing; return the reasons if a condition failed. Conflicts and throttling are waited out.
+    def transact(self, actions: Mapping[Label, dict[str, Any]], tries: int = _TRIES) -> dict[Label, Item] | None:
+        """Write all or nothing. Return the items whose conditions failed, by the label of the action ({}: absent).
 
-        Raises LedgerContended if they outlast the tries.
+        None if all was written. Conflicts and throttling are waited out. Raises LedgerContended if they outlast the
+        tries.
         """
-        named = [{kind: {"TableName": self._name, **each} for kind, each in action.items()} for action in actions]
+        named = [
+            {kind: {"TableName": self._name, **members} for kind, members in action.items()}
+            for action in actions.values()
+        ]
         for round_ in range(tries):
             try:
                 self._client.transact_write_items(TransactItems=cast("Any", named))
@@ -62,8 +72,9 @@ class Table:
             except ClientError as error:
                 code = error.response["Error"]["Code"]
                 reasons: list[dict[str, Any]] = cast("Any", error.response).get("CancellationReasons", [])
-                if any(reason["Code"] == CONDITION_FAILED for reason in reasons):
-                    return reasons
+                refused = _refused(actions, reasons)
+                if refused:
+                    return refused
                 codes = {reason["Code"] for reason in reasons} - {"None"} or {code}
                 if not codes <= _PASSING:
                     raise LedgerContended(code) from error
@@ -89,6 +100,20 @@ class Table:
                 raise LedgerUnavailable(type(error).__name__) from error
             self._pause(round_)
         raise LedgerUnavailable("TransactionConflict")
+
+    def write_all(self, updates: Sequence[dict[str, Any]]) -> set[int]:
+        """Make updates that have nothing to do with one another, each if it may, in as few round trips as possible.
+
+        Return the positions of those that were refused.
+        """
+        refused = set()
+        for start in range(0, len(updates), TRANSACTION_LIMIT):
+            batch = dict(enumerate(updates[start : start + TRANSACTION_LIMIT], start))
+            with suppress(LedgerContended):
+                if len(batch) > 1 and self.transact(batch) is None:
+                    continue
+            refused |= {position for position, update in batch.items() if self.write(update) is not None}
+        return refused
 
     def change(self, update: dict[str, Any]) -> Item:
         """Make one update that has no condition but the version, and return what the item is then.
@@ -156,3 +181,9 @@ class Table:
             if "LastEvaluatedKey" not in answer:
                 return
             following = {"ExclusiveStartKey": answer["LastEvaluatedKey"]}
+
+
+def _refused(labels: Iterable[Label], reasons: Iterable[Mapping[str, Any]]) -> dict[Label, Item]:
+    """Return the items whose conditions failed, by the label of the action."""
+    named = zip(labels, reasons, strict=False)
+    return {label: reason.get("Item", {}) for label, reason in named if reason["Code"] == _CONDITION_FAILED}

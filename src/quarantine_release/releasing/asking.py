@@ -30,7 +30,7 @@ def _ask_for(run: Run, some: Sequence[Want]) -> None:
     for _ in range(_ROUNDS):
         known = [(row, asked_by(run, row, want)) for want in some if (row := run.rows.get(want.target.part))]
         asks = [Move(row, after) for row, after in known if after != row]
-        conflict = run.ports.ledger.claim(None, [], None, (), asks, {}) if asks else None
+        conflict = run.ports.ledger.add_requesters(asks) if asks else None
         if conflict is None:
             run.learn({move.after.part: move.after for move in asks})
             return

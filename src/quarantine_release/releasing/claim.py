@@ -3,7 +3,7 @@
 A claim is one transaction. It holds each message for one attempt, so that nobody else can call for it meanwhile.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -79,9 +79,7 @@ def _claim(run: Run, call: Call) -> Claims | Conflict | None:
                 asks.append(Move(row, asked_by(run, row, want)))
         rows = {move.after.part: move.after for move in (*moves, *asks)}
         opened = None if run.is_accepted else run.closed_by(run.request, rows) or run.request
-        accepted = sorted(set(attempt.owners.values())) if run.is_accepted else []
-        notes = {name: run.requests[name].notes for name in accepted}
-        conflict = run.ports.ledger.claim(opened, accepted, attempt if moves else None, moves, asks, notes)
+        conflict = _write(run, Claims(attempt, tuple(moves)), asks, opened)
         if conflict is None:
             if opened is not None:
                 run.accept(opened)
@@ -95,13 +93,23 @@ def _claim(run: Run, call: Call) -> Claims | Conflict | None:
     raise LedgerContended("the rows moved in every round")
 
 
+def _write(run: Run, claims: Claims, asks: Sequence[Move], opened: RequestRow | None) -> Conflict | None:
+    """Write what was claimed and asked for in one transaction. `opened` is accepted by it."""
+    ledger = run.ports.ledger
+    if claims.moves:
+        owners = sorted(set(claims.attempt.owners.values())) if opened is None else []
+        accepted = {name: run.requests[name].notes for name in owners}
+        return ledger.claim(claims.attempt, claims.moves, asks, opened=opened, accepted=accepted)
+    return ledger.accept(opened, asks) if opened is not None else ledger.add_requesters(asks)
+
+
 def _accept(run: Run, call: Call) -> Conflict | None:
     """Accept a request without a claim, because others contend for its messages; the worker claims what is left.
 
     Many callers ask for one message at once, and one of them releases it. The others must not fail over its row.
     """
     opened = run.closed_by(run.request, {}) or run.request
-    conflict = run.ports.ledger.claim(opened, [], None, (), (), {})
+    conflict = run.ports.ledger.accept(opened)
     if conflict is None:
         run.accept(opened)
         note_apart(run, call.wants)

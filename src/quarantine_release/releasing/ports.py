@@ -51,17 +51,23 @@ class Ledger(Protocol):
 
     def claim(
         self,
-        opened: RequestRow | None,
-        accepted: Sequence[RequestId],
-        attempt: AttemptRow | None,
+        attempt: AttemptRow,
         moves: Sequence[Move],
         asks: Sequence[Move],
-        notes: Mapping[RequestId, int],
+        *,
+        opened: RequestRow | None,
+        accepted: Mapping[RequestId, int],
     ) -> Conflict | None:
-        """Write request, attempt, claims and asks in one transaction, or nothing and tell why.
+        """Write attempt, claims and asks in one transaction, or nothing and tell why.
 
-        `opened` is accepted by it; those accepted before must still be open, not cancelled, and have as many `notes`.
+        `opened` is accepted by it; those `accepted` before must still be open, not cancelled, and have as many notes.
         """
+
+    def accept(self, request: RequestRow, asks: Sequence[Move] = ()) -> Conflict | None:
+        """Write a request without a claim, and the asks for it, in one transaction, or nothing and tell why."""
+
+    def add_requesters(self, asks: Sequence[Move]) -> Conflict | None:
+        """Add to those who want messages, in one transaction, or nothing and tell why."""
 
     def record(
         self, attempt: AttemptRow, was: AttemptState, moves: Sequence[Move], request: RequestRow | None
