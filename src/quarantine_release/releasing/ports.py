@@ -175,10 +175,7 @@ class Reservation(Protocol):
     def is_taken(self) -> bool: ...
 
     def take(self) -> float:
-        """Take the call and return 0, or return for how many seconds none may be made. Raises LedgerUnavailable.
-
-        A call that is taken already is not taken twice.
-        """
+        """Take the call unless it is; return 0, or for how many seconds none may be made. Raises LedgerUnavailable."""
 
     def use(self) -> float:
         """Return 0 if the call may be made at once, or for how many seconds it may not. Raises LedgerUnavailable."""
@@ -198,10 +195,7 @@ class Budget(Protocol):
         """Return for how many seconds Cloudflare wants no call. Raises LedgerUnavailable."""
 
     def stop_of(self, account_id: AccountId, client: str) -> Stop | None:
-        """Return why a person has paused a client's releases, if one has. Raises LedgerUnavailable.
-
-        No round trip within a second of the last, that of `take` included.
-        """
+        """Return why a person has paused a client's releases, if one has. Raises LedgerUnavailable."""
 
     def reserve(self, account_id: AccountId, mark: Mark) -> Reservation:
         """Return a call of the account that can be taken before it is made, up to this mark."""
