@@ -100,8 +100,6 @@ TOO_LARGE = {
     "api.signature.check_signature",
     "api.trace_answer.trace_body",
     # The area `cloudflare`.
-    "cloudflare.entries._fits",
-    "cloudflare.entries.matches",
     "cloudflare.walk._listed",
     "cloudflare.walk._read_by_path",
     # The area `ledger`.

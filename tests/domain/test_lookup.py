@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quarantine_release.cloudflare.entries import RELEASE, details_of, matches
+from quarantine_release.cloudflare.entries import RELEASE, details_of
+from quarantine_release.cloudflare.matching import matches, query_of
 from quarantine_release.domain.details import Details, Several, Unclear, Unreadable
 from quarantine_release.domain.guard import Candidate, Ended
 from quarantine_release.domain.ids import MessageId
@@ -217,8 +218,8 @@ def test_two_narrowings_with_the_same_words_are_two_questions() -> None:
 
 
 def test_a_question_is_searched_for_from_its_window_on() -> None:
-    assert asking().query == {"message_id": HEADER, "start": "2026-10-23T12:00:00Z"}
-    assert asking(recipient="example.com", sender="a@news.example", expect_count=2).query == {
+    assert query_of(asking()) == {"message_id": HEADER, "start": "2026-10-23T12:00:00Z"}
+    assert query_of(asking(recipient="example.com", sender="a@news.example", expect_count=2)) == {
         "message_id": HEADER,
         "start": "2026-10-23T12:00:00Z",
         "recipient": "example.com",
@@ -235,7 +236,7 @@ def test_a_question_is_searched_for_from_its_window_on() -> None:
     ],
 )
 def test_a_search_begins_when_it_is_asked_to(since: datetime, start: str) -> None:
-    assert asking(since=since).query["start"] == start
+    assert query_of(asking(since=since))["start"] == start
 
 
 def test_no_personal_data_is_in_the_repr_of_a_question() -> None:

@@ -101,7 +101,7 @@ class _Search:
         """List one stretch of time; return whether that was done to its end, which only the list itself can say."""
         if not self._may_list:
             return False
-        for page in self.calls.pages({"start": _rfc3339(window.start), "end": _rfc3339(window.end)}):
+        for page in self.calls.pages(window.query):
             self.pages += 1
             for part, reading in match(page.entries, wanted, page.evidence).items():
                 self.listed[part] = agree(self.listed.get(part, reading), reading)
@@ -184,7 +184,3 @@ class _Search:
             return _NOT_CALLED
         self.singles += 1
         return self.calls.get(path)
-
-
-def _rfc3339(at: datetime) -> str:
-    return at.strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from quarantine_release.cloudflare.client import Secret
 from quarantine_release.cloudflare.connection import DeadlineSession
-from quarantine_release.cloudflare.entries import matches
 from quarantine_release.cloudflare.log_pages import without_doubt
+from quarantine_release.cloudflare.matching import matches, query_of
 from quarantine_release.cloudflare.search import Calls
 from quarantine_release.cloudflare.walk import SEARCH_PAGES, Look
 from quarantine_release.domain.call_limit import Mark
@@ -101,7 +101,7 @@ class CloudflareLookup:
 
     def _find(self, calls: Calls, question: Question) -> Sequence[Details] | NotRead | Unclear:
         entries: list[Mapping[str, Any]] = []
-        for number, page in enumerate(calls.pages(question.query), start=1):
+        for number, page in enumerate(calls.pages(query_of(question)), start=1):
             if page.why is not None:
                 return page.why if isinstance(page.why, NotYetRead) else Unreadable.FAILED
             entries += page.entries

@@ -1,16 +1,16 @@
-"""What Cloudflare's search tells of messages: which windows of time to list, and what an entry shows. Pure.
+"""What one entry of Cloudflare's search, or a message's details, say of a message. Pure.
 
 Sources: Cloudflare's API reference, "Search email messages" and "Get message details". The meaning of the fields in
 `judge` is documented; that `is_quarantined` turns false after a release is likely, not certain.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from quarantine_release.cloudflare.release_traces import hints_at_release
-from quarantine_release.domain.details import Details, Unclear, Unreadable
+from quarantine_release.domain.details import Details
 from quarantine_release.domain.ids import (
     ANY_ID,
     ID_CHARACTERS,
@@ -21,9 +21,6 @@ from quarantine_release.domain.ids import (
     time_of,
     timestamp_of,
 )
-from quarantine_release.domain.lookup import Question
-from quarantine_release.domain.rows import Narrowing
-from quarantine_release.domain.search_rows import merged
 from quarantine_release.domain.verdicts import Evidence, Reading, Seen, Wanted
 
 RELEASE: Final = "QUARANTINE_RELEASE"
@@ -89,10 +86,15 @@ def judge(entry: Mapping[str, Any]) -> Seen:
     A listed operation proves a release only of a message that is no longer held, because the operation may have failed.
     A held message is QUARANTINED only if no field speaks against it. A contradiction is UNCLEAR.
     """
-    held, operations = entry.get("is_quarantined"), entry.get("post_delivery_operations")
-    if held is False and isinstance(operations, list) and RELEASE in operations:
+    held = entry.get("is_quarantined")
+    if held is False and _lists_release(entry):
         return Seen.RELEASED
     return Seen.QUARANTINED if held is True and not hints_at_release(entry) else Seen.UNCLEAR
+
+
+def _lists_release(entry: Mapping[str, Any]) -> bool:
+    operations = entry.get("post_delivery_operations")
+    return isinstance(operations, list) and RELEASE in operations
 
 
 def dicts(value: Any) -> list[dict[str, Any]]:
@@ -117,78 +119,28 @@ def details_of(entry: Mapping[str, Any], now: datetime) -> Details | None:
     message_id, held = id_of(entry), entry.get("is_quarantined")
     if message_id is None or not isinstance(held, bool):
         return None
-    operations = entry.get("post_delivery_operations")
     return Details(
         message_id,
         is_quarantined=held,
-        disposition=_text(entry, "final_disposition", _NAME_KEPT),
-        delivery_mode=_text(entry, "delivery_mode"),
+        disposition=text_in(entry, "final_disposition", _NAME_KEPT),
+        delivery_mode=text_in(entry, "delivery_mode"),
         at=min(_times(entry, message_id), default=None) or time_of(message_id, now),
         recipients=_recipients(entry),
-        sender=_text(entry, "from") or _text(entry, "envelope_from"),
-        subject=_text(entry, "subject"),
-        is_released=not held and isinstance(operations, list) and RELEASE in operations,
+        sender=text_in(entry, "from") or text_in(entry, "envelope_from"),
+        subject=text_in(entry, "subject"),
+        is_released=not held and _lists_release(entry),
         is_doubtful=held and hints_at_release(entry),
-        header=(_text(entry, "message_id") or "").strip("<> ") or None,
+        header=header_in(entry),
     )
 
 
-def matches(
-    entries: Iterable[Mapping[str, Any]], question: Question, now: datetime
-) -> list[Details] | Unreadable | Unclear:
-    """Return the messages that all entries of a search show for a question, or which one does not tell what it is.
-
-    Cloudflare may match more loosely than it says, so each message must show that it is one. Entries that do not fit
-    count too if they are about a message that does.
-    """
-    wanted = question.header.strip("<>")
-    unreadable: set[MessageId] = set()
-    unread: dict[MessageId, Unreadable] = {}
-    told: dict[MessageId, list[tuple[Details, Mapping[str, Any]]]] = {}
-    for entry in entries:
-        details, message_id = details_of(entry, now), id_of(entry)
-        if details is not None:
-            told.setdefault(details.message_id, []).append((details, entry))
-        elif (_text(entry, "message_id") or "").strip("<> ") == wanted:
-            if message_id is None:
-                return Unreadable.FAILED  # it may be a second match, and nobody knows which
-            unread[message_id] = Unreadable.FAILED
-        elif message_id is not None:
-            unreadable.add(message_id)
-    found = []
-    for message_id, rows in told.items():
-        if message_id not in unread and all(details.header != wanted for details, _ in rows):
-            continue
-        message = merged([details for details, _ in rows])
-        if message_id in unread or message_id in unreadable:
-            unread[message_id] = Unreadable.FAILED
-        elif message is None:
-            unread[message_id] = Unreadable.CONTRADICTED
-        elif _fits(rows, question.narrowing):
-            found.append(message)
-    if not unread:
-        return found
-    fit = all(_fits(told.get(each, ()), question.narrowing) for each in unread)
-    return Unclear(tuple(unread), next(iter(unread.values())), tuple(found), fit)
+def header_in(entry: Mapping[str, Any]) -> str | None:
+    """Return the Message-ID of an entry without its brackets."""
+    return (text_in(entry, "message_id") or "").strip("<> ") or None
 
 
-def _fits(rows: Sequence[tuple[Details, Mapping[str, Any]]], narrowing: Narrowing) -> bool:
-    recipients = {each for details, _ in rows for each in details.recipients}
-    senders = [each for _, entry in rows for name in ("from", "envelope_from") if (each := _text(entry, name))]
-    times = [_time(entry, "scanned_at") or _time(entry, "ts") or details.at for details, entry in rows]
-    return (
-        (narrowing.since is None or any(at is None or at >= narrowing.since for at in times))
-        and (narrowing.recipient is None or any(_is_of(each, narrowing.recipient) for each in recipients))
-        and (narrowing.sender is None or any(_is_of(each, narrowing.sender) for each in senders))
-    )
-
-
-def _is_of(address: str, wanted: str) -> bool:
-    address, wanted = address.rpartition("<")[2].strip("> ").lower(), wanted.lower()
-    return address == wanted or address.rpartition("@")[2] == wanted
-
-
-def _text(entry: Mapping[str, Any], name: str, kept: int = _TEXT_KEPT) -> str | None:
+def text_in(entry: Mapping[str, Any], name: str, kept: int = _TEXT_KEPT) -> str | None:
+    """Return the beginning of a text in an entry; None for an empty one and for any other value."""
     value = entry.get(name)
     return value[:kept] if isinstance(value, str) and value else None
 
@@ -200,19 +152,20 @@ def _texts(value: Any) -> tuple[str, ...]:
 
 def _recipients(entry: Mapping[str, Any]) -> tuple[str, ...]:
     """Read whom a message is for by either member; nobody is known of, if one of them cannot be read."""
-    told = [_texts(value) for name in ("client_recipients", "envelope_to") if (value := entry.get(name))]
-    return tuple(dict.fromkeys(each for one in told for each in one)) if all(told) else ()
+    lists = [_texts(value) for name in ("client_recipients", "envelope_to") if (value := entry.get(name))]
+    return tuple(dict.fromkeys(recipient for some in lists for recipient in some)) if all(lists) else ()
 
 
 def _times(entry: Mapping[str, Any], message_id: MessageId) -> list[datetime]:
     """Return when a message was scanned, and the time in its full id: a mail that is scanned again is not a new one."""
-    told = (_time(entry, "scanned_at"), _time(entry, "ts"), timestamp_of(message_id))
-    return [at for at in told if at is not None]
+    times = (time_in(entry, "scanned_at"), time_in(entry, "ts"), timestamp_of(message_id))
+    return [at for at in times if at is not None]
 
 
-def _time(entry: Mapping[str, Any], name: str) -> datetime | None:
+def time_in(entry: Mapping[str, Any], name: str) -> datetime | None:
+    """Return a time in an entry. One without an offset is in UTC."""
     try:
-        at = datetime.fromisoformat(_text(entry, name) or "")
+        at = datetime.fromisoformat(text_in(entry, name) or "")
     except ValueError:
         return None
     return at if at.tzinfo is not None else at.replace(tzinfo=UTC)

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from quarantine_release.cloudflare.entries import details_of, dicts, id_of, parts_named
 from quarantine_release.cloudflare.search import Calls
-from quarantine_release.cloudflare.windows import Window, windows_of
+from quarantine_release.cloudflare.windows import Window, windows_of, wire_time
 from quarantine_release.domain.details import Details, NotRead, NotYetRead, Several, Unreadable
 from quarantine_release.domain.ids import ALERT_ID, MessageId, PostfixPart, is_bare, is_undated, postfix_part, time_of
 from quarantine_release.domain.search_rows import meant_by
@@ -76,7 +76,7 @@ class Look:
         if self.pages >= _PAGES:
             return NotYetRead.NOT_NOW
         is_first, is_long = self.pages == 0, self.seconds >= _LONG_SECONDS
-        query = {"start": _rfc3339(window.start), "end": _rfc3339(window.end), **kind.query}
+        query = {**window.query, **kind.query}
         for page in self.calls.pages(query):
             self.pages += 1
             self.is_offered |= page.why is None
@@ -177,7 +177,7 @@ class Look:
 
     def _search(self, alert_id: MessageId) -> Details | Several | NotRead:
         at = time_of(alert_id, self.now)
-        start = {"start": _rfc3339(at - _AROUND)} if at is not None else {}
+        start = {"start": wire_time(at - _AROUND)} if at is not None else {}
         entries: list[Mapping[str, Any]] = []
         for number, page in enumerate(self.calls.pages({"alert_id": alert_id, **start}), start=1):
             if page.why is not None:
@@ -209,7 +209,3 @@ class Look:
             known = self.rows.setdefault(part, [])
             if details not in known:
                 known.append(details)
-
-
-def _rfc3339(at: datetime) -> str:
-    return at.strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from quarantine_release.domain.ids import is_bare, time_of
@@ -24,6 +24,16 @@ class Window:
     start: datetime
     end: datetime
     wanted: list[Wanted]
+
+    @property
+    def query(self) -> dict[str, str]:
+        """Return the parameters of a search in this stretch of time."""
+        return {"start": wire_time(self.start), "end": wire_time(self.end)}
+
+
+def wire_time(at: datetime) -> str:
+    """Return a time as Cloudflare's search takes it (RFC 3339, whole seconds)."""
+    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def windows_of(wanted: Iterable[Wanted], now: datetime, near: timedelta = NEAR) -> list[Window]:

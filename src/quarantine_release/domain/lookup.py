@@ -1,13 +1,12 @@
-"""Which message an id means that only a search can tell, and what an entry of the search says of it. Pure.
+"""Which message an id means that only a search can tell. Pure.
 
 A Message-ID is chosen by the sender: it may be missing, used again, or forged. So several matches are never guessed at.
-Source of the fields: Cloudflare's API reference, "Search email messages".
 """
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from quarantine_release.domain.details import Details, Several
@@ -47,16 +46,6 @@ class Question:
         """Return the question as the ledger keeps its answer by: whatever may change the answer, but the window."""
         since = self.narrowing.since.isoformat() if self.narrowing.since else None
         return json.dumps([self.header, self.narrowing.recipient, self.narrowing.sender, since])
-
-    @property
-    def query(self) -> dict[str, str]:
-        """Return the parameters of the search."""
-        start = self.narrowing.since or self.start
-        query = {"message_id": self.header, "start": start.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")}
-        for name, value in (("recipient", self.narrowing.recipient), ("sender", self.narrowing.sender)):
-            if value is not None:
-                query[name] = value
-        return query
 
     @property
     def is_narrowed(self) -> bool:
