@@ -11,9 +11,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from quarantine_release.api.authentication import AuthenticatedPayload, Reason, Unauthenticated, authenticate
+from quarantine_release.api.authentication import AuthenticatedRequest, Reason, Unauthenticated, authenticate
 from quarantine_release.config.clients import Client, Scope, Token
-from tests.support.stand_ins import NOON, sign
+from tests.support.stand_ins import NOON, http_request, sign
 
 TOKEN = "token-of-the-soar-platform_0123456789ABCDEF"
 SECOND = "second-token-of-the-soar-platform"
@@ -33,7 +33,7 @@ Multi = Mapping[str, tuple[str, ...]]
 def who(headers: Multi, query: Multi | None = None, clients: tuple[Client, ...] = CLIENTS) -> str | None:
     """Return the name of the client that these headers authenticate, None if nobody."""
     try:
-        payload = authenticate(headers, query or {}, b"body", clients, NOON)
+        payload = authenticate(http_request(headers, b"body", query), clients, NOON)
     except Unauthenticated:
         return None
     return payload.client.name
@@ -166,7 +166,7 @@ def reason(
 ) -> tuple[Reason, str | None]:
     """Return why these headers authenticate nobody, and whose token it was."""
     with pytest.raises(Unauthenticated) as refusal:
-        authenticate(headers, query or {}, b"body", clients, NOON)
+        authenticate(http_request(headers, b"body", query), clients, NOON)
     assert refusal.value.args == (refusal.value.reason,)
     return refusal.value.reason, refusal.value.client
 
@@ -226,20 +226,20 @@ def test_the_key_of_one_client_signs_nothing_for_another() -> None:
 
 
 def test_headers_of_a_client_without_keys_are_its_own_business() -> None:
-    payload = authenticate(signed(bearer(TOKEN), b"F" * 32), {}, b"body", CLIENTS, NOON)
+    payload = authenticate(http_request(signed(bearer(TOKEN), b"F" * 32), b"body"), CLIENTS, NOON)
     assert payload.signed_id is None
 
 
 def test_the_signed_id_is_known_to_who_parses() -> None:
-    assert authenticate(signed(bearer(TOKEN)), {}, b"body", SIGNING, NOON).signed_id == "msg_1"
-    assert authenticate(bearer(TOKEN), {}, b"body", SIGNING, NOON).signed_id is None
+    assert authenticate(http_request(signed(bearer(TOKEN)), b"body"), SIGNING, NOON).signed_id == "msg_1"
+    assert authenticate(http_request(bearer(TOKEN), b"body"), SIGNING, NOON).signed_id is None
 
 
 @pytest.mark.parametrize("clients", [CLIENTS, SIGNING, REQUIRED])
 def test_the_payload_is_what_was_sent_whether_it_had_to_be_signed_or_not(clients: tuple[Client, ...]) -> None:
     for headers in (bearer(TOKEN), signed(bearer(TOKEN)))[clients is REQUIRED :]:
-        payload = authenticate(headers, {}, b"body", clients, NOON)
-        assert (payload.client, payload.headers, payload.body) == (clients[0], headers, b"body")
+        payload = authenticate(http_request(headers, b"body"), clients, NOON)
+        assert (payload.client, payload.http.headers, payload.http.body) == (clients[0], headers, b"body")
 
 
 def test_as_much_is_compared_for_who_is_unknown_as_for_who_signs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,9 +260,9 @@ def test_as_much_is_compared_for_who_is_unknown_as_for_who_signs(monkeypatch: py
 
 
 def test_a_payload_shows_neither_headers_nor_body() -> None:
-    payload = authenticate(bearer(TOKEN), {}, b"canary", CLIENTS, NOON)
-    assert payload.body == b"canary"
-    assert payload.headers == bearer(TOKEN)
+    payload = authenticate(http_request(bearer(TOKEN), b"canary"), CLIENTS, NOON)
+    assert payload.http.body == b"canary"
+    assert payload.http.headers == bearer(TOKEN)
     assert "canary" not in repr(payload)
     assert TOKEN not in repr(payload)
 
@@ -281,10 +281,10 @@ multis = st.dictionaries(
 @given(multis, multis, st.none() | st.binary(max_size=20))
 def test_any_headers_query_and_bytes_are_a_payload_or_nobody(headers: Multi, query: Multi, body: bytes | None) -> None:
     try:
-        payload = authenticate(headers, query, body, CLIENTS, NOON)
+        payload = authenticate(http_request(headers, body, query), CLIENTS, NOON)
     except Unauthenticated:
         return
-    assert payload == AuthenticatedPayload(payload.client, headers, body)
+    assert payload == AuthenticatedRequest(payload.client, http_request(headers, body, query))
     assert payload.client in CLIENTS
     sent = " ".join((*headers.get("authorization", ()), *headers.get("x-api-key", ())))
     assert any(known in sent for known in (TOKEN, SECOND, FOREIGN))

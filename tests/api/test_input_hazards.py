@@ -53,7 +53,7 @@ def taken_in(given: Event) -> str:
     """Take a request in as the webhook does before the ledger is asked, and say what came of it."""
     request = read_event(given)
     try:
-        payload = authenticate(request.headers, request.query, request.body, CLIENTS, NOON + timedelta(seconds=1))
+        payload = authenticate(request, CLIENTS, NOON + timedelta(seconds=1))
         accept(parse_release_request(payload), ACCOUNT, NOON, bytes(20))
     except Unauthenticated as refused:
         return refused.reason

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quarantine_release.api.authentication import AuthenticatedPayload
+from quarantine_release.api.authentication import AuthenticatedRequest
 from quarantine_release.api.problems import PROBLEMS
 from quarantine_release.api.release_request import ReleaseRequest, accept, parse_release_request
 from quarantine_release.api.request_fields import (
@@ -26,7 +26,7 @@ from quarantine_release.domain.ids import MessageId
 from quarantine_release.domain.policy import Policy
 from quarantine_release.domain.rows import FailOn, Narrowing, RequestRow, RequestState
 from tests.support.shapes import message_ids
-from tests.support.stand_ins import ACCOUNT, BARE, FULL, NOON, OTHER
+from tests.support.stand_ins import ACCOUNT, BARE, FULL, NOON, OTHER, http_request
 
 CLIENT = Client("soar", (), frozenset({Scope.RELEASE}))
 RANDOM = bytes(range(20))
@@ -36,7 +36,7 @@ Headers = dict[str, tuple[str, ...]]
 def parse(content: Any, headers: Headers | None = None, client: Client = CLIENT) -> ReleaseRequest:
     """Parse a body: bytes as they are, anything else as JSON."""
     body = content if isinstance(content, bytes) else json.dumps(content).encode()
-    return parse_release_request(AuthenticatedPayload(client, headers or {}, body))
+    return parse_release_request(AuthenticatedRequest(client, http_request(headers or {}, body)))
 
 
 def invalid(content: Any, headers: Headers | None = None, client: Client = CLIENT) -> tuple[str, str]:
@@ -140,7 +140,7 @@ def test_the_rule_of_a_key_is_told_in_words() -> None:
 
 def test_a_body_that_is_not_the_base64_it_is_marked_as_is_invalid() -> None:
     with pytest.raises(InvalidRequest) as refusal:
-        parse_release_request(AuthenticatedPayload(CLIENT, {}, None))
+        parse_release_request(AuthenticatedRequest(CLIENT, http_request({}, None)))
     assert refusal.value.code == "invalid_body"
     assert refusal.value.detail == "The body is marked as base64 and is not base64."
 
@@ -284,7 +284,7 @@ def test_a_key_that_is_no_key_is_refused(name: str, values: tuple[str, ...]) -> 
 @pytest.mark.parametrize("headers", [{}, {"idempotency-key": ("msg_1",)}, {"idempotency-key": ('"msg_1"',)}])
 def test_the_signed_id_is_the_idempotency_key(headers: Headers) -> None:
     headers = {"webhook-id": ("msg_1",), **headers}
-    payload = AuthenticatedPayload(CLIENT, headers, json.dumps([BARE]).encode(), "msg_1")
+    payload = AuthenticatedRequest(CLIENT, http_request(headers, json.dumps([BARE]).encode()), "msg_1")
     assert parse_release_request(payload).idempotency_key == "msg_1"
 
 
@@ -292,7 +292,7 @@ def test_the_signed_id_is_the_idempotency_key(headers: Headers) -> None:
 def test_beside_the_signed_id_no_other_key_is_taken(other: str) -> None:
     headers = {"webhook-id": ("msg_1",), "idempotency-key": (other,)}
     with pytest.raises(InvalidRequest) as refusal:
-        parse_release_request(AuthenticatedPayload(CLIENT, headers, json.dumps([BARE]).encode(), "msg_1"))
+        parse_release_request(AuthenticatedRequest(CLIENT, http_request(headers, json.dumps([BARE]).encode()), "msg_1"))
     assert (refusal.value.code, refusal.value.field) == ("invalid_idempotency_key", "Idempotency-Key")
     assert refusal.value.detail == "The key of a signed request must equal its webhook-id."
 

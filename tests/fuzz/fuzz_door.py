@@ -21,7 +21,7 @@ from quarantine_release.api.release_request import accept, parse_release_request
 from quarantine_release.api.request_fields import InvalidRequest
 from quarantine_release.config.clients import Client, Scope, Token
 from quarantine_release.ledger.items import request_item
-from tests.support.stand_ins import ACCOUNT, NOON
+from tests.support.stand_ins import ACCOUNT, NOON, http_request
 
 CORPUS = Path(__file__).parent / "corpus"
 PLAIN, SIGNING = "plain-token-0123456789", "signing-token-0123456789"
@@ -49,7 +49,7 @@ def check(data: bytes) -> str:
         name, _, value = line.partition(": ")
         headers[name.lower()] = (*headers.get(name.lower(), ()), value)
     try:
-        payload = authenticate(headers, {}, body, CLIENTS, NOON)
+        payload = authenticate(http_request(headers, body), CLIENTS, NOON)
     except Unauthenticated as error:
         payload, came_of_it = None, str(error.reason)
     assert may_enter(headers, body) == (payload is not None)

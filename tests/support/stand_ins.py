@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
+from quarantine_release.api.event import HttpRequest
 from quarantine_release.domain.call_limit import Mark
 from quarantine_release.domain.details import Details, NotRead, Several, Unclear
 from quarantine_release.domain.guard import NO_GUARD, Guard
@@ -34,6 +35,13 @@ FULL = MessageId("4Njp3P0STMz2c02Q-2024-01-05T10:00:00-12345678")
 OTHER = MessageId("4WtWkr6nlBz9sNH")
 DELIVERED = Verdict(State.RELEASED, None, Recipients.of(["a@example.com"]))
 OK = Evidence(200, (), "ray-1")
+
+
+def http_request(
+    headers: Mapping[str, tuple[str, ...]], body: bytes | None, query: Mapping[str, tuple[str, ...]] | None = None
+) -> HttpRequest:
+    """Return a request for a release, as API Gateway hands it over."""
+    return HttpRequest("POST", "/v1/releases", headers, query or {}, body, "https://localhost", "gateway-1")
 
 
 def sign(key: bytes, message_id: str, timestamp: str, body: bytes) -> str:

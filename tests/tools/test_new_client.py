@@ -11,7 +11,7 @@ import pytest
 
 from quarantine_release.api.authentication import Unauthenticated, authenticate
 from quarantine_release.config.clients import Client, Scope, parse_clients
-from tests.support.stand_ins import sign
+from tests.support.stand_ins import http_request, sign
 from tools.new_client import main
 
 CHECKOUT = Path(__file__).parent.parent.parent
@@ -33,7 +33,7 @@ def test_the_printed_entry_lets_the_printed_token_in(capsys: pytest.CaptureFixtu
     assert client.scopes == {Scope.RELEASE, Scope.READ}
     assert client.tokens[0].expires_at is None
     headers = {"authorization": (f"Bearer {token}",)}
-    assert authenticate(headers, {}, b"", [client], datetime.now(UTC)).client.name == "soar"
+    assert authenticate(http_request(headers, b""), [client], datetime.now(UTC)).client.name == "soar"
     assert printed.out.count(token) == 1
     assert printed.err == ""
 
@@ -47,9 +47,9 @@ def test_a_token_may_expire(capsys: pytest.CaptureFixture[str]) -> None:
     main(["soar", "--expires-in-days", "30"])
     token, client = made(capsys.readouterr().out)
     headers, now = {"x-api-key": (token,)}, datetime.now(UTC)
-    assert authenticate(headers, {}, b"", [client], now + timedelta(days=29, hours=23))
+    assert authenticate(http_request(headers, b""), [client], now + timedelta(days=29, hours=23))
     with pytest.raises(Unauthenticated):
-        authenticate(headers, {}, b"", [client], now + timedelta(days=30))
+        authenticate(http_request(headers, b""), [client], now + timedelta(days=30))
 
 
 @pytest.mark.parametrize(("how", "must"), [("may", False), ("must", True)])
@@ -66,7 +66,7 @@ def test_a_client_may_get_a_signing_secret(how: str, must: bool, capsys: pytest.
         "webhook-timestamp": (timestamp,),
         "webhook-signature": (sign(b64decode(secret.removeprefix("whsec_")), "msg_1", timestamp, b"[]"),),
     }
-    assert authenticate(headers, {}, b"[]", [client], now).signed_id == "msg_1"
+    assert authenticate(http_request(headers, b"[]"), [client], now).signed_id == "msg_1"
     assert client.requires_signature is must
     assert len(client.signing_keys[0]) == 32
 

@@ -1,4 +1,4 @@
-"""Who is calling: (headers, raw bytes, clients, now) to an AuthenticatedPayload or Unauthenticated. Pure.
+"""Who is calling: (request, clients, now) to an AuthenticatedRequest or Unauthenticated. Pure.
 
 Comes before parsing and routing. Every refusal is the same exception after the same work; why is for the log alone.
 """
@@ -6,11 +6,12 @@ Comes before parsing and routing. Every refusal is the same exception after the 
 import hashlib
 import hmac
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum, auto
 from typing import Final
 
+from quarantine_release.api.event import HttpRequest
 from quarantine_release.api.signature import Signed, check_signature
 from quarantine_release.config.clients import Client
 
@@ -41,6 +42,10 @@ _REASONS: Final = {
 }
 
 
+# Whose token it is, if it is nobody's.
+_NOBODY: Final = Client("", (), frozenset())
+
+
 class Unauthenticated(Exception):
     """The caller is nobody known. `client` is whose token it was, if anybody's."""
 
@@ -51,62 +56,69 @@ class Unauthenticated(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class AuthenticatedPayload:
-    """Bytes of a known caller: the only thing that may be parsed. `body` is None if the event's base64 was not.
-
-    `signed_id` is the id that was signed along with them, None if nothing was.
-    """
+class AuthenticatedRequest:
+    """A request of a known caller: the only thing that may be parsed. `signed_id` is None if it was not signed."""
 
     client: Client
-    headers: Mapping[str, tuple[str, ...]] = field(repr=False)
-    body: bytes | None = field(repr=False)
+    http: HttpRequest
     signed_id: str | None = None
 
 
-def authenticate(
-    headers: Mapping[str, tuple[str, ...]],
-    query: Mapping[str, tuple[str, ...]],
-    body: bytes | None,
-    clients: Sequence[Client],
-    now: datetime,
-) -> AuthenticatedPayload:
+def authenticate(request: HttpRequest, clients: Sequence[Client], now: datetime) -> AuthenticatedRequest:
     """Find the client whose token was sent, as Bearer or in x-api-key, and check its signature. Raises Unauthenticated.
 
     The same token in both is one token; two different ones, or one in the query string, are none. A client that has
-    signing keys may sign, and one that is required to must: what is signed must be signed right.
+    signing keys may sign, and one that is required to must. A signature that was sent must be right.
     """
-    candidates = {_bearer(value) for value in headers.get("authorization", ())} | set(headers.get("x-api-key", ()))
-    token = candidates.pop() if len(candidates) == 1 else None
-    digest = hashlib.sha256((token or "").encode(errors="surrogatepass")).digest()
-    found, is_valid = None, False
-    for client in clients:
-        for known in client.tokens:
-            if hmac.compare_digest(known.sha256, digest):
-                found = client
-                is_valid = known.expires_at is None or now < known.expires_at
-    in_query = any(name.lower() in _QUERY_CREDENTIALS or token in values for name, values in query.items())
-    signed, signed_id = check_signature(headers, body, found.signing_keys if found else (), now)
-    if in_query:
-        reason = Reason.TOKEN_IN_QUERY
-    elif not token:
-        reason = Reason.TWO_TOKENS if candidates else Reason.NO_TOKEN
-    elif found is None:
-        reason = Reason.UNKNOWN_TOKEN
-    elif not is_valid:
-        reason = Reason.EXPIRED_TOKEN
-    elif found.is_disabled:
-        reason = Reason.CLIENT_DISABLED
-    elif not found.signing_keys:
-        return AuthenticatedPayload(found, headers, body)
-    elif signed is Signed.YES:
-        return AuthenticatedPayload(found, headers, body, signed_id)
-    elif signed is Signed.NO and not found.requires_signature:
-        return AuthenticatedPayload(found, headers, body)
-    else:
-        reason = _REASONS[signed]
-    raise Unauthenticated(reason, found.name if found and token else None)
+    tokens = _sent_tokens(request.headers)
+    token = next(iter(tokens)) if len(tokens) == 1 else None
+    # All of the work comes before the first refusal: how long a refusal takes tells nothing.
+    client, is_valid = _holder(token, clients, now)
+    signed, signed_id = check_signature(request.headers, request.body, client.signing_keys, now)
+    name = client.name or None
+    if _is_in_query(token, request.query):
+        raise Unauthenticated(Reason.TOKEN_IN_QUERY, name)
+    if not token:
+        raise Unauthenticated(Reason.TWO_TOKENS if len(tokens) > 1 else Reason.NO_TOKEN, None)
+    if client is _NOBODY:
+        raise Unauthenticated(Reason.UNKNOWN_TOKEN, None)
+    if not is_valid:
+        raise Unauthenticated(Reason.EXPIRED_TOKEN, name)
+    if client.is_disabled:
+        raise Unauthenticated(Reason.CLIENT_DISABLED, name)
+    if _lacks_signature(client, signed):
+        raise Unauthenticated(_REASONS[signed], name)
+    return AuthenticatedRequest(client, request, signed_id or None)
+
+
+def _sent_tokens(headers: Mapping[str, tuple[str, ...]]) -> set[str | None]:
+    """Return the different tokens, None for an Authorization header that holds none."""
+    return {_bearer(value) for value in headers.get("authorization", ())} | set(headers.get("x-api-key", ()))
 
 
 def _bearer(value: str) -> str | None:
     scheme, _, token = value.strip(" ").partition(" ")
     return token.strip(" ") if scheme.lower() == "bearer" else None
+
+
+def _holder(token: str | None, clients: Sequence[Client], now: datetime) -> tuple[Client, bool]:
+    """Return whose token it is, and whether it is still valid. Every known token is compared, in constant time."""
+    digest = hashlib.sha256((token or "").encode(errors="surrogatepass")).digest()
+    holder, is_valid = _NOBODY, False
+    for client in clients:
+        for known in client.tokens:
+            if hmac.compare_digest(known.sha256, digest) and token:
+                holder = client
+                is_valid = known.expires_at is None or now < known.expires_at
+    return holder, is_valid
+
+
+def _is_in_query(token: str | None, query: Mapping[str, tuple[str, ...]]) -> bool:
+    return any(name.lower() in _QUERY_CREDENTIALS or token in values for name, values in query.items())
+
+
+def _lacks_signature(client: Client, signed: Signed) -> bool:
+    """Return whether a signature is missing or wrong. What a client without keys sends as one is its own business."""
+    if not client.signing_keys or signed is Signed.YES:
+        return False
+    return client.requires_signature or signed is not Signed.NO

@@ -3,8 +3,11 @@
 The README's error table is kept equal to this one by a test.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
+
+from quarantine_release.domain.ids import MessageId
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,14 @@ class Declined(Exception):
         self.detail = detail
         self.retry_after = retry_after if retry_after is not None else PROBLEMS[code].retry_after
         self.members = members
+
+
+def unreadable(ids: Sequence[MessageId] = (), **members: Any) -> Declined:
+    """Return the problem of a row that cannot be read. `ids` are those of the caller that it is about."""
+    detail = (
+        "What the ledger holds about this cannot be read for now. Nothing was done for it; the operator is alerted."
+    )
+    return Declined("ledger_row_unreadable", detail, **members, **(dict[str, Any](ids=list(ids)) if ids else {}))
 
 
 def problem_body(declined: Declined, gateway_request_id: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from quarantine_release.api.authentication import AuthenticatedPayload
+from quarantine_release.api.authentication import AuthenticatedRequest
 from quarantine_release.api.request_fields import (
     IDS_LIMIT,
     INLINE_LIMIT,
@@ -26,9 +26,11 @@ from quarantine_release.api.request_fields import (
     warnings_of,
 )
 from quarantine_release.api.strict_json import JsonInvalid, parse_json
-from quarantine_release.config.clients import Client
+from quarantine_release.config.clients import Client, Scope
 from quarantine_release.domain.ids import AccountId, MessageId, RequestId
 from quarantine_release.domain.rows import ANY, FailOn, Narrowing, RequestRow, RequestState
+
+Headers = Mapping[str, tuple[str, ...]]
 
 BODY_LIMIT: Final = 64 * 1024
 
@@ -63,6 +65,12 @@ class ReleaseRequest:
     narrowing: Narrowing = ANY
 
     @property
+    def scopes(self) -> tuple[Scope, ...]:
+        """Return the scopes that it needs besides `release`."""
+        wanted = {Scope.FORCE: self.force, Scope.OVERRIDE: self.override}
+        return tuple(scope for scope, is_wanted in wanted.items() if is_wanted)
+
+    @property
     def is_inline(self) -> bool:
         """Say whether the caller waits for the release itself; it may still come to be left to the worker."""
         is_now_or_never = self.force or self.dry_run
@@ -78,15 +86,15 @@ def _limit(client: Client, flags: Mapping[str, bool]) -> tuple[int, str]:
     return limit, f" with {at_once}" if at_once else " in a request"
 
 
-def parse_release_request(payload: AuthenticatedPayload) -> ReleaseRequest:
-    """Check a payload and make it a request. Raises InvalidRequest."""
-    content = _content(payload)
+def parse_release_request(caller: AuthenticatedRequest) -> ReleaseRequest:
+    """Check what a caller sent and make it a request. Raises InvalidRequest."""
+    content = _content(caller)
     flags = parse_flags(content)
     texts = parse_texts(content)
-    key = _idempotency_key(payload)
-    ids = parse_ids(content, *_limit(payload.client, flags))
+    key = _idempotency_key(caller)
+    ids = parse_ids(content, *_limit(caller.client, flags))
     request = ReleaseRequest(
-        client=payload.client,
+        client=caller.client,
         ids=ids,
         account_id=parse_account_id(content.get("account_id")),
         reason=texts["reason"],
@@ -96,8 +104,8 @@ def parse_release_request(payload: AuthenticatedPayload) -> ReleaseRequest:
         **flags,
         fail_on=parse_fail_on(content),
         idempotency_key=key,
-        trace_id=_trace_id(payload),
-        prefers_async=_prefers_async(payload),
+        trace_id=_trace_id(caller.http.headers),
+        prefers_async=_prefers_async(caller.http.headers),
         warnings=warnings_of(content, ids),
     )
     force = request.force
@@ -138,11 +146,11 @@ def accept(request: ReleaseRequest, account_id: AccountId, now: datetime, random
     )
 
 
-def _content(payload: AuthenticatedPayload) -> dict[str, Any]:
-    if payload.body is None:
+def _content(caller: AuthenticatedRequest) -> dict[str, Any]:
+    if caller.http.body is None:
         raise InvalidRequest("invalid_body", "The body is marked as base64 and is not base64.")
     try:
-        content = parse_json(payload.body)
+        content = parse_json(caller.http.body)
     except JsonInvalid as error:
         raise InvalidRequest("invalid_body", str(error)) from None
     if isinstance(content, list):
@@ -152,21 +160,21 @@ def _content(payload: AuthenticatedPayload) -> dict[str, Any]:
     return content
 
 
-def _idempotency_key(payload: AuthenticatedPayload) -> str | None:
-    key = _sent_key(payload)
-    if payload.signed_id is None:
+def _idempotency_key(caller: AuthenticatedRequest) -> str | None:
+    key = _sent_key(caller.http.headers)
+    if caller.signed_id is None:
         return key
     # What is signed decides: else a recorded request could be sent again under another key, and be another request.
-    if key not in (None, payload.signed_id):
+    if key not in (None, caller.signed_id):
         detail = "The key of a signed request must equal its webhook-id."
         raise InvalidRequest("invalid_idempotency_key", detail, "Idempotency-Key")
-    return payload.signed_id
+    return caller.signed_id
 
 
-def _sent_key(payload: AuthenticatedPayload) -> str | None:
+def _sent_key(headers: Headers) -> str | None:
     keys = []
     for name in ("idempotency-key", "webhook-id"):
-        values = set(payload.headers.get(name, ()))
+        values = set(headers.get(name, ()))
         if not values:
             continue
         value = values.pop().strip()
@@ -179,18 +187,18 @@ def _sent_key(payload: AuthenticatedPayload) -> str | None:
     return keys[0] if keys else None
 
 
-def _trace_id(payload: AuthenticatedPayload) -> str | None:
-    for value in payload.headers.get("traceparent", ()):
-        known = _TRACEPARENT.match(value)
-        if known:
-            return known.group(1)
-    gateway = _GATEWAY_TRACE.match(next(iter(payload.headers.get("x-amzn-trace-id", ())), ""))
+def _trace_id(headers: Headers) -> str | None:
+    for value in headers.get("traceparent", ()):
+        traceparent = _TRACEPARENT.match(value)
+        if traceparent:
+            return traceparent.group(1)
+    gateway = _GATEWAY_TRACE.match(next(iter(headers.get("x-amzn-trace-id", ())), ""))
     return gateway.group(1) if gateway else None
 
 
-def _prefers_async(payload: AuthenticatedPayload) -> bool:
+def _prefers_async(headers: Headers) -> bool:
     """Say whether the caller wants to be answered before the release (RFC 7240, section 4.1)."""
-    preferences = ",".join(payload.headers.get("prefer", ())).split(",")
+    preferences = ",".join(headers.get("prefer", ())).split(",")
     return any(preference.partition(";")[0].strip().lower() == "respond-async" for preference in preferences)
 
 

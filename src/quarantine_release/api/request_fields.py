@@ -5,10 +5,11 @@ Pure; never echoes input back.
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from quarantine_release.api.problems import Declined
 from quarantine_release.api.strict_json import Number
 from quarantine_release.domain.ids import (
     ANY_ID,
@@ -55,13 +56,11 @@ _EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
 _LATEST: Final = datetime(2100, 1, 1, tzinfo=UTC)
 
 
-class InvalidRequest(Exception):
-    """The request cannot be accepted as it is: a stable code, the member, and the rule it breaks."""
+class InvalidRequest(Declined):
+    """The request cannot be accepted as it is. `field` is the member that breaks a rule, which `detail` names."""
 
     def __init__(self, code: str, detail: str, field: str = "body") -> None:
-        super().__init__(code)
-        self.code = code
-        self.detail = detail
+        super().__init__(code, detail, field=field)
         self.field = field
 
 
@@ -123,6 +122,11 @@ def parse_account_id(value: Any) -> AccountId | None:
     if not isinstance(value, str) or not _ACCOUNT_ID.match(value):
         raise InvalidRequest("invalid_field", "account_id must be 32 lower-case hexadecimal digits.", "account_id")
     return AccountId(value)
+
+
+def queried_account(query: Mapping[str, Sequence[str]]) -> AccountId | None:
+    """Return the account that a query string names, if any. Raises InvalidRequest."""
+    return parse_account_id(next(iter(query.get("account_id", ())), None))
 
 
 def parse_texts(content: dict[str, Any]) -> dict[str, str | None]:
