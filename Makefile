@@ -141,7 +141,7 @@ types: ready-dev
 # Offline; the region only decides which resource types there are. What sam prints is shown if it fails.
 template: export AWS_DEFAULT_REGION := us-east-1
 template: ready-sam
-	@$(in_sam) $(call venv,sam)/bin/cfn-lint --template template.yaml
+	@$(in_sam) $(call venv,sam)/bin/cfn-lint --template template.yaml observability.yaml
 	@says=$$($(in_sam) -m samcli validate --lint 2>&1) || { echo "$$says"; exit 1; }
 
 format: ready-dev  ## formats the code and fixes what ruff can fix

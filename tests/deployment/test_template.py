@@ -4,6 +4,7 @@ import functools
 import itertools
 import json
 import re
+import tomllib
 from collections.abc import Iterator
 from datetime import timedelta
 from graphlib import TopologicalSorter
@@ -75,7 +76,7 @@ def template() -> Properties:
 
 
 class Stack:
-    """The transformed template as CloudFormation would carry it out for some parameters.
+    """The transformed template as CloudFormation would carry it out for some parameters, with its nested stack.
 
     What only AWS can know stays a placeholder: `${Ledger}` for a reference, `${Ledger.Arn}` for an attribute.
     """
@@ -89,12 +90,18 @@ class Stack:
         session = boto3.Session(region_name=PSEUDO_PARAMETERS["AWS::Region"])
         transformed = Translator({}, Parser(), boto_session=session).translate(source, dict(given))
         self._conditions = transformed["Conditions"]
-        self.resources: dict[str, Properties] = {
+        self.resources = self._resources(transformed)
+        self.outputs: Properties = self._resolve(transformed["Outputs"])
+        for nested in self.of_type("AWS::CloudFormation::Stack").values():
+            self.resources |= NestedStack(nested).resources
+
+    def _resources(self, document: Properties) -> dict[str, Properties]:
+        """Every resource whose condition holds, resolved, by logical id."""
+        return {
             name: self._resolve(resource)
-            for name, resource in transformed["Resources"].items()
+            for name, resource in document["Resources"].items()
             if "Condition" not in resource or self._resolve({"Condition": resource["Condition"]})
         }
-        self.outputs: Properties = self._resolve(transformed["Outputs"])
 
     def of_type(self, kind: str) -> dict[str, Properties]:
         """The properties of every resource of a type, by logical id."""
@@ -104,6 +111,15 @@ class Stack:
         """The properties of the one resource of a type."""
         (properties,) = self.of_type(kind).values()
         return properties
+
+    def roles(self) -> dict[str, Properties]:
+        """Every role as IAM sees it: its policies are its own and those of ours that are attached to it."""
+        attached = {f"${{{name}}}": policy for name, policy in self.of_type("AWS::IAM::ManagedPolicy").items()}
+        return {
+            name: role
+            | {"Policies": role.get("Policies", []) + [attached[arn] for arn in managed(role) if arn in attached]}
+            for name, role in self.of_type("AWS::IAM::Role").items()
+        }
 
     def _resolve(self, value: Any) -> Any:
         if isinstance(value, list):
@@ -147,6 +163,18 @@ class Stack:
         return re.sub(r"\$\{([^}!]+)\}", lambda match: names.get(match[1]) or self._named(match[1]), text)
 
 
+class NestedStack(Stack):
+    """A stack that another one declares. It has the parameters that it is given, and no default."""
+
+    def __init__(self, declared: Properties) -> None:
+        document = dict(yaml_parse((TEMPLATE.parent / declared["TemplateURL"]).read_text()))
+        self.parameters = declared["Parameters"]
+        assert document["Parameters"].keys() == self.parameters.keys()
+        assert "Transform" not in document
+        self._conditions = document["Conditions"]
+        self.resources = self._resources(document)
+
+
 @functools.cache
 def stack_with(*switches: str) -> Stack:
     return Stack(**{name: SWITCHES[name] for name in switches})
@@ -179,13 +207,17 @@ def listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
+def managed(role: Properties) -> list[str]:
+    return list(role.get("ManagedPolicyArns", []))
+
+
 def statements(role: Properties) -> list[Properties]:
     return [statement for policy in role.get("Policies", []) for statement in policy["PolicyDocument"]["Statement"]]
 
 
 def role_of(stack: Stack, function: str) -> Properties:
     role = stack.of_type("AWS::Lambda::Function")[function]["Role"]
-    return stack.of_type("AWS::IAM::Role")[role.removeprefix("${").removesuffix(".Arn}")]
+    return stack.roles()[role.removeprefix("${").removesuffix(".Arn}")]
 
 
 def allowed(role: Properties) -> list[Properties]:
@@ -234,6 +266,24 @@ def test_the_outputs_name_what_the_first_steps_after_deploying_need(stack: Stack
         "CloudflareSecretArn": "${CloudflareSecret}",
         "ClientsSecretArn": "${ClientsSecret}",
     }
+
+
+def test_the_nested_stack_names_the_service_and_not_itself(stack: Stack) -> None:
+    (nested,) = stack.of_type("AWS::CloudFormation::Stack").values()
+    assert "AWS::StackName" not in (TEMPLATE.parent / nested["TemplateURL"]).read_text()
+    assert nested["Parameters"]["ServiceStackName"] == "quarantine-release"
+    assert stack.only("AWS::CloudWatch::Dashboard")["DashboardName"].startswith("quarantine-release-")
+
+
+@pytest.mark.parametrize("part", ["default", "prod"])
+def test_sam_deploy_is_allowed_roles_and_a_nested_stack(part: str) -> None:
+    options = tomllib.loads((TEMPLATE.parent / "samconfig.toml").read_text())[part]["deploy"]["parameters"]
+    assert options["capabilities"].split() == ["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"]
+
+
+def test_every_parameter_is_in_one_group_and_they_have_the_same_order() -> None:
+    groups = template()["Metadata"]["AWS::CloudFormation::Interface"]["ParameterGroups"]
+    assert [name for group in groups for name in group["Parameters"]] == list(template()["Parameters"])
 
 
 # --- Functions and their permissions ----------------------------------------------------------------------------------
@@ -361,18 +411,25 @@ def test_every_function_has_a_role_of_its_own_that_only_lambda_can_take(stack: S
 
 
 def test_only_x_ray_is_granted_on_every_resource(stack: Stack) -> None:
-    for role in stack.of_type("AWS::IAM::Role").values():
+    for role in stack.roles().values():
         for statement in allowed(role):
             assert not any("*" in action for action in listed(statement["Action"]))
             if actions([statement]) != XRAY:
                 assert not any("*" in resource for resource in listed(statement["Resource"]))
 
 
-def test_policies_stand_in_roles_where_these_tests_read_them(stack: Stack) -> None:
+def test_policies_stand_in_roles_or_are_attached_to_them_where_these_tests_read_them(stack: Stack) -> None:
     assert not stack.of_type("AWS::IAM::Policy")
-    assert not stack.of_type("AWS::IAM::ManagedPolicy")
-    managed = {name for name, role in stack.of_type("AWS::IAM::Role").items() if role.get("ManagedPolicyArns")}
-    assert managed == ({"ApiGatewayLogRole"} if "CreateApiGatewayLogRole" in stack.given else set())
+    policies = stack.of_type("AWS::IAM::ManagedPolicy")
+    assert policies.keys() == {"FunctionPolicy"} | ({"FunctionKeyPolicy"} if "KmsKeyArn" in stack.given else set())
+    assert not any(policy.keys() & {"Roles", "Users", "Groups"} for policy in policies.values())
+    roles = stack.of_type("AWS::IAM::Role")
+    for function in stack.of_type("AWS::Lambda::Function").values():
+        role = roles.pop(function["Role"].removeprefix("${").removesuffix(".Arn}"))
+        assert managed(role) == [f"${{{name}}}" for name in policies]
+    assert {name: len(managed(role)) for name, role in roles.items()} == (
+        {"ApiGatewayLogRole": 1} if "CreateApiGatewayLogRole" in stack.given else {}
+    )
 
 
 def test_no_function_may_remove_from_the_ledger_or_read_all_of_it(stack: Stack) -> None:
