@@ -98,7 +98,6 @@ TOO_LARGE = {
     "config.clients",
     "config.clients.parse_clients",
     "config.settings.from_env",
-    "domain.rows",
     "ledger.call_budget",
     "ledger.codecs",
     "ledger.items",

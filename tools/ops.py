@@ -20,8 +20,10 @@ from quarantine_release.api.trace_answer import attempts_of, operation_body, req
 from quarantine_release.domain.call_limit import EVERYBODY
 from quarantine_release.domain.ids import AccountId, OperationId, RequestId, postfix_part
 from quarantine_release.domain.ledger_errors import LedgerUnavailable, RowUnreadable
+from quarantine_release.domain.operation_rows import OperationRow
 from quarantine_release.domain.results import results_of
-from quarantine_release.domain.rows import OperationRow, RequestRow, UnreadableRequest, targets_of
+from quarantine_release.domain.rows import RequestRow, targets_of
+from quarantine_release.domain.unreadable import UnreadableRequest
 from quarantine_release.releasing.progress import Answer
 from tools.operations import ALL_DUE, Person, Unchanged, in_doubt, pause, redrive, resume, settle
 from tools.ops_arguments import SEEN, parser

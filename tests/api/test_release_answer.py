@@ -11,14 +11,13 @@ from quarantine_release.api.release_answer import answer_body, is_failure, resul
 from quarantine_release.api.trace_answer import trace_body
 from quarantine_release.domain.guard import Guarded
 from quarantine_release.domain.ids import AttemptId, MessageId, OperationId, PostfixPart, RequestId, postfix_part
+from quarantine_release.domain.operation_rows import OperationKind, OperationRow
+from quarantine_release.domain.request_options import FailOn
 from quarantine_release.domain.results import Result, results_of
 from quarantine_release.domain.rows import (
     AttemptRow,
     AttemptState,
-    FailOn,
     MessageRow,
-    OperationKind,
-    OperationRow,
     RequestRow,
     RequestState,
     Target,

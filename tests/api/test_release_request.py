@@ -24,7 +24,8 @@ from quarantine_release.api.request_fields import (
 from quarantine_release.config.clients import Client, Scope
 from quarantine_release.domain.ids import MessageId
 from quarantine_release.domain.policy import Policy
-from quarantine_release.domain.rows import FailOn, Narrowing, RequestRow, RequestState
+from quarantine_release.domain.request_options import FailOn, Narrowing
+from quarantine_release.domain.rows import RequestRow, RequestState
 from tests.support.shapes import message_ids
 from tests.support.stand_ins import ACCOUNT, BARE, FULL, NOON, OTHER, http_request
 

@@ -26,7 +26,7 @@ from quarantine_release.domain.ids import AccountId, MessageId, is_bare, postfix
 from quarantine_release.domain.ledger_errors import LedgerUnavailable
 from quarantine_release.domain.lookup import Question, choose
 from quarantine_release.domain.policy import DEFAULT_POLICY
-from quarantine_release.domain.rows import Narrowing
+from quarantine_release.domain.request_options import Narrowing
 from quarantine_release.domain.verdicts import Evidence, RefusalReason, Refused
 from quarantine_release.usecases.release_queued import LISTS_HOLD
 from tests.cloudflare.test_action_log import action

@@ -14,7 +14,7 @@ from quarantine_release.domain.details import Details, Several, Unclear, Unreada
 from quarantine_release.domain.guard import Candidate, Ended
 from quarantine_release.domain.ids import MessageId
 from quarantine_release.domain.lookup import CANDIDATES_SHOWN, Question, choose, undecided
-from quarantine_release.domain.rows import Narrowing
+from quarantine_release.domain.request_options import Narrowing
 from quarantine_release.domain.states import Code, Outcome
 from tests.cloudflare.test_entries import anything, full_id, queue_id
 from tests.support.stand_ins import BARE, FULL, NOON

@@ -8,9 +8,10 @@ from hypothesis import given
 
 from quarantine_release.domain.ids import AttemptId, MessageId, PostfixPart, RequestId, postfix_part
 from quarantine_release.domain.results import Result, claimable, is_forgotten, results_of
-from quarantine_release.domain.rows import MessageRow, RequestRow, RequestState, Target, unreadable
+from quarantine_release.domain.rows import MessageRow, RequestRow, RequestState, Target
 from quarantine_release.domain.states import Code, Outcome, State
 from quarantine_release.domain.transitions import closed
+from quarantine_release.domain.unreadable import unreadable
 from tests.support.shapes import message_rows, moments, requests, tables
 from tests.support.stand_ins import ACCOUNT, BARE, FULL, NOON, OTHER, TERMS, request_row
 

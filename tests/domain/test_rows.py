@@ -15,17 +15,8 @@ from quarantine_release.domain.ids import (
     contradict,
     postfix_part,
 )
-from quarantine_release.domain.rows import (
-    AttemptRow,
-    AttemptState,
-    OperationKind,
-    OperationRow,
-    RequestState,
-    Target,
-    WireForm,
-    met_by,
-    targets_of,
-)
+from quarantine_release.domain.operation_rows import OperationKind, OperationRow, met_by
+from quarantine_release.domain.rows import AttemptRow, AttemptState, RequestState, Target, WireForm, targets_of
 from quarantine_release.domain.states import State
 from quarantine_release.domain.verdicts import Verdict
 from tests.support.shapes import family, message_ids

@@ -18,17 +18,9 @@ from quarantine_release.domain.ids import (
     RequestId,
     postfix_part,
 )
+from quarantine_release.domain.operation_rows import OperationKind, OperationRow
 from quarantine_release.domain.results import results_of
-from quarantine_release.domain.rows import (
-    AttemptRow,
-    AttemptState,
-    MessageRow,
-    OperationKind,
-    OperationRow,
-    RequestRow,
-    Target,
-    WireForm,
-)
+from quarantine_release.domain.rows import AttemptRow, AttemptState, MessageRow, RequestRow, Target, WireForm
 from quarantine_release.domain.states import Code, Outcome, State
 from quarantine_release.domain.transitions import claimed, given_back, recorded
 from quarantine_release.domain.verdicts import Evidence, Recipients, Verdict

@@ -17,24 +17,21 @@ from quarantine_release.domain.guard import Candidate, Ended, Guarded
 from quarantine_release.domain.ids import AttemptId, MessageId, OperationId, RequestId, message_key, postfix_part
 from quarantine_release.domain.ledger_errors import RowUnreadable
 from quarantine_release.domain.lookup import Kept
+from quarantine_release.domain.operation_rows import OperationKind, OperationRow
 from quarantine_release.domain.policy import Policy
+from quarantine_release.domain.request_options import FailOn, Narrowing
 from quarantine_release.domain.rows import (
     AttemptRow,
     AttemptState,
-    FailOn,
     MessageRow,
-    Narrowing,
-    OperationKind,
-    OperationRow,
     RequestRow,
     RequestState,
     Target,
-    UnreadableRequest,
     WireForm,
-    unreadable,
 )
 from quarantine_release.domain.states import Code, Outcome, State
 from quarantine_release.domain.transitions import claimed
+from quarantine_release.domain.unreadable import UnreadableRequest, unreadable
 from quarantine_release.domain.verdicts import Evidence, Recipients, Seen, Stop, Verdict
 from quarantine_release.ledger import items as ledger_items
 from quarantine_release.ledger.account_row import account_row

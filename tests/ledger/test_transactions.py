@@ -23,12 +23,12 @@ from quarantine_release.domain.ids import (
 from quarantine_release.domain.ledger_errors import LedgerUnavailable
 from quarantine_release.domain.lookup import Kept
 from quarantine_release.domain.policy import Policy
+from quarantine_release.domain.request_options import Narrowing
 from quarantine_release.domain.results import results_of
 from quarantine_release.domain.rows import (
     AttemptRow,
     AttemptState,
     MessageRow,
-    Narrowing,
     RequestRow,
     RequestState,
     Target,
@@ -49,7 +49,7 @@ from quarantine_release.domain.verdicts import Evidence, Recipients, Verdict
 from quarantine_release.ledger.keys import alias_key, attempt_key, request_key, unclaimed_key
 from quarantine_release.ledger.table import Table
 from quarantine_release.ledger.transactions import DynamoLedger
-from quarantine_release.releasing.ports import Conflict, Known, Move
+from quarantine_release.releasing.ports import Conflict, LedgerSnapshot, Move
 from tests.support.model_dynamodb import Fault, ModelDynamoDB
 from tests.support.stand_ins import ACCOUNT, BARE, DELIVERED, FULL, NOON, OK, OTHER, TERMS, request_row
 
@@ -1034,14 +1034,14 @@ def test_what_is_known_is_read_in_one_round_trip(faulty: ModelDynamoDB, faulty_l
     faulty.calls.clear()
     known = faulty_ledger.known(ACCOUNT, RequestId("rq_one"), [PART, postfix_part(OTHER)], ["what?", "which?"])
     expected = faulty_ledger.requests([RequestId("rq_one")])[RequestId("rq_one")]
-    assert known == Known(expected, {PART: row}, {"what?": Kept(FULL, NOON, NOON)})
+    assert known == LedgerSnapshot(expected, {PART: row}, {"what?": Kept(FULL, NOON, NOON)})
     assert faulty.calls[:1] == ["BatchGetItem"]
     assert len(faulty.calls) == 2
 
 
 def test_what_is_not_known_is_left_out(ledger: DynamoLedger) -> None:
-    assert ledger.known(ACCOUNT, None, [], []) == Known(None, {}, {})
-    assert ledger.known(ACCOUNT, RequestId("rq_one"), [PART], ["what?"]) == Known(None, {}, {})
+    assert ledger.known(ACCOUNT, None, [], []) == LedgerSnapshot(None, {}, {})
+    assert ledger.known(ACCOUNT, RequestId("rq_one"), [PART], ["what?"]) == LedgerSnapshot(None, {}, {})
 
 
 def test_a_question_is_answered_as_last_found_for_its_account_alone_and_not_kept_itself(

@@ -13,7 +13,8 @@ from quarantine_release.domain.guard import NO_GUARD, Ended, Guard, Guarded, Mod
 from quarantine_release.domain.ids import AccountId, MessageId, OperationId, RequestId, postfix_part
 from quarantine_release.domain.ledger_errors import LedgerUnavailable
 from quarantine_release.domain.policy import DEFAULT_POLICY, DISPOSITIONS, Policy
-from quarantine_release.domain.rows import MessageRow, Narrowing, RequestRow, RequestState, WireForm
+from quarantine_release.domain.request_options import Narrowing
+from quarantine_release.domain.rows import MessageRow, RequestRow, RequestState, WireForm
 from quarantine_release.domain.states import Code, Outcome, State
 from quarantine_release.domain.verdicts import Answered, Evidence, Reading, RefusalReason, Refused, Seen, Stop, Verdict
 from quarantine_release.ledger.keys import unclaimed_key

@@ -18,8 +18,8 @@ from quarantine_release.domain.states import State, may_claim
 from quarantine_release.domain.transitions import Terms, given_back, recorded, settled
 from quarantine_release.domain.verdicts import Answered, Reading, Refused, Seen, Verdict
 from quarantine_release.ledger import transactions as ledger_module
+from quarantine_release.ledger.account_view import AccountView
 from quarantine_release.ledger.call_budget import AccountBudget
-from quarantine_release.ledger.known_calls import Known
 from quarantine_release.ledger.transactions import DynamoLedger
 from quarantine_release.ledger.update_expression import UpdateExpression
 from quarantine_release.ledger.writes import Write, check_open, move_message
@@ -218,7 +218,7 @@ def budget_counted_per_process(patch: Patch) -> None:
 def a_pause_stays_with_the_process_that_saw_the_429(patch: Patch) -> None:
     original = AccountBudget._see
 
-    def mutant(self: AccountBudget, known: Known, row: AccountRow) -> None:
+    def mutant(self: AccountBudget, known: AccountView, row: AccountRow) -> None:
         original(self, known, replace(row, paused_until=known.row.paused_until))
 
     patch.setattr(AccountBudget, "_see", mutant)

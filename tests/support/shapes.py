@@ -6,7 +6,8 @@ from datetime import timedelta
 from hypothesis import strategies as st
 
 from quarantine_release.domain.ids import ANY_ID, AttemptId, MessageId, RequestId, postfix_part
-from quarantine_release.domain.rows import FailOn, MessageRow
+from quarantine_release.domain.request_options import FailOn
+from quarantine_release.domain.rows import MessageRow
 from quarantine_release.domain.states import EXPIRING, Code, State
 from quarantine_release.domain.verdicts import Evidence, Recipients, Verdict
 from tests.support.stand_ins import ACCOUNT, NOON, TERMS, request_row

@@ -13,7 +13,7 @@ import requests
 from local.cloudflare_messages import POSTFIX_ALPHABET
 from quarantine_release.domain.ids import AccountId, MessageId
 from quarantine_release.domain.lookup import Question
-from quarantine_release.domain.rows import ANY
+from quarantine_release.domain.request_options import ANY
 from quarantine_release.ledger.keys import alias_key
 from tests.support.scripted_cloudflare import ACCOUNT, Deployed, Row, deployed, row
 

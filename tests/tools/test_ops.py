@@ -27,7 +27,8 @@ from quarantine_release.config.accounts import Accounts
 from quarantine_release.config.settings import Settings
 from quarantine_release.domain.ids import AccountId, AttemptId, OperationId, RequestId, postfix_part
 from quarantine_release.domain.ledger_errors import LedgerUnavailable
-from quarantine_release.domain.rows import MessageRow, OperationKind, OperationRow, RequestRow, RequestState
+from quarantine_release.domain.operation_rows import OperationKind, OperationRow
+from quarantine_release.domain.rows import MessageRow, RequestRow, RequestState
 from quarantine_release.domain.states import LETTERS, Code, Outcome, State
 from quarantine_release.domain.verdicts import Seen
 from quarantine_release.ledger.items import operation_item, operation_row

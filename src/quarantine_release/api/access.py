@@ -8,7 +8,8 @@ from quarantine_release.config.accounts import Accounts
 from quarantine_release.config.clients import Client, Scope
 from quarantine_release.config.secret import Secret
 from quarantine_release.domain.ids import AccountId, RequestId
-from quarantine_release.domain.rows import RequestRow, RequestState, UnreadableRequest
+from quarantine_release.domain.rows import RequestRow, RequestState
+from quarantine_release.domain.unreadable import UnreadableRequest
 
 
 def require_scope(client: Client, scope: Scope) -> None:

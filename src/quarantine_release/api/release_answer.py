@@ -6,8 +6,9 @@ from datetime import datetime
 from typing import Any, Final
 
 from quarantine_release.domain.guard import Guarded
+from quarantine_release.domain.request_options import FailOn
 from quarantine_release.domain.results import Result
-from quarantine_release.domain.rows import FailOn, MessageRow, RequestRow
+from quarantine_release.domain.rows import MessageRow, RequestRow
 from quarantine_release.domain.states import Code, Outcome, State
 from quarantine_release.domain.visibility import Viewer
 from quarantine_release.releasing.progress import Answer

@@ -28,7 +28,8 @@ from quarantine_release.api.request_fields import (
 from quarantine_release.api.strict_json import JsonInvalid, parse_json
 from quarantine_release.config.clients import Client, Scope
 from quarantine_release.domain.ids import AccountId, MessageId, RequestId
-from quarantine_release.domain.rows import ANY, FailOn, Narrowing, RequestRow, RequestState
+from quarantine_release.domain.request_options import ANY, FailOn, Narrowing
+from quarantine_release.domain.rows import RequestRow, RequestState
 
 Headers = Mapping[str, tuple[str, ...]]
 

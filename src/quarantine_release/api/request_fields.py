@@ -21,7 +21,7 @@ from quarantine_release.domain.ids import (
     RequestId,
     is_header,
 )
-from quarantine_release.domain.rows import FailOn, Narrowing
+from quarantine_release.domain.request_options import FailOn, Narrowing
 
 IDS_LIMIT: Final = 1000
 

@@ -10,7 +10,9 @@ from quarantine_release.config.accounts import Accounts
 from quarantine_release.config.clients import Clients
 from quarantine_release.config.secret import Secret, SecretMalformed, SecretUnavailable
 from quarantine_release.domain.ids import AccountId, AttemptId, PostfixPart, RequestId
-from quarantine_release.domain.rows import AttemptRow, MessageRow, OperationRow, RequestRow, UnreadableRequest
+from quarantine_release.domain.operation_rows import OperationRow
+from quarantine_release.domain.rows import AttemptRow, MessageRow, RequestRow
+from quarantine_release.domain.unreadable import UnreadableRequest
 from quarantine_release.domain.verdicts import CredentialCheck
 from quarantine_release.releasing.ports import Budget, Ports
 

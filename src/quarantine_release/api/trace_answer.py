@@ -6,8 +6,9 @@ from typing import Any, Final
 
 from quarantine_release.api.release_answer import guarded_body, recipients_body, utc
 from quarantine_release.domain.ids import AccountId, AttemptId, OperationId, PostfixPart, RequestId, postfix_part
+from quarantine_release.domain.operation_rows import OperationRow
 from quarantine_release.domain.results import results_of
-from quarantine_release.domain.rows import AttemptRow, MessageRow, OperationRow, RequestRow, RequestState
+from quarantine_release.domain.rows import AttemptRow, MessageRow, RequestRow, RequestState
 from quarantine_release.domain.states import State
 from quarantine_release.domain.verdicts import Evidence
 from quarantine_release.domain.visibility import Viewer

@@ -14,7 +14,7 @@ from quarantine_release.cloudflare.windows import wire_time
 from quarantine_release.domain.details import Details, Unclear, Unreadable
 from quarantine_release.domain.ids import MessageId
 from quarantine_release.domain.lookup import Question
-from quarantine_release.domain.rows import Narrowing
+from quarantine_release.domain.request_options import Narrowing
 from quarantine_release.domain.search_rows import merged
 
 _Row = tuple[Details, Mapping[str, Any]]

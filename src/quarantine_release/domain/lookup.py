@@ -12,7 +12,7 @@ from typing import Final
 from quarantine_release.domain.details import Details, Several
 from quarantine_release.domain.guard import Candidate, Ended
 from quarantine_release.domain.ids import MessageId
-from quarantine_release.domain.rows import Narrowing
+from quarantine_release.domain.request_options import Narrowing
 from quarantine_release.domain.states import Code, Outcome
 
 CANDIDATES_SHOWN: Final = 10

@@ -1,14 +1,13 @@
 """What the ledger knows: the rows as values. Pure.
 
-How they lie in DynamoDB stands in `transactions.py`, and what they mean for a request in `results.py`.
+How they lie in DynamoDB is in `items.py`, and what they mean for a request in `results.py`.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from functools import lru_cache
-from typing import Final
 
 from quarantine_release.domain.facts import Facts
 from quarantine_release.domain.guard import Ended, Guarded
@@ -24,6 +23,7 @@ from quarantine_release.domain.ids import (
     postfix_part,
 )
 from quarantine_release.domain.policy import Policy
+from quarantine_release.domain.request_options import ANY, FailOn, Narrowing
 from quarantine_release.domain.states import Code, State
 from quarantine_release.domain.verdicts import NO_RECIPIENTS, Evidence, Recipients, Verdict
 
@@ -105,55 +105,12 @@ class MessageRow:
         return self.state is not State.UNREADABLE
 
 
-def unreadable(account_id: AccountId, part: PostfixPart) -> MessageRow:
-    """Return what stands for a message whose row cannot be read: it is not absent, and nobody may claim it."""
-    never = datetime(1970, 1, 1, tzinfo=UTC)
-    return MessageRow(
-        account_id=account_id,
-        part=part,
-        state=State.UNREADABLE,
-        attempt=AttemptId(""),
-        message_id=MessageId(part),
-        updated_at=never,
-    )
-
-
 class RequestState(StrEnum):
     """OPEN until every id has ended, then CLOSED; REFUSED if the caller was told no and nothing may leave."""
 
     OPEN = "OPEN"
     CLOSED = "CLOSED"
     REFUSED = "REFUSED"
-
-
-class FailOn(StrEnum):
-    """When a finished request is answered with 400 instead of 200, for callers that only look at the status."""
-
-    NEVER = "never"
-    NONE = "none"
-    PARTIAL = "partial"
-
-
-@dataclass(frozen=True, slots=True)
-class Narrowing:
-    """Which of several messages a Message-ID means: by recipient and sender (address or domain), time and number."""
-
-    recipient: str | None = None
-    sender: str | None = None
-    since: datetime | None = None
-    expect_count: int | None = None
-
-
-ANY: Final = Narrowing()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UnreadableRequest:
-    """A request whose row cannot be read. Whose it is as far as the row still tells."""
-
-    request_id: RequestId
-    client: str | None
-    account_id: AccountId | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,36 +228,6 @@ class AttemptRow:
         return self.state is AttemptState.OPEN
 
 
-class OperationKind(StrEnum):
-    """What a person can change."""
-
-    PAUSE = "pause"
-    RESUME = "resume"
-    SETTLE = "settle"
-    REDRIVE = "redrive"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OperationRow:
-    """What a person has changed with the operations tool, and why: written with the change, and never changed.
-
-    `client` None: of all clients. `settled_as` is the message's state by it; `redriven` the request that `request_id`
-    was made out of.
-    """
-
-    account_id: AccountId
-    operation: OperationId
-    kind: OperationKind
-    at: datetime
-    by: str
-    reason: str
-    client: str | None = None
-    part: PostfixPart | None = None
-    settled_as: State | None = None
-    redriven: RequestId | None = None
-    request_id: RequestId | None = None
-
-
 @lru_cache(maxsize=1024)
 def targets_of(ids: tuple[MessageId, ...]) -> tuple[Target, ...]:
     """Group the ids given by message, each under its fullest id; ids that contradict one another give no target."""
@@ -318,27 +245,3 @@ def targets_of(ids: tuple[MessageId, ...]) -> tuple[Target, ...]:
 def targets_by_part(ids: tuple[MessageId, ...]) -> Mapping[PostfixPart, Target]:
     """Return the targets of the ids given by message."""
     return {target.part: target for target in targets_of(ids)}
-
-
-def operations_of(row: MessageRow | None, requests: Iterable[RequestRow]) -> list[OperationId]:
-    """Return what people have changed about a message: about its row, and the requests they made for it."""
-    changed = row.operations if row is not None else frozenset()
-    return sorted(changed | {request.operation for request in requests if request.operation})
-
-
-def met_by(requests: Collection[RequestRow], orders: Iterable[OperationRow]) -> list[OperationRow]:
-    """Return, of pauses and resumes, those that requests may have met: of the account, and of the clients who asked.
-
-    That is whatever was ordered since the first request, and the pauses that stood then.
-    """
-    if not requests:
-        return []
-    since, clients = min(request.created_at for request in requests), {None, *(request.client for request in requests)}
-    met = []
-    last: dict[str | None, OperationRow] = {}
-    for order in sorted(orders, key=lambda order: order.operation):
-        if order.client in clients and order.at >= since:
-            met.append(order)
-        elif order.client in clients:
-            last[order.client] = order
-    return [*(order for order in last.values() if order.kind is OperationKind.PAUSE), *met]

@@ -4,7 +4,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from quarantine_release.domain.ids import RequestId
-from quarantine_release.domain.rows import MessageRow, OperationRow, RequestRow
+from quarantine_release.domain.operation_rows import OperationRow
+from quarantine_release.domain.rows import MessageRow, RequestRow
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,9 +35,9 @@ from quarantine_release.domain.ids import AccountId
 from quarantine_release.domain.ledger_errors import LedgerUnavailable, RowUnreadable
 from quarantine_release.domain.verdicts import Answered, RefusalReason, Refused, Stop
 from quarantine_release.ledger.account_row import account_row, calls_name
+from quarantine_release.ledger.account_view import AccountView
 from quarantine_release.ledger.codecs import Item
 from quarantine_release.ledger.keys import account_key
-from quarantine_release.ledger.known_calls import Known
 from quarantine_release.ledger.reserved_call import ReservedCall
 from quarantine_release.ledger.table import FEW_TRIES, Table
 from quarantine_release.ledger.update_expression import UpdateExpression
@@ -73,7 +73,7 @@ class AccountBudget:
         self._table = table
         self._marks = marks
         self._clock = clock
-        self._accounts: dict[AccountId, Known] = {}
+        self._accounts: dict[AccountId, AccountView] = {}
 
     def take(self, account_id: AccountId, mark: Mark) -> float:
         """Take one call and return 0, or return for how many seconds none may be made. Raises LedgerUnavailable.
@@ -137,8 +137,8 @@ class AccountBudget:
                 until = self._clock() + timedelta(seconds=rest)
                 known.row = replace(known.row, paused_until=max(until, known.row.paused_until or until))
 
-    def _of(self, account_id: AccountId) -> Known:
-        return self._accounts.setdefault(account_id, Known())
+    def _of(self, account_id: AccountId) -> AccountView:
+        return self._accounts.setdefault(account_id, AccountView())
 
     def _recent(self, account_id: AccountId) -> AccountRow:
         known = self._of(account_id)
@@ -149,11 +149,11 @@ class AccountBudget:
     def _is_fresh(self, at: datetime, now: datetime) -> bool:
         return now - at < _HOLDS
 
-    def _look(self, account_id: AccountId, known: Known) -> None:
+    def _look(self, account_id: AccountId, known: AccountView) -> None:
         item = next(self._table.read([account_key(account_id)]), None)
         self._see(known, self._read(item) if item else AccountRow())
 
-    def _buy_in_time(self, account_id: AccountId, known: Known, limit: int) -> float:
+    def _buy_in_time(self, account_id: AccountId, known: AccountView, limit: int) -> float:
         """Buy a block and return 0, or return for how many seconds no call may be made. Raises LedgerUnavailable."""
         for _ in range(_PURCHASES):
             now = self._clock()
@@ -167,7 +167,7 @@ class AccountBudget:
         self._give_back(account_id, known, self._clock())
         raise LedgerUnavailable
 
-    def _buy(self, account_id: AccountId, known: Known, now: datetime) -> None:
+    def _buy(self, account_id: AccountId, known: AccountView, now: datetime) -> None:
         """Buy a block: a larger one if the last was used up in time."""
         is_used_up = not known.left and self._is_fresh(known.bought_at, now)
         known.block = min(known.block * 2, _LARGEST_BLOCK) if is_used_up else 1
@@ -183,7 +183,7 @@ class AccountBudget:
         known.bought_at = now
         known.move(-calls)
 
-    def _give_back(self, account_id: AccountId, known: Known, now: datetime) -> None:
+    def _give_back(self, account_id: AccountId, known: AccountView, now: datetime) -> None:
         """Give back what was bought and not made, unless calls have paused since: then it counts for nothing.
 
         In a transaction, which has its effect once however often it is sent: a call given back twice is one too many.
@@ -204,7 +204,7 @@ class AccountBudget:
         with suppress(LedgerUnavailable):
             self._table.transact({"given back": {"Update": update.build()}}, FEW_TRIES)
 
-    def _pause(self, account_id: AccountId, known: Known, until: datetime) -> None:
+    def _pause(self, account_id: AccountId, known: AccountView, until: datetime) -> None:
         known.row = replace(known.row, paused_until=max(until, known.row.paused_until or until))
         update = UpdateExpression({"S": account_key(account_id)})
         update.set("paused_until", {"N": _milliseconds(until)})
@@ -214,20 +214,20 @@ class AccountBudget:
         known.row = replace(known.row, resumed=0)
         known.left = 0
 
-    def _count(self, account_id: AccountId, known: Known, calls: int) -> None:
+    def _count(self, account_id: AccountId, known: AccountView, calls: int) -> None:
         """Count calls that were made without being taken before."""
         update = UpdateExpression({"S": account_key(account_id)})
         update.add(calls_name(slot_of(self._clock())), {"N": str(calls)})
         self._see(known, self._read(self._table.change(update.build())))
 
-    def _count_trouble(self, account_id: AccountId, known: Known) -> int:
+    def _count_trouble(self, account_id: AccountId, known: AccountView) -> int:
         known.row = replace(known.row, troubles=known.row.troubles + 1)
         update = UpdateExpression({"S": account_key(account_id)})
         update.add("troubles", {"N": "1"})
         self._see(known, self._read(self._table.change(update.build())))
         return known.row.troubles
 
-    def _forget_troubles(self, account_id: AccountId, known: Known) -> None:
+    def _forget_troubles(self, account_id: AccountId, known: AccountView) -> None:
         update = UpdateExpression({"S": account_key(account_id)})
         update.remove("troubles")
         self._see(known, self._read(self._table.change(update.build())))
@@ -239,7 +239,7 @@ class AccountBudget:
             self._report(error)
             raise
 
-    def _see(self, known: Known, row: AccountRow) -> None:
+    def _see(self, known: AccountView, row: AccountRow) -> None:
         """Take over the row as it is, less what is bought and not made. What was bought before a pause is gone."""
         mine, theirs = known.row.paused_until, row.paused_until
         if mine is not None and (theirs is None or theirs < mine):  # a pause that could not be told to all

@@ -14,7 +14,8 @@ from quarantine_release.domain.facts import Facts
 from quarantine_release.domain.guard import Candidate, Ended, Guarded
 from quarantine_release.domain.ids import MessageId, PostfixPart, postfix_part
 from quarantine_release.domain.policy import policy_entry, policy_of
-from quarantine_release.domain.rows import Narrowing, Target
+from quarantine_release.domain.request_options import Narrowing
+from quarantine_release.domain.rows import Target
 from quarantine_release.domain.states import Code, Outcome, State
 from quarantine_release.domain.verdicts import Evidence, Recipients, Seen, Verdict
 

@@ -21,17 +21,9 @@ from quarantine_release.domain.ids import (
     postfix_part,
 )
 from quarantine_release.domain.lookup import Kept
-from quarantine_release.domain.rows import (
-    AttemptRow,
-    AttemptState,
-    FailOn,
-    MessageRow,
-    OperationKind,
-    OperationRow,
-    RequestRow,
-    RequestState,
-    WireForm,
-)
+from quarantine_release.domain.operation_rows import OperationKind, OperationRow
+from quarantine_release.domain.request_options import FailOn
+from quarantine_release.domain.rows import AttemptRow, AttemptState, MessageRow, RequestRow, RequestState, WireForm
 from quarantine_release.domain.states import LETTERS, Code, State
 from quarantine_release.ledger.codecs import (
     ENDED,

@@ -23,18 +23,10 @@ from quarantine_release.domain.ids import (
 )
 from quarantine_release.domain.ledger_errors import RowUnreadable
 from quarantine_release.domain.lookup import Kept
-from quarantine_release.domain.rows import (
-    AttemptRow,
-    MessageRow,
-    OperationRow,
-    RequestRow,
-    RequestState,
-    UnreadableRequest,
-    met_by,
-    operations_of,
-    unreadable,
-)
+from quarantine_release.domain.operation_rows import OperationRow, met_by, operations_of
+from quarantine_release.domain.rows import AttemptRow, MessageRow, RequestRow, RequestState
 from quarantine_release.domain.states import State
+from quarantine_release.domain.unreadable import UnreadableRequest, unreadable
 from quarantine_release.ledger.account_row import account_row
 from quarantine_release.ledger.codecs import Item
 from quarantine_release.ledger.items import (
@@ -55,7 +47,7 @@ from quarantine_release.ledger.keys import (
     unclaimed_key,
 )
 from quarantine_release.ledger.table import Table
-from quarantine_release.releasing.ports import Known
+from quarantine_release.releasing.ports import LedgerSnapshot
 
 Row = TypeVar("Row")
 
@@ -143,7 +135,7 @@ class LedgerReads:
         parts: Sequence[PostfixPart],
         questions: Sequence[str],
         read_before: Sequence[PostfixPart] = (),
-    ) -> Known:
+    ) -> LedgerSnapshot:
         """Read what is known of a request, its messages and its questions, in one round trip for up to 100 rows.
 
         Answers that cannot be read are left out, but facts stand there as unclear: what is left out would count as
@@ -165,7 +157,7 @@ class LedgerReads:
             else:
                 row = self._message(item)
                 messages[row.part] = row
-        return Known(request, messages, answers, facts)
+        return LedgerSnapshot(request, messages, answers, facts)
 
     def _message(self, item: Item) -> MessageRow:
         try:

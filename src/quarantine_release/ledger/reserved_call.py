@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Final, Self
 
 from quarantine_release.domain.call_limit import SLOT_SECONDS, Mark
-from quarantine_release.ledger.known_calls import Block, Known
+from quarantine_release.ledger.account_view import AccountView, Block
 
 # A call counts in the slot in which it was bought, for five minutes and one slot more. So it must be made within 30 s,
 # and a reserved call that is older than this is bought again, because a worker reads before it releases.
@@ -21,7 +21,7 @@ class ReservedCall:
     """
 
     take_one: Callable[[Mark], float]
-    view: Known
+    view: AccountView
     mark: Mark
     clock: Callable[[], datetime]
     block: Block | None = None

@@ -7,7 +7,8 @@ from typing import Final
 
 from quarantine_release.domain.ids import PostfixPart, RequestId, message_key
 from quarantine_release.domain.ledger_errors import LedgerContended
-from quarantine_release.domain.rows import AttemptRow, AttemptState, MessageRow, OperationRow, RequestRow, RequestState
+from quarantine_release.domain.operation_rows import OperationRow
+from quarantine_release.domain.rows import AttemptRow, AttemptState, MessageRow, RequestRow, RequestState
 from quarantine_release.domain.states import UNSETTLED, State
 from quarantine_release.ledger.codecs import Item
 from quarantine_release.ledger.items import request_row

@@ -12,7 +12,8 @@ from quarantine_release.domain.call_limit import AccountRow
 from quarantine_release.domain.facts import Facts
 from quarantine_release.domain.identity import CANDIDATES_KEPT
 from quarantine_release.domain.ids import AccountId, MessageId, PostfixPart, RequestId, message_key
-from quarantine_release.domain.rows import AttemptRow, AttemptState, OperationRow, RequestRow, RequestState
+from quarantine_release.domain.operation_rows import OperationRow
+from quarantine_release.domain.rows import AttemptRow, AttemptState, RequestRow, RequestState
 from quarantine_release.domain.states import State
 from quarantine_release.ledger.account_row import switch
 from quarantine_release.ledger.codecs import FACTS, MILLISECONDS, Attribute, Item

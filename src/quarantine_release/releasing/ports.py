@@ -34,7 +34,7 @@ class Conflict:
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class LedgerSnapshot:
     """What the ledger knows before a claim. `answers`: the message that each question meant.
 
     `facts`: what was read of messages that were not claimed. Those of the others are in their rows.
@@ -106,7 +106,7 @@ class Ledger(Protocol):
         parts: Sequence[PostfixPart],
         questions: Sequence[str],
         read_before: Sequence[PostfixPart] = (),
-    ) -> Known:
+    ) -> LedgerSnapshot:
         """Read what is known of a request, its messages and its questions, in one go.
 
         `read_before`: messages of which facts may be kept apart from their rows.

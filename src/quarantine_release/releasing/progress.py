@@ -19,7 +19,7 @@ from quarantine_release.domain.rows import MessageRow, RequestRow, RequestState,
 from quarantine_release.domain.states import FINAL, Code, Outcome
 from quarantine_release.domain.transitions import closed
 from quarantine_release.domain.verdicts import Stop
-from quarantine_release.releasing.ports import Conflict, Known, Ports
+from quarantine_release.releasing.ports import Conflict, LedgerSnapshot, Ports
 
 # A worker that has not looked at a message by then leaves it at the ledger's answer.
 _COMPARED_WITHIN: Final = timedelta(seconds=120)
@@ -112,7 +112,7 @@ class Run:
         """Whether the caller of an accepted request can still be told that nothing was released."""
         return self._acceptance is Acceptance.BY_THIS_RUN
 
-    def start_from(self, known: Known) -> None:
+    def start_from(self, known: LedgerSnapshot) -> None:
         """Know of messages what the ledger knows, and nothing else."""
         self._rows, self._facts = dict(known.messages), known.facts
 

@@ -31,7 +31,7 @@ from quarantine_release.domain.rows import Target
 from quarantine_release.domain.search_lag import NEVER_SHOWN, PATIENCE, searchable_at
 from quarantine_release.releasing.findings import Findings, Told
 from quarantine_release.releasing.own_ids import OTHER_ID, OwnIds, disproved
-from quarantine_release.releasing.ports import Known, Ports
+from quarantine_release.releasing.ports import LedgerSnapshot, Ports
 from quarantine_release.releasing.progress import Run
 from quarantine_release.releasing.resolving import Resolving
 
@@ -144,7 +144,7 @@ class Vetting:
         newest = {part: self._newest(part, known) for part in parts}
         self._run.learn_facts({part: facts for part, facts in newest.items() if facts is not None})
 
-    def _newest(self, part: PostfixPart, known: Known) -> Facts | None:
+    def _newest(self, part: PostfixPart, known: LedgerSnapshot) -> Facts | None:
         """Return what is kept of a message: that it may be one of too many matches only if nothing else is known."""
         row = known.messages.get(part)
         in_row, own_id = (row.facts, row.own_id) if row is not None else (None, None)

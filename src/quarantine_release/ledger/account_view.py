@@ -18,7 +18,7 @@ class Block:
 
 
 @dataclass(slots=True)
-class Known:
+class AccountView:
     """What this process knows of an account: the row without the calls it has bought and not made, and these."""
 
     row: AccountRow = field(default_factory=AccountRow)
