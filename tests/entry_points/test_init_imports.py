@@ -26,7 +26,7 @@ PACKAGES: Final = {
     "reconciler": COMMON | {"reconciler"},
 }
 USE_CASES: Final = {
-    "webhook": {"accepted_request", "rehearse", "release_now"},
+    "webhook": {"accepted_request", "admission", "rehearse", "release_now"},
     "worker": {"release_queued"},
     "reconciler": {"settle", "sweep"},
 }

@@ -21,7 +21,8 @@ from quarantine_release.ledger.keys import unclaimed_key
 from quarantine_release.releasing.ports import Move
 from quarantine_release.releasing.progress import Answer
 from quarantine_release.usecases.accepted_request import KeyReused, cancel, look_up
-from quarantine_release.usecases.release_now import Refusal, release
+from quarantine_release.usecases.admission import Refusal
+from quarantine_release.usecases.release_now import release
 from quarantine_release.usecases.sweep import Swept, sweep
 from tests.cloudflare.test_entries import full_id, queue_id
 from tests.support.model_dynamodb import Fault, ModelDynamoDB

@@ -10,7 +10,7 @@ from quarantine_release.domain.states import EXPIRING, LETTERS, TRANSITIONS, Cod
 from quarantine_release.ledger.items import message_row, request_row
 from quarantine_release.ledger.keys import request_key
 from quarantine_release.releasing.progress import Answer
-from quarantine_release.usecases.release_now import Refusal
+from quarantine_release.usecases.admission import Refusal
 from tests.simulation.simulated_evidence import check_evidence, no_review_needed
 from tests.simulation.simulated_ids import check_ids, is_made_up
 

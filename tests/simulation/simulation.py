@@ -57,7 +57,8 @@ from quarantine_release.ledger.transactions import DynamoLedger
 from quarantine_release.releasing.ports import Budget, Hint, Ports
 from quarantine_release.releasing.progress import Answer
 from quarantine_release.usecases.accepted_request import KeyReused, cancel
-from quarantine_release.usecases.release_now import Refusal, release
+from quarantine_release.usecases.admission import Refusal
+from quarantine_release.usecases.release_now import release
 from quarantine_release.usecases.release_queued import LISTS_HOLD, release_hinted
 from quarantine_release.usecases.settle import Summary, reconcile
 from tests.simulation.simulated_invariants import check_transition

@@ -14,7 +14,7 @@ import pytest
 from quarantine_release.domain.states import Outcome
 from quarantine_release.domain.verdicts import RefusalReason
 from quarantine_release.releasing.progress import Answer
-from quarantine_release.usecases.release_now import Refusal
+from quarantine_release.usecases.admission import Refusal
 from tests.simulation.simulated_invariants import check_end
 from tests.simulation.simulated_runs import (
     GRACE_SECONDS,

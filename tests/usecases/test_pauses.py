@@ -17,7 +17,8 @@ from quarantine_release.ledger.transactions import DynamoLedger
 from quarantine_release.releasing.ports import Hint
 from quarantine_release.releasing.progress import Answer
 from quarantine_release.usecases.accepted_request import KeyReused
-from quarantine_release.usecases.release_now import Refusal, release
+from quarantine_release.usecases.admission import Refusal
+from quarantine_release.usecases.release_now import release
 from quarantine_release.usecases.sweep import QUIET, Swept, sweep
 from tests.support.deployment import ACCOUNT as DEPLOYED_ACCOUNT
 from tests.support.deployment import MESSAGE, Deployment, path_of

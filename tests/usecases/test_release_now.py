@@ -20,7 +20,8 @@ from quarantine_release.releasing.hints import CHUNK
 from quarantine_release.releasing.ports import Hint
 from quarantine_release.releasing.progress import Answer
 from quarantine_release.usecases.accepted_request import KeyReused, cancel, look_up
-from quarantine_release.usecases.release_now import Refusal, release
+from quarantine_release.usecases.admission import Refusal
+from quarantine_release.usecases.release_now import release
 from quarantine_release.usecases.release_queued import release_hinted
 from quarantine_release.usecases.sweep import Swept, sweep
 from tests.support.model_dynamodb import Fault, ModelDynamoDB

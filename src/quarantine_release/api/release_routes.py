@@ -19,7 +19,8 @@ from quarantine_release.domain.ids import RequestId
 from quarantine_release.domain.rows import RequestRow
 from quarantine_release.releasing.progress import Answer
 from quarantine_release.usecases.accepted_request import KeyReused, cancel, look_up
-from quarantine_release.usecases.release_now import Refusal, release
+from quarantine_release.usecases.admission import Refusal
+from quarantine_release.usecases.release_now import release
 
 _POLL_SECONDS: Final = 5
 

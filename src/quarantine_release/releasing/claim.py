@@ -3,11 +3,11 @@
 A claim is one transaction. It holds each message for one attempt, so that nobody else can call for it meanwhile.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from quarantine_release.domain.ids import PostfixPart, RequestId, postfix_part
+from quarantine_release.domain.ids import AttemptId, PostfixPart, RequestId, postfix_part
 from quarantine_release.domain.ledger_errors import LedgerContended, RowUnreadable
 from quarantine_release.domain.packing import CLAIM_LIMIT, Call, Want
 from quarantine_release.domain.results import claimable
@@ -48,43 +48,10 @@ def _claim(run: Run, call: Call) -> Claims | Conflict | None:
     for _ in range(_CLAIM_ROUNDS):
         if not run.is_accepted:
             require_readable(run.request, seen.values())
-        now = run.ports.clock()
-        owners = _owners(run, call, seen)
-        moves, asks = [], []
-        attempt = AttemptRow(
-            account_id=run.account_id,
-            attempt=attempt_id,
-            wire_form=call.wire_form,
-            targets=tuple(want.target for want in call.wants if owners[want.target.part]),
-            owners={part: owner.request_id for part, owner in owners.items() if owner},
-            sent_at=now,
-            deadline=now + run.ports.terms.lease,
-            state=AttemptState.OPEN,
-        )
-        for want in call.wants:
-            row, owner = seen[want.target.part], owners[want.target.part]
-            if owner is not None:
-                guard = want.guards[owner.request_id]
-                after = claimed(
-                    row,
-                    want.target,
-                    owner,
-                    attempt,
-                    guard=guard,
-                    disposition=want.disposition,
-                    confirmed=want.confirmed,
-                )
-                moves.append(Move(row, asked_by(run, after, want)))
-            elif row is not None:
-                asks.append(Move(row, asked_by(run, row, want)))
-        rows = {move.after.part: move.after for move in (*moves, *asks)}
-        opened = None if run.is_accepted else run.closed_by(run.request, rows) or run.request
-        conflict = _write(run, Claims(attempt, tuple(moves)), asks, opened)
+        draft = _draft(run, call, seen, attempt_id)
+        conflict = _write(run, draft)
         if conflict is None:
-            if opened is not None:
-                run.accept(opened)
-            run.learn(rows)
-            return Claims(attempt, tuple(moves)) if moves else None
+            return Claims(draft.attempt, draft.moves) if draft.moves else None
         if not run.is_accepted and any(conflict.requests.values()):
             return conflict
         # Closed, refused or cancelled meanwhile: nothing may leave for these any more.
@@ -93,14 +60,66 @@ def _claim(run: Run, call: Call) -> Claims | Conflict | None:
     raise LedgerContended("the rows moved in every round")
 
 
-def _write(run: Run, claims: Claims, asks: Sequence[Move], opened: RequestRow | None) -> Conflict | None:
-    """Write what was claimed and asked for in one transaction. `opened` is accepted by it."""
-    ledger = run.ports.ledger
-    if claims.moves:
-        owners = sorted(set(claims.attempt.owners.values())) if opened is None else []
-        accepted = {name: run.requests[name].notes for name in owners}
-        return ledger.claim(claims.attempt, claims.moves, asks, opened=opened, accepted=accepted)
-    return ledger.accept(opened, asks) if opened is not None else ledger.add_requesters(asks)
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """What one round of a claim is to write. `asks` are messages that are not claimed, and know who asked for them."""
+
+    attempt: AttemptRow
+    moves: tuple[Move, ...]
+    asks: tuple[Move, ...]
+
+
+def _draft(run: Run, call: Call, seen: Mapping[PostfixPart, MessageRow | None], attempt_id: AttemptId) -> _Draft:
+    """Draft the claim by the rows as they were seen last."""
+    now = run.ports.clock()
+    owners = _owners(run, call, seen)
+    wants = [(want, seen[want.target.part], owners[want.target.part]) for want in call.wants]
+    attempt = AttemptRow(
+        account_id=run.account_id,
+        attempt=attempt_id,
+        wire_form=call.wire_form,
+        targets=tuple(want.target for want, _, owner in wants if owner is not None),
+        owners={want.target.part: owner.request_id for want, _, owner in wants if owner is not None},
+        sent_at=now,
+        deadline=now + run.ports.terms.lease,
+        state=AttemptState.OPEN,
+    )
+    moves = [_move(run, want, row, owner, attempt) for want, row, owner in wants if owner is not None]
+    asks = [Move(row, asked_by(run, row, want)) for want, row, owner in wants if owner is None and row is not None]
+    return _Draft(attempt, tuple(moves), tuple(asks))
+
+
+def _move(run: Run, want: Want, row: MessageRow | None, owner: RequestRow, attempt: AttemptRow) -> Move:
+    """Return a message's move into the attempt, and the requests that want it."""
+    guard = want.guards[owner.request_id]
+    after = claimed(
+        row, want.target, owner, attempt, guard=guard, disposition=want.disposition, confirmed=want.confirmed
+    )
+    return Move(row, asked_by(run, after, want))
+
+
+def _write(run: Run, draft: _Draft) -> Conflict | None:
+    """Write a claim, which accepts a request that is not accepted yet; or nothing, and return why."""
+    rows = {move.after.part: move.after for move in (*draft.moves, *draft.asks)}
+    opened = None if run.is_accepted else run.closed_by(run.request, rows) or run.request
+    conflict = _transact(run, draft, opened)
+    if conflict is not None:
+        return conflict
+    if opened is not None:
+        run.accept(opened)
+    if draft.moves:
+        run.count_call()
+    run.learn(rows)
+    return None
+
+
+def _transact(run: Run, draft: _Draft, opened: RequestRow | None) -> Conflict | None:
+    """Write all of a draft in one transaction. `opened` is accepted by it."""
+    ledger, owners = run.ports.ledger, sorted(set(draft.attempt.owners.values()))
+    if draft.moves:
+        accepted = {name: run.requests[name].notes for name in owners} if opened is None else {}
+        return ledger.claim(draft.attempt, draft.moves, draft.asks, opened=opened, accepted=accepted)
+    return ledger.accept(opened, draft.asks) if opened is not None else ledger.add_requesters(draft.asks)
 
 
 def _accept(run: Run, call: Call) -> Conflict | None:

@@ -74,6 +74,7 @@ class Run:
         # What was read of messages before, where it is not in their rows.
         self._facts: Mapping[PostfixPart, Facts] = NO_FACTS
         self._settled: list[MessageRow] = []
+        self._calls = 0
         # Messages that ended before, of which it was found out, or could not be, whether their ids still mean the same.
         self._compared: set[PostfixPart] = set()
         self._ended: dict[tuple[RequestId, PostfixPart], tuple[Outcome, Code | None]] = {}
@@ -100,12 +101,22 @@ class Run:
         return self._settled
 
     @property
+    def calls(self) -> int:
+        """Return the number of calls that were claimed."""
+        return self._calls
+
+    @property
     def is_accepted(self) -> bool:
         return self._acceptance is not Acceptance.NOT_YET
 
     @property
     def was_accepted_before(self) -> bool:
         return self._acceptance is Acceptance.EARLIER
+
+    @property
+    def has_waiting_caller(self) -> bool:
+        """Whether somebody waits for what this run has come to so far."""
+        return self._acceptance in (Acceptance.BY_THIS_RUN, Acceptance.CALLED)
 
     @property
     def may_be_refused(self) -> bool:
@@ -151,8 +162,12 @@ class Run:
         self.replace(request)
         self._acceptance = Acceptance.BY_THIS_RUN
 
+    def count_call(self) -> None:
+        """Count a call that was claimed."""
+        self._calls += 1
+
     def note_call(self) -> None:
-        """Note that a call went out, which may have had an effect."""
+        """Note that a call was answered or lost, so that it may have had an effect."""
         if self.may_be_refused:
             self._acceptance = Acceptance.CALLED
 

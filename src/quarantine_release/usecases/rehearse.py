@@ -6,34 +6,51 @@ from typing import Final
 
 from quarantine_release.domain.guard import Ended
 from quarantine_release.domain.packing import Call, Want, calls_of
-from quarantine_release.domain.rows import WireForm
+from quarantine_release.domain.rows import RequestRow, WireForm
 from quarantine_release.domain.states import UNSETTLED, Outcome
 from quarantine_release.releasing.asking import ask_for
 from quarantine_release.releasing.claim import claim
-from quarantine_release.releasing.ports import Conflict
-from quarantine_release.releasing.progress import Answer, Run
+from quarantine_release.releasing.ports import Conflict, Ports
+from quarantine_release.releasing.progress import Run
 from quarantine_release.releasing.vet import Vetting
-from quarantine_release.usecases.accepted_request import KeyReused, replay
+from quarantine_release.usecases.accepted_request import replay
+from quarantine_release.usecases.admission import Reply, admit, begin, end_waiting
 
 _WOULD_RELEASE: Final = Ended(Outcome.WOULD_RELEASE, None, "It would be released.")
 
 
-def rehearse(run: Run, vetting: Vetting, wants: Sequence[Want]) -> Answer | KeyReused:
-    """Tell what a release would do, and write down that it was asked for."""
-    would = [want for want in wants if want.guards]
-    for want in would:
-        guard = want.guards[run.request.request_id]
-        ended = replace(_WOULD_RELEASE, disposition=want.disposition, guard=guard)
-        vetting.findings.propose(run.request.request_id, want.target.part, ended)
-    vetting.findings.conclude()
-    would = [want for want in would if want.target.part not in vetting.findings.moved]
+def rehearse(request: RequestRow, ports: Ports) -> Reply:
+    """Report what a release would do, and write down that it was asked for.
+
+    It is done now or not at all, also while releases are paused. Raises LedgerUnavailable, and RowUnreadable if a row
+    cannot be read that the request needs.
+    """
+    run, vetting = begin(request, ports)
+    wants = admit(run, vetting, heeds_pause=False)
+    if not isinstance(wants, list):
+        return wants
+    refusal = end_waiting(run, vetting, is_nothing_left=not wants)
+    if refusal is not None:
+        return refusal
+    would = _end(run, vetting, wants)
     vetting.findings.tell_trace(run.request)
     # The id of a dry run is read too. Otherwise a made-up id could be the only one that the reconciler reads by.
     rows = ((want, run.rows.get(want.target.part)) for want in wants)
     ask_for(run, [want for want, row in rows if row is not None and row.state in UNSETTLED])
     claims = claim(run, Call(WireForm.OBJECT, ()))
     if isinstance(claims, Conflict):
-        return replay(run.request, claims, run.ports)
+        return replay(run.request, claims, ports)
     (answer,) = run.finish()
-    plan = calls_of(would, run.rows, run.ports.wire_form)
+    plan = calls_of(would, run.rows, ports.wire_form)
     return replace(answer, plan=tuple(plan), details=vetting.details)
+
+
+def _end(run: Run, vetting: Vetting, wants: Sequence[Want]) -> list[Want]:
+    """End what a release would release, and return it without what another process has taken on meanwhile."""
+    findings, name = vetting.findings, run.request.request_id
+    passed = [want for want in wants if want.guards]
+    for want in passed:
+        ended = replace(_WOULD_RELEASE, disposition=want.disposition, guard=want.guards[name])
+        findings.propose(name, want.target.part, ended)
+    findings.conclude()
+    return [want for want in passed if want.target.part not in findings.moved]

@@ -21,11 +21,11 @@ from quarantine_release.domain.permit import Withheld
 from quarantine_release.domain.results import Result
 from quarantine_release.domain.rows import MessageRow, RequestRow, Target, targets_of
 from quarantine_release.domain.transitions import is_expired
-from quarantine_release.domain.verdicts import RefusalReason
+from quarantine_release.domain.verdicts import RefusalReason, Refused
 from quarantine_release.releasing.asking import ask_each
-from quarantine_release.releasing.call import CALL_SECONDS, RECORD_SECONDS, make_call
-from quarantine_release.releasing.claim import Claims, claim
+from quarantine_release.releasing.call import CALL_SECONDS, RECORD_SECONDS
 from quarantine_release.releasing.confirm import confirm
+from quarantine_release.releasing.dispatch import dispatch
 from quarantine_release.releasing.hints import free_of, hinted, hinted_ids
 from quarantine_release.releasing.ports import Hint, Ports, Reservation
 from quarantine_release.releasing.progress import Acceptance, Run
@@ -99,7 +99,8 @@ def release_hinted(hints: Sequence[Hint], ports: Ports) -> Batch:
         with _keeping(line.hints, batch):
             if line.step():
                 lines.append(line)
-    batch.settled = [row for line in every for row in line.settled]
+    batch.settled = [row for line in every for row in line.run.settled]
+    batch.calls = sum(line.run.calls for line in every)
     return batch
 
 
@@ -121,7 +122,7 @@ class _Line:
         self._batch = batch
         self._ports = ports
         own = [batch.requests[name] for name in {hint.request_id: None for hint in hints}]
-        self._run = Run(own, ports, Acceptance.EARLIER)
+        self.run = Run(own, ports, Acceptance.EARLIER)
         self._calls: deque[Call] = deque()
         self._wait = 0.0
         # After so long each request that cannot be read for now: who is new must not bring back the others as soon.
@@ -129,14 +130,9 @@ class _Line:
         self._is_begun = False
         self._vetted_at: datetime | None = None
 
-    @property
-    def settled(self) -> Sequence[MessageRow]:
-        """Return the messages that reached their end by these calls, whatever failed after them."""
-        return self._run.settled
-
     def _begin(self, reserved: Reservation) -> None:
         """Look at what the hints stand for, and find the calls to make."""
-        run, ports, batch = self._run, self._ports, self._batch
+        run, ports, batch = self.run, self._ports, self._batch
         spared = CALL_SECONDS + 2 * RECORD_SECONDS + 1  # a little more than the next call asks for
         vetting = Vetting(run, ports, Mark.ALL, seconds=_VETTING_SECONDS, spared=spared)
         # Nothing is read at Cloudflare for a client that may no longer do this.
@@ -175,21 +171,21 @@ class _Line:
 
     def _wanted(self) -> list[tuple[RequestRow, Sequence[Target]]]:
         """Return what the hints stand for."""
-        known = ((self._run.requests.get(hint.request_id), hint.chunk) for hint in self.hints)
+        known = ((self.run.requests.get(hint.request_id), hint.chunk) for hint in self.hints)
         return [(request, hinted(request, chunk)) for request, chunk in known if request is not None]
 
     def _resolve(self, hints: Sequence[Hint], vetting: Vetting, reserved: Reservation) -> None:
         """Find out what the Message-IDs mean that the hints stand for."""
         headers: dict[RequestId, list[MessageId]] = defaultdict(list)
         for hint in hints:
-            request = self._run.requests[hint.request_id]
+            request = self.run.requests[hint.request_id]
             found_out = {*request.resolved, *request.ended}
             given = hinted_ids(request, hint.chunk)
             headers[hint.request_id] += [each for each in given if is_header(each) and each not in found_out]
-        window, requests = self._ports.guard.window, self._run.requests
+        window, requests = self._ports.guard.window, self.run.requests
         questions = {question_of(requests[name], each, window).text for name, ids in headers.items() for each in ids}
         if questions and self._may_look(reserved):
-            known = self._ports.ledger.known(self._run.account_id, None, [], sorted(questions))
+            known = self._ports.ledger.known(self.run.account_id, None, [], sorted(questions))
             vetting.resolve(headers, known.answers)
 
     def _may_look(self, reserved: Reservation) -> bool:
@@ -200,7 +196,7 @@ class _Line:
 
     def step(self) -> bool:
         """Make the next call; say whether there may be more."""
-        with self._ports.budget.reserve(self._run.account_id, Mark.ALL) as reserved:
+        with self._ports.budget.reserve(self.run.account_id, Mark.ALL) as reserved:
             if not self._is_begun:  # not before its turn: what others wait for would make this account's verdicts old
                 self._is_begun = True
                 self._begin(reserved)
@@ -218,19 +214,15 @@ class _Line:
         wait = reserved.take()
         if wait:
             return wait
-        claims = claim(self._run, self._calls.popleft())
-        if not isinstance(claims, Claims):
+        sent = dispatch(self.run, self._calls.popleft(), reserved)
+        # After a rejected call smaller ones may pass, and next to clients that are paused others may continue.
+        if not isinstance(sent, Refused) or sent.reason in (RefusalReason.CALL_REJECTED, RefusalReason.PAUSED):
             return None
-        self._batch.calls += 1
-        no = make_call(self._run, claims, reserved)
-        # After a rejected call smaller ones may pass, and beside clients that are paused others may go on.
-        if no is None or no.reason in (RefusalReason.CALL_REJECTED, RefusalReason.PAUSED):
-            return None
-        return 0.0 if no.reason is RefusalReason.NO_TIME else no.retry_after or _until_full_minute(ports.clock())
+        return 0.0 if sent.reason is RefusalReason.NO_TIME else sent.retry_after or _until_full_minute(ports.clock())
 
     def _end(self, delay: float) -> None:
         """Close what has ended; have what is left tried again after so many seconds."""
-        run = self._run
+        run = self.run
         # Of a request with several chunks others may have ended the rest: who sees all of it closes it.
         parts = {target.part for request in run.requests.values() for target in targets_of(request.wanted_ids)}
         # Of one that was cancelled meanwhile they may have claimed something before that, which is no longer as it was.
@@ -255,7 +247,7 @@ class _Line:
 
     def _left(self) -> list[Hint]:
         """Return the hints that still have something to be released."""
-        run, left = self._run, []
+        run, left = self.run, []
         free = {name: free_of(request, run) for name, request in run.requests.items()}
         for hint in self.hints:
             request = run.requests.get(hint.request_id)
@@ -267,7 +259,7 @@ class _Line:
         """Leave out what a client may no longer do: that may last for hours, and the sweep asks again meanwhile."""
         permitted = []
         for hint in hints:
-            request = self._run.requests[hint.request_id]
+            request = self.run.requests[hint.request_id]
             withheld = self._ports.permit(request).withheld
             if withheld is None:
                 permitted.append(hint)
@@ -280,7 +272,7 @@ class _Line:
 
         An old request is left to the sweep, unless the worker only ran out of time.
         """
-        now, requests = self._ports.clock(), self._run.requests
+        now, requests = self._ports.clock(), self.run.requests
         old = {hint for hint in hints if delay and now - requests[hint.request_id].created_at >= _SENDS_ITSELF}
         late = [hint for hint in hints if hint in old or delay >= _LONG_SECONDS]
         if late:
