@@ -1,6 +1,7 @@
 """The public shape of the answer to a release request. Pure."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
@@ -8,7 +9,7 @@ from typing import Any, Final
 from quarantine_release.domain.guard import Guarded
 from quarantine_release.domain.request_options import FailOn
 from quarantine_release.domain.results import Result
-from quarantine_release.domain.rows import MessageRow, RequestRow
+from quarantine_release.domain.rows import MessageRow
 from quarantine_release.domain.states import Code, Outcome, State
 from quarantine_release.domain.visibility import Viewer
 from quarantine_release.releasing.progress import Answer
@@ -17,6 +18,8 @@ _DONE: Final = (Outcome.RELEASED, Outcome.ALREADY_RELEASED)
 
 # A dry run asks for no more than to learn that a message would be released.
 _ASKED_FOR: Final = (*_DONE, Outcome.WOULD_RELEASE)
+
+_OPEN: Final = tuple(outcome for outcome in Outcome if not outcome.is_end)
 
 _NOT_ATTEMPTED: Final = "Nothing was sent for this id. Send it again as a new request."
 
@@ -40,31 +43,35 @@ _FAILURES: Final[dict[FailOn, tuple[str, ...]]] = {
 
 def answer_body(answer: Answer, warnings: Sequence[str] = (), *, sees_all: bool = False) -> dict[str, Any]:
     """Return the answer to a POST or GET of a release request. `sees_all`: also what others released, and how."""
-    results = answer.results if sees_all else [_seen_by_its_client(each, answer.request) for each in answer.results]
-    for said, outcomes in _SENT.items():
-        for guard, how in _UNREAD.items():
-            unread = sum(one.guard is guard and one.outcome in outcomes for one in results)
-            warnings = [*warnings, f"{said} {how}: {unread}"] if unread else warnings
-    is_open = not all(result.is_end for result in results)
-    released = [result.id for result in results if result.outcome in _DONE]
-    not_released = [result.id for result in results if result.is_end and result.outcome not in _DONE]
+    results = answer.results if sees_all else _seen_by_its_client(answer)
+    counts = Counter(result.outcome for result in results)
+    outcome = _overall(counts)
+    is_open = outcome == "pending"
+    not_released = [result.id for result in results if result.outcome not in (*_DONE, *_OPEN)]
     body: dict[str, Any] = {
         "request_id": answer.request.request_id,
         "status": "in_progress" if is_open else "completed",
-        "outcome": _overall(results),
+        "outcome": outcome,
         "ok": None if is_open else not not_released,
-        "counts": {
-            "requested": len(results),
-            **{outcome.value: sum(result.outcome is outcome for result in results) for outcome in Outcome},
-        },
-        "released_ids": released,
+        "counts": {"requested": len(results), **{each.value: counts[each] for each in Outcome}},
+        "released_ids": [result.id for result in results if result.outcome in _DONE],
         "not_released_ids": not_released,
         "results": [result_body(result, is_to_be_confirmed=answer.request.confirm) for result in results],
-        "message": _sentence(results),
+        "message": _sentence(counts),
         "replayed": answer.replayed,
-        "warnings": list(warnings),
+        "warnings": [*warnings, *_warnings_of_unread(results)],
     }
     return body | _rehearsal(answer) if answer.request.dry_run else body
+
+
+def _warnings_of_unread(results: Sequence[Result]) -> Iterator[str]:
+    """Warn of mail that was sent without a look at it, or would be."""
+    guards = Counter((result.outcome, result.guard) for result in results)
+    for sent, outcomes in _SENT.items():
+        for guard, how in _UNREAD.items():
+            number = sum(guards[outcome, guard] for outcome in outcomes)
+            if number:
+                yield f"{sent} {how}: {number}"
 
 
 def _rehearsal(answer: Answer) -> dict[str, Any]:
@@ -94,15 +101,19 @@ def _rehearsal(answer: Answer) -> dict[str, Any]:
     }
 
 
-def _seen_by_its_client(result: Result, request: RequestRow) -> Result:
-    if result.row is None:
-        return result
-    return replace(result, row=Viewer(request.client).shown(result.row, (request.request_id,)))
+def _seen_by_its_client(answer: Answer) -> Sequence[Result]:
+    """Return the results without what belongs to releases of other clients."""
+    viewer, own = Viewer(answer.request.client), (answer.request.request_id,)
+    return [
+        result if result.row is None else replace(result, row=viewer.shown(result.row, own))
+        for result in answer.results
+    ]
 
 
 def is_failure(answer: Answer) -> bool:
-    """Say whether the request asked to be answered with an error for how it ended."""
-    return _overall(answer.results, _ASKED_FOR) in _FAILURES[answer.request.fail_on]
+    """Return whether the request asks to be answered with an error for how it ended."""
+    counts = Counter(result.outcome for result in answer.results)
+    return _overall(counts, _ASKED_FOR) in _FAILURES[answer.request.fail_on]
 
 
 def result_body(result: Result, *, is_to_be_confirmed: bool = False) -> dict[str, Any]:
@@ -131,12 +142,12 @@ def _found_out(result: Result, *, is_to_be_confirmed: bool) -> dict[str, Any]:
     if ended is not None and ended.candidates:
         body["candidates"] = [
             {
-                "id": one.message_id,
-                "at": utc(one.at),
-                "disposition": one.disposition,
-                "is_quarantined": one.is_quarantined,
+                "id": candidate.message_id,
+                "at": utc(candidate.at),
+                "disposition": candidate.disposition,
+                "is_quarantined": candidate.is_quarantined,
             }
-            for one in ended.candidates
+            for candidate in ended.candidates
         ]
     body |= guarded_body(result)
     if row is not None and row.state is State.RELEASED and (is_to_be_confirmed or row.confirmed_at is not None):
@@ -168,20 +179,19 @@ def recipients_body(row: MessageRow | None) -> dict[str, Any]:
     return body
 
 
-def _overall(results: Sequence[Result], good: Sequence[Outcome] = _DONE) -> str:
-    if not all(result.is_end for result in results):
+def _overall(counts: Counter[Outcome], good: Sequence[Outcome] = _DONE) -> str:
+    if any(counts[outcome] for outcome in _OPEN):
         return "pending"
-    done = sum(result.outcome in good for result in results)
-    some = any(result.outcome is Outcome.PARTIALLY_RELEASED for result in results)
-    if done == len(results):
+    done = sum(counts[outcome] for outcome in good)
+    if done == counts.total():
         return "released"
-    return "partial" if done or some else "none"
+    return "partial" if done or counts[Outcome.PARTIALLY_RELEASED] else "none"
 
 
-def _sentence(results: Sequence[Result]) -> str:
-    counts = {outcome: sum(result.outcome is outcome for result in results) for outcome in Outcome}
-    parts = [f"{number} {outcome.replace('_', ' ')}" for outcome, number in counts.items() if number]
-    return f"{len(results)} {'message' if len(results) == 1 else 'messages'}: {', '.join(parts)}."
+def _sentence(counts: Counter[Outcome]) -> str:
+    total = counts.total()
+    parts = [f"{counts[outcome]} {outcome.replace('_', ' ')}" for outcome in Outcome if counts[outcome]]
+    return f"{total} {'message' if total == 1 else 'messages'}: {', '.join(parts)}."
 
 
 def utc(at: datetime | None) -> str | None:

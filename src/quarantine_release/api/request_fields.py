@@ -69,25 +69,39 @@ def parse_ids(content: dict[str, Any], limit: int, because: str = "") -> tuple[M
 
     `because` ends the sentence about the limit.
     """
-    given = [name for name in _ID_MEMBERS if content.get(name) not in (None, "")]
-    if not given:
+    name = _ids_member(content)
+    ids = _listed(content[name])
+    if ids is None:
+        raise InvalidRequest("invalid_id", "ids must be an array of strings, or one comma-separated string.", name)
+    if not ids:
+        raise InvalidRequest("ids_missing", "ids must hold at least one id.", name)
+    distinct = tuple(dict.fromkeys(_any_id(entry, name, position) for position, entry in enumerate(ids, start=1)))
+    if len(distinct) > limit:
+        raise InvalidRequest("too_many_ids", f"At most {limit} different ids may be given{because}.", name)
+    return distinct
+
+
+def _ids_member(content: dict[str, Any]) -> str:
+    """Return the one member that holds ids."""
+    names = [name for name in _ID_MEMBERS if content.get(name) not in (None, "")]
+    if not names:
         raise InvalidRequest("ids_missing", "ids must hold at least one id.", "ids")
-    if len(given) > 1:
+    if len(names) > 1:
         raise InvalidRequest(
             "ids_ambiguous",
-            f"Only one of {', '.join(_ID_MEMBERS)} may be given, and these are: {', '.join(given)}.",
+            f"Only one of {', '.join(_ID_MEMBERS)} may be given, and these are: {', '.join(names)}.",
             "ids",
         )
-    value = content[given[0]]
-    ids = [part.strip() for part in _LISTED.findall(value) if part.strip()] if isinstance(value, str) else value
-    if not isinstance(ids, list) or not all(isinstance(entry, str) for entry in ids):
-        raise InvalidRequest("invalid_id", "ids must be an array of strings, or one comma-separated string.", given[0])
-    if not ids:
-        raise InvalidRequest("ids_missing", "ids must hold at least one id.", given[0])
-    distinct = tuple(dict.fromkeys(_any_id(entry, given[0], at) for at, entry in enumerate(ids, start=1)))
-    if len(distinct) > limit:
-        raise InvalidRequest("too_many_ids", f"At most {limit} different ids may be given{because}.", given[0])
-    return distinct
+    return names[0]
+
+
+def _listed(value: Any) -> list[str] | None:
+    """Return the entries of an array or of a comma-separated string; None if it is neither."""
+    if isinstance(value, str):
+        return [part.strip() for part in _LISTED.findall(value) if part.strip()]
+    if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
+        return None
+    return value
 
 
 def parse_message_id(given: str, field: str = "id", which: str = "An id") -> MessageId:

@@ -1,11 +1,12 @@
 """The public shape of a message's trace: who asked, what was tried, what a person changed, and how we know. Pure."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
 from quarantine_release.api.release_answer import guarded_body, recipients_body, utc
-from quarantine_release.domain.ids import AccountId, AttemptId, OperationId, PostfixPart, RequestId, postfix_part
+from quarantine_release.domain.ids import AccountId, AttemptId, PostfixPart, RequestId, postfix_part
 from quarantine_release.domain.operation_rows import OperationRow
 from quarantine_release.domain.results import results_of
 from quarantine_release.domain.rows import AttemptRow, MessageRow, RequestRow, RequestState
@@ -33,26 +34,50 @@ def trace_body(
     viewer = Viewer(visible_to)
     requests = {name: request for name, request in requests.items() if request.account_id == account_id}
     asked = sorted(requests.values(), key=lambda request: (request.created_at, request.request_id))
-    own = {request.request_id for request in asked if viewer.owns(request)}
-    if row is not None and row.owner is not None and viewer.released(row, own):
-        own.add(row.owner)  # it may be one of those that are only counted
+    own = _own_requests(row, asked, viewer)
+    numbers = _numbers(row, requests, attempts, operations)
     return {
         "id": row.known_id if row is not None else part,
         "postfix_id": part,
         "account_id": account_id,
         **(_message_body(viewer.shown(row, own)) if row is not None else _unclaimed(asked, part, own)),
         "requests": [_request_body(request, row, part, own, now) for request in asked],
-        "requests_not_shown": len(row.asks - requests.keys()) + row.asks_uncounted if row is not None else 0,
+        "requests_not_shown": numbers["requests_not_shown"],
         "attempts": [_attempt_body(attempt, part, own) for attempt in attempts],
-        "attempts_not_shown": len(attempts_of(row) - {attempt.attempt for attempt in attempts}),
-        "refusals": row.refusals if row is not None else 0,
+        "attempts_not_shown": numbers["attempts_not_shown"],
+        "refusals": numbers["refusals"],
         "operations": [
             operation_body(operation, shows_all=viewer.sees_all)
             for operation in operations
             if viewer.may_see(operation)
         ],
-        "operations_not_shown": len(_operations_of(row) - {operation.operation for operation in operations}),
+        "operations_not_shown": numbers["operations_not_shown"],
     }
+
+
+def _own_requests(row: MessageRow | None, asked: Sequence[RequestRow], viewer: Viewer) -> set[RequestId]:
+    """Return the requests that the viewer may see in full."""
+    own = {request.request_id for request in asked if viewer.owns(request)}
+    if row is not None and row.owner is not None and viewer.released(row, own):
+        own.add(row.owner)  # it may be one of those that are only counted
+    return own
+
+
+def _numbers(
+    row: MessageRow | None,
+    requests: Mapping[RequestId, RequestRow],
+    attempts: Sequence[AttemptRow],
+    operations: Sequence[OperationRow],
+) -> Counter[str]:
+    """Count what the row knows of and the trace does not show."""
+    if row is None:
+        return Counter()
+    return Counter(
+        requests_not_shown=len(row.asks - requests.keys()) + row.asks_uncounted,
+        attempts_not_shown=len(attempts_of(row) - {attempt.attempt for attempt in attempts}),
+        refusals=row.refusals,
+        operations_not_shown=len(row.operations - {operation.operation for operation in operations}),
+    )
 
 
 def attempts_of(row: MessageRow | None) -> frozenset[AttemptId]:
@@ -60,10 +85,6 @@ def attempts_of(row: MessageRow | None) -> frozenset[AttemptId]:
     if row is None:
         return frozenset()
     return row.attempts | {row.last_refused} if row.last_refused else row.attempts
-
-
-def _operations_of(row: MessageRow | None) -> frozenset[OperationId]:
-    return row.operations if row is not None else frozenset()
 
 
 _NOT_KNOWN: Final = ("state", "code", "evidence", "released_by", "guard", "disposition", "confirmed_at")
@@ -76,14 +97,14 @@ _UNCLAIMED: Final[dict[str, Any]] = {
 
 def _unclaimed(asked: Sequence[RequestRow], part: PostfixPart, own: set[RequestId]) -> dict[str, Any]:
     """Return what is known of a message that was never claimed: what it was last read to be for one's own requests."""
-    ended = [
+    ends = [
         end
         for request in asked
-        for given, end in request.ended.items()
-        if request.request_id in own and postfix_part(request.resolved.get(given, given)) == part
+        for message_id, end in request.ended.items()
+        if request.request_id in own and postfix_part(request.resolved.get(message_id, message_id)) == part
     ]
-    read = next((end.disposition for end in reversed(ended) if end.disposition is not None), None)
-    return {**_UNCLAIMED, "disposition": read}
+    disposition = next((end.disposition for end in reversed(ends) if end.disposition is not None), None)
+    return {**_UNCLAIMED, "disposition": disposition}
 
 
 def _message_body(row: MessageRow) -> dict[str, Any]:
