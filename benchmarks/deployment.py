@@ -18,6 +18,7 @@ from benchmarks.simulated_time import SimulatedTime
 from local.template import Template
 from quarantine_release.aws.hint_queue import ReleaseQueue, decode
 from quarantine_release.cloudflare.before_release import CloudflareLookup
+from quarantine_release.cloudflare.search import SearchApi
 from quarantine_release.config.accounts import Accounts, Credential
 from quarantine_release.config.settings import Settings
 from quarantine_release.domain.ids import AccountId, AttemptId, MessageId, PostfixPart, RequestId
@@ -164,8 +165,8 @@ class Deployment:
     def _new_process(self, lists_hold: timedelta) -> Process:
         budget = AccountBudget(self._table, self._settings.marks, self._time.clock)
         base_url, session, clock = self._settings.cloudflare_api_base_url, self._quarantine, self._time.clock
-        lookup = CloudflareLookup(base_url, _Secret(), session, clock, lambda: self._time.now, holds=lists_hold)  # type: ignore[arg-type]
-        return Process(budget, lookup)
+        search = SearchApi(base_url, _Secret(), session, clock, lambda: self._time.now)  # type: ignore[arg-type]
+        return Process(budget, CloudflareLookup(search, holds=lists_hold))
 
     def _new_attempt_id(self, _: object) -> AttemptId:
         self._attempts += 1

@@ -22,6 +22,7 @@ from quarantine_release.cloudflare.after_release import CloudflareReader
 from quarantine_release.cloudflare.before_release import CloudflareLookup
 from quarantine_release.cloudflare.client import CloudflareClient
 from quarantine_release.cloudflare.connection import DeadlineSession
+from quarantine_release.cloudflare.search import SearchApi
 from quarantine_release.config.accounts import Accounts, parse_accounts
 from quarantine_release.config.clients import Clients, parse_clients
 from quarantine_release.config.secret import SecretMalformed
@@ -113,18 +114,20 @@ def cloudflare() -> CloudflareClient:
 
 
 @cache
+def _search() -> SearchApi:
+    return SearchApi(settings().cloudflare_api_base_url, accounts(), _session(), clock)
+
+
+@cache
 def reader() -> CloudflareReader:
     """Build what reads messages back."""
-    known = settings()
-    return CloudflareReader(
-        known.cloudflare_api_base_url, accounts(), _session(), clock, keeps_recipients=known.keeps_recipients
-    )
+    return CloudflareReader(_search(), keeps_recipients=settings().keeps_recipients)
 
 
 @cache
 def lookup(lists_hold: timedelta) -> CloudflareLookup:
     """Build what finds messages and reads them before they are released."""
-    return CloudflareLookup(settings().cloudflare_api_base_url, accounts(), _session(), clock, holds=lists_hold)
+    return CloudflareLookup(_search(), holds=lists_hold)
 
 
 def ports(

@@ -23,6 +23,7 @@ from quarantine_release.cloudflare.connection import DeadlineSession, NoReply
 from quarantine_release.cloudflare.entries import RELEASE
 from quarantine_release.cloudflare.log_pages import PAGES, PER_PAGE
 from quarantine_release.cloudflare.release_reply import Reply
+from quarantine_release.cloudflare.search import SearchApi
 from quarantine_release.config.accounts import Accounts, parse_accounts
 from quarantine_release.config.secret import SecretMalformed, SecretUnavailable
 from quarantine_release.domain.call_limit import Mark
@@ -84,7 +85,9 @@ def reader_at(
     keeps_recipients: bool = True,
 ) -> Iterator[CloudflareReader]:
     with closing(DeadlineSession(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))) as session:
-        yield CloudflareReader(f"{url}/client/v4", secret or Held(), session, clock, keeps_recipients=keeps_recipients)
+        yield CloudflareReader(
+            SearchApi(f"{url}/client/v4", secret or Held(), session, clock), keeps_recipients=keeps_recipients
+        )
 
 
 def shown(readings: Readings) -> dict[str, Seen]:
@@ -266,7 +269,7 @@ def test_98_messages_that_are_still_quarantined_take_one_call_each_and_one_list(
             info = {"per_page": 20, "count": len(result), "next": None}
             return Reply(200, {}, json.dumps({"success": True, "result": result, "result_info": info}).encode())
 
-    reader = CloudflareReader("https://api.example", Held(), Slow(), lambda: NOON, lambda: now[0])
+    reader = CloudflareReader(SearchApi("https://api.example", Held(), Slow(), lambda: NOON, lambda: now[0]))
     left, taken = list(map(want, many)), 0
     while left and taken < 9:
         readings = reader.read(ACCOUNT, left, 25, RememberingBudget())
@@ -740,7 +743,7 @@ class Canned(DeadlineSession):
         return self.replies[(len(self.urls) - 1) % len(self.replies)]
 
     def read(self, *wanted: Wanted, seconds: float = 20.0, secret: Held | None = None) -> Readings:
-        reader = CloudflareReader("https://api.example", secret or Held(), self, lambda: NOON)
+        reader = CloudflareReader(SearchApi("https://api.example", secret or Held(), self, lambda: NOON))
         return reader.read(ACCOUNT, wanted, seconds, RememberingBudget())
 
 

@@ -18,6 +18,7 @@ from quarantine_release.cloudflare.before_release import CloudflareLookup
 from quarantine_release.cloudflare.connection import DeadlineSession, NoReply
 from quarantine_release.cloudflare.entries import RELEASE
 from quarantine_release.cloudflare.release_reply import Reply
+from quarantine_release.cloudflare.search import SearchApi
 from quarantine_release.config.accounts import parse_accounts
 from quarantine_release.domain.call_limit import Mark
 from quarantine_release.domain.details import Details, NotRead, NotYetRead, Several, Unclear, Unreadable
@@ -96,7 +97,7 @@ def lookup_at(
     holds: timedelta = timedelta(0),
 ) -> Iterator[CloudflareLookup]:
     with closing(DeadlineSession(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))) as session:
-        yield CloudflareLookup(f"{url}/client/v4/", secret or Held(), session, clock, holds=holds)
+        yield CloudflareLookup(SearchApi(f"{url}/client/v4/", secret or Held(), session, clock), holds=holds)
 
 
 def look(
@@ -565,7 +566,7 @@ def test_what_one_bare_id_comes_to_beside_a_cut_list_says_nothing_of_others() ->
 
 def test_a_window_that_was_begun_late_is_for_another_time() -> None:
     session = Timed(9, 2.1, 0.3)
-    lookup = CloudflareLookup("https://api.example", Held(), session, lambda: NOON, lambda: session.now)
+    lookup = CloudflareLookup(SearchApi("https://api.example", Held(), session, lambda: NOON, lambda: session.now))
     near, far = queue_id(NOON - 9 * DAY), queue_id(NOON - 35 * DAY)
     looked = lookup.look(ACCOUNT, [near, MessageId(near[:-1] + "1"), far], 30, RememberingBudget(), Mark.ALL)
     assert looked.get(far, NOT_NOW) is NOT_NOW
@@ -575,7 +576,7 @@ def test_an_answer_that_was_lost_does_not_fail_what_there_is_no_time_for() -> No
     session = Timed(1, 0.5, 0.5)
     send, lost = session.send, deque([NoReply(True, "deadline")])
     session.send = lambda *given: lost.popleft() if lost else send(*given)  # type: ignore[method-assign]
-    lookup = CloudflareLookup("https://api.example", Held(), session, lambda: NOON, lambda: session.now)
+    lookup = CloudflareLookup(SearchApi("https://api.example", Held(), session, lambda: NOON, lambda: session.now))
     looked = lookup.look(ACCOUNT, FULLS[:80], 30, RememberingBudget(), Mark.ALL)
     assert set(looked.values()) == {ABSENT, NOT_NOW}
 
@@ -1032,7 +1033,7 @@ class Slow(DeadlineSession):
 def test_what_the_end_of_the_time_cuts_off_is_no_failure(wanted: list[MessageId], seconds: float) -> None:
     """A single bare id among several thousand messages is one: its caller is told 202, and the worker has the time."""
     session, budget = Slow(), RememberingBudget()
-    lookup = CloudflareLookup("https://api.example", Held(), session, lambda: NOON, lambda: session.now)
+    lookup = CloudflareLookup(SearchApi("https://api.example", Held(), session, lambda: NOON, lambda: session.now))
     looked = lookup.look(ACCOUNT, wanted, seconds, budget, Mark.ALL)
     may_be_read = {ABSENT} if wanted == FULLS[:3] else set()  # by path, in what time the lists leave
     assert looked.keys() == set(wanted)
@@ -1074,7 +1075,7 @@ def test_in_the_time_of_the_worker_every_bare_id_comes_to_something(
 ) -> None:
     """However much is in quarantine: else it would be looked for again and again until it expires."""
     session = Timed(pages, page_seconds, 0.3)
-    lookup = CloudflareLookup("https://api.example", Held(), session, lambda: NOON, lambda: session.now)
+    lookup = CloudflareLookup(SearchApi("https://api.example", Held(), session, lambda: NOON, lambda: session.now))
     left = [queue_id(NOON - 9 * DAY + HOUR * each / 80) for each in range(number)]
     for _ in range(5):
         looked = lookup.look(ACCOUNT, left, 30, RememberingBudget(), Mark.ALL)
@@ -1085,7 +1086,7 @@ def test_in_the_time_of_the_worker_every_bare_id_comes_to_something(
 
 def test_full_ids_are_read_in_what_time_the_lists_leave() -> None:
     session = Timed(20, 2.0, 0.3)
-    lookup = CloudflareLookup("https://api.example", Held(), session, lambda: NOON, lambda: session.now)
+    lookup = CloudflareLookup(SearchApi("https://api.example", Held(), session, lambda: NOON, lambda: session.now))
     looked = lookup.look(ACCOUNT, FULLS[:9], 30, RememberingBudget(), Mark.ALL)
     assert looked == dict.fromkeys(FULLS[:9], ABSENT)
 
@@ -1273,7 +1274,7 @@ def test_whatever_comes_back_nothing_is_raised_and_nothing_passes_that_was_not_s
     several: list[Reply | NoReply], ids: list[MessageId]
 ) -> None:
     session = Canned(*several)
-    lookup = CloudflareLookup("https://api.example", Held(), session, lambda: NOON)
+    lookup = CloudflareLookup(SearchApi("https://api.example", Held(), session, lambda: NOON))
     looked = lookup.look(ACCOUNT, ids, 20, RememberingBudget(), Mark.ALL)
     assert looked.keys() == set(ids)
     assert sum("delivery_status" in url for url in session.urls) <= 12

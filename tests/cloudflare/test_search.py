@@ -14,7 +14,7 @@ import pytest
 from quarantine_release import telemetry
 from quarantine_release.cloudflare import search as cloudflare_calls
 from quarantine_release.cloudflare.connection import ANSWER_LIMIT, DeadlineSession
-from quarantine_release.cloudflare.search import Calls, Got, Page
+from quarantine_release.cloudflare.search import Calls, Got, Page, SearchApi
 from quarantine_release.config.accounts import Accounts, parse_accounts
 from quarantine_release.config.secret import SecretMalformed, SecretUnavailable
 from quarantine_release.domain.call_limit import Mark
@@ -76,16 +76,9 @@ def calls_to(
     url: str, seconds: float = 10.0, secret: Rotated | None = None, budget: RememberingBudget | None = None, **more: Any
 ) -> Iterator[Calls]:
     with closing(DeadlineSession(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))) as session:
-        yield Calls(
-            session,
-            f"{url}/client/v4",
-            more.pop("account_id", ACCOUNT),
-            secret or Rotated(),
-            time.monotonic() + seconds,
-            budget or RememberingBudget(),
-            lambda: NOON,
-            **more,
-        )
+        account_id, mark = more.pop("account_id", ACCOUNT), more.pop("mark", Mark.ALL)
+        search = SearchApi(f"{url}/client/v4", secret or Rotated(), session, lambda: NOON, **more)
+        yield search.begin(account_id, seconds, budget or RememberingBudget(), mark)
 
 
 def paths(server: FaultServer) -> list[str]:

@@ -16,6 +16,7 @@ from quarantine_release.cloudflare.after_release import CloudflareReader
 from quarantine_release.cloudflare.before_release import CloudflareLookup
 from quarantine_release.cloudflare.connection import NoReply
 from quarantine_release.cloudflare.release_reply import Reply
+from quarantine_release.cloudflare.search import SearchApi
 from quarantine_release.config.accounts import Accounts, Credential
 from quarantine_release.domain.ids import AccountId, MessageId, PostfixPart, is_bare, postfix_part
 from quarantine_release.domain.policy import Policy
@@ -71,15 +72,16 @@ class Search:
 
     def lookup(self, account_id: AccountId, holds: timedelta) -> CloudflareLookup:
         """Make a real lookup that gets these replies."""
-        simulation, session = self.simulation, _Session(self, "look")
-        common = (_URL, _Secret(account_id), session, simulation.clock, lambda: simulation.now)
-        return CloudflareLookup(*common, holds=holds, pause=simulation.sleep)  # type: ignore[arg-type]
+        return CloudflareLookup(self._api(account_id, "look"), holds=holds)
 
     def reader(self, account_id: AccountId) -> CloudflareReader:
         """Make a real reader that gets these replies."""
-        simulation, session = self.simulation, _Session(self, "read")
+        return CloudflareReader(self._api(account_id, "read"))
+
+    def _api(self, account_id: AccountId, kind: str) -> SearchApi:
+        simulation, session = self.simulation, _Session(self, kind)
         common = (_URL, _Secret(account_id), session, simulation.clock, lambda: simulation.now)
-        return CloudflareReader(*common, pause=simulation.sleep)  # type: ignore[arg-type]
+        return SearchApi(*common, pause=simulation.sleep)  # type: ignore[arg-type]
 
     # --- what is so
 

@@ -9,9 +9,9 @@ import pytest
 
 from quarantine_release.cloudflare import action_log as action_log_module
 from quarantine_release.cloudflare import after_release as cloudflare_reading_module
+from quarantine_release.cloudflare import details_walk as details_walk_module
 from quarantine_release.cloudflare import entries as reading_module
 from quarantine_release.cloudflare import log_pages as cloudflare_log_module
-from quarantine_release.cloudflare import walk as cloudflare_look_module
 from quarantine_release.cloudflare.entries import RELEASE
 from quarantine_release.cloudflare.search import Calls, Page
 from quarantine_release.domain import lookup as lookup_module
@@ -72,7 +72,7 @@ def the_first_of_several_is_meant(patch: Patch) -> None:
         told = original(*arguments)
         return told.messages[0] if isinstance(told, Several) else told
 
-    patch.setattr(cloudflare_look_module, "meant_by", mutant)
+    patch.setattr(details_walk_module, "meant_by", mutant)
 
 
 def a_full_id_tells_what_a_shorter_one_means(patch: Patch) -> None:

@@ -13,6 +13,7 @@ from local.services import Service, start_simulated_cloudflare
 from quarantine_release.cloudflare.after_release import CloudflareReader
 from quarantine_release.cloudflare.client import CloudflareClient
 from quarantine_release.cloudflare.connection import DeadlineSession
+from quarantine_release.cloudflare.search import SearchApi
 from quarantine_release.config.accounts import Accounts, Credential
 from quarantine_release.domain.states import Outcome
 from quarantine_release.releasing.progress import Answer
@@ -50,7 +51,7 @@ def test_a_thousand_lost_answers_are_settled_in_packs(simulator: Service) -> Non
     base_url = f"{simulator.url}/client/v4"
     ports = world.ports(
         cloudflare=CloudflareClient(base_url, _Secret(), session, world.clock),
-        reader=CloudflareReader(base_url, _Secret(), session, world.clock),
+        reader=CloudflareReader(SearchApi(base_url, _Secret(), session, world.clock)),
     )
     asked = []
     for number in range(REQUESTS):

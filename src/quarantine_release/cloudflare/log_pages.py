@@ -3,11 +3,11 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final
-from urllib.parse import quote
 
 from quarantine_release.cloudflare.action_log import Action, ActionLog, released
 from quarantine_release.cloudflare.entries import dicts
 from quarantine_release.cloudflare.search import Got
+from quarantine_release.cloudflare.walk import path_of
 from quarantine_release.domain.details import Details, NotRead, NotYetRead, Unreadable
 from quarantine_release.domain.verdicts import Seen
 
@@ -47,7 +47,7 @@ def without_doubt(get: Callable[[str], Got], details: Details) -> Details | NotR
 
     If the log cannot be read for now, return why.
     """
-    log = read_log(get, f"/{quote(details.message_id, safe='')}")
+    log = read_log(get, path_of(details.message_id))
     release = released(log.actions, None)
     if release is not None and release.seen is not Seen.UNCLEAR:
         return replace(details, is_released=True, is_doubtful=False)

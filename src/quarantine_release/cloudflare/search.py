@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import islice
 from typing import Any, Final
 from urllib.parse import unquote, urlencode, urljoin
 
@@ -29,6 +30,8 @@ _LEAST_SECONDS: Final = 1.0
 _LEAST_PAGE_SECONDS: Final = 2.0
 
 _PAGE: Final = 1000
+
+_SEARCH_PAGES: Final = 3
 
 # A search that is still under way is asked for again so often, so long apart.
 _POLLS: Final = 8
@@ -61,20 +64,31 @@ class Page:
     why: NotRead | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class SearchApi:
+    """Cloudflare's Email Security search, for the accounts of one secret. Not for several threads at once."""
+
+    base_url: str
+    secret: Secret = field(repr=False)
+    session: DeadlineSession
+    clock: Callable[[], datetime]
+    monotonic: Callable[[], float] = time.monotonic
+    pause: Callable[[float], None] = time.sleep
+
+    def begin(self, account_id: AccountId, seconds: float, budget: Budget, mark: Mark = Mark.ALL) -> "Calls":
+        """Begin a run of reading calls for one account, which takes so many seconds at most."""
+        return Calls(self, account_id, self.monotonic() + seconds, budget, mark)
+
+
 @dataclass(slots=True)
 class Calls:
     """The reading calls of one run, for one account, until its time is over by `monotonic`, or Cloudflare refuses."""
 
-    session: DeadlineSession
-    base_url: str
+    search: SearchApi
     account_id: AccountId
-    secret: Secret
     ends_at: float
     budget: Budget
-    clock: Callable[[], datetime]
-    mark: Mark = Mark.ALL
-    monotonic: Callable[[], float] = time.monotonic
-    pause: Callable[[float], None] = time.sleep
+    mark: Mark
     stopped: NotRead | None = None
     # What no time is left for may be read in the next run, unless it is Cloudflare that takes all the time.
     _when_late: NotRead = NotYetRead.NOT_NOW
@@ -88,7 +102,7 @@ class Calls:
     @property
     def seconds_left(self) -> float:
         """Return how long the run may still take."""
-        return self.ends_at - self.monotonic()
+        return self.ends_at - self.search.monotonic()
 
     def pages(self, query: Mapping[str, str], *, per_page: int = _PAGE) -> Iterator[Page]:
         """List page by page; the last page says why there is no other."""
@@ -105,9 +119,20 @@ class Calls:
                 return
             cursor = following
 
+    def whole(self, query: Mapping[str, str]) -> list[dict[str, Any]] | NotRead:
+        """Read a search to its end. Of one that has none within three pages nobody knows what else it holds."""
+        entries: list[dict[str, Any]] = []
+        for page in islice(self.pages(query), _SEARCH_PAGES):
+            if page.why is not None:
+                return page.why
+            entries += page.entries
+            if page.is_last:
+                return entries
+        return Unreadable.FAILED
+
     @property
     def _root(self) -> str:
-        return f"{self.base_url}/accounts/{self.account_id}/email-security/investigate"
+        return f"{self.search.base_url.rstrip('/')}/accounts/{self.account_id}/email-security/investigate"
 
     def _finished(self, got: Got) -> Got:
         """Ask again for a search that is still under way; its result is empty until then."""
@@ -119,7 +144,7 @@ class Calls:
             location = self._below_root(got.location)
             if location is None:
                 break
-            self.pause(_POLL_SECONDS)
+            self.search.pause(_POLL_SECONDS)
             got = self._get(location)
         return got
 
@@ -144,10 +169,10 @@ class Calls:
         if why is not None:
             return Got({}, _NOT_CALLED, why)
         headers = {**credential.headers, "User-Agent": USER_AGENT}
-        began = self.monotonic()
-        reply = self.session.send("GET", url, headers, None, seconds)
+        began = self.search.monotonic()
+        reply = self.search.session.send("GET", url, headers, None, seconds)
         evidence = evidence_of(reply) if isinstance(reply, Reply) else Evidence(failure=reply.failure)
-        telemetry.cloudflare_read(self.account_id, evidence, round((self.monotonic() - began) * 1000))
+        telemetry.cloudflare_read(self.account_id, evidence, round((self.search.monotonic() - began) * 1000))
         if not isinstance(reply, Reply):
             return Got({}, evidence, self._why_not_answered(reply, seconds))
         self._when_late = NotYetRead.NOT_NOW
@@ -159,7 +184,7 @@ class Calls:
     def _usable_credential(self) -> Credential | None:
         """Return the credential to call with; without one the run is over."""
         try:
-            credential = self._credential or self.secret.get().credentials.get(self.account_id)
+            credential = self._credential or self.search.secret.get().credentials.get(self.account_id)
         except (SecretUnavailable, SecretMalformed):
             credential = None
         if credential is None:
@@ -194,7 +219,7 @@ class Calls:
             return False
         self._was_refetched = True
         try:
-            self._credential = self.secret.refetch().credentials.get(self.account_id)
+            self._credential = self.search.secret.refetch().credentials.get(self.account_id)
         except (SecretUnavailable, SecretMalformed):
             return False
         return self._credential is not None and self._credential != refused
@@ -202,7 +227,7 @@ class Calls:
     def _judge(self, reply: Reply, evidence: Evidence) -> Got:
         # Who goes on calling now only prolongs it, or is locked out for it.
         if reply.status == 429:
-            self.budget.heard(self.account_id, limited(reply, self.clock()))
+            self.budget.heard(self.account_id, limited(reply, self.search.clock()))
             self.stopped = NotYetRead.NOT_NOW
             return Got({}, evidence, self.stopped)
         if refuses_credential(reply):
