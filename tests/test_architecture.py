@@ -97,9 +97,6 @@ TOO_LARGE = {
     "ledger.reads.known",
     "ledger.writes",
     # The area `core`.
-    "domain.results.results_of",
-    "domain.transitions",
-    "domain.transitions.settled",
     "releasing.call._record",
     "releasing.own_ids.parted",
     "releasing.read_back.read_back",

@@ -16,8 +16,9 @@ from quarantine_release.domain.ledger_errors import LedgerUnavailable
 from quarantine_release.domain.operation_rows import OperationKind, OperationRow
 from quarantine_release.domain.results import Result, results_of
 from quarantine_release.domain.rows import AttemptRow, MessageRow, RequestRow, RequestState, targets_of
+from quarantine_release.domain.settlement import settled_by_hand
 from quarantine_release.domain.states import EXPIRING, Code, Outcome, State, may_claim
-from quarantine_release.domain.transitions import Terms, settled_by_hand
+from quarantine_release.domain.transitions import Terms
 from quarantine_release.domain.unreadable import UnreadableRequest
 from quarantine_release.domain.verdicts import Seen, Stop
 from quarantine_release.ledger.transactions import DynamoLedger

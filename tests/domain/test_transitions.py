@@ -1,4 +1,4 @@
-"""How rows move on: only as outcome.TRANSITIONS allows, and giving back leaves nothing behind but the trace of it."""
+"""How rows move on: only as states.TRANSITIONS allows, and giving back leaves nothing behind but the trace of it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -14,21 +14,18 @@ from quarantine_release.domain.identity import CANDIDATES_KEPT
 from quarantine_release.domain.ids import AttemptId, MessageId, OperationId, RequestId, contradict, postfix_part
 from quarantine_release.domain.results import claimable
 from quarantine_release.domain.rows import AttemptRow, AttemptState, MessageRow, RequestState, Target, WireForm
+from quarantine_release.domain.settlement import CALLS_LIMIT, found_out, settled, settled_by_hand
 from quarantine_release.domain.states import EXPIRING, TRANSITIONS, UNSETTLED, Code, State
 from quarantine_release.domain.transitions import (
     ASKS_KEPT,
-    CALLS_LIMIT,
     answered,
     asked,
     claimed,
     closed,
-    found_out,
     given_back,
     not_made,
     recorded,
     refused,
-    settled,
-    settled_by_hand,
 )
 from quarantine_release.domain.verdicts import NO_RECIPIENTS, Evidence, Reading, Recipients, Seen, Verdict
 from tests.support.shapes import evidence, family, request_ids, verdicts

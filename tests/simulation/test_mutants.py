@@ -14,8 +14,9 @@ from quarantine_release.domain.guard import Guarded, judge
 from quarantine_release.domain.packing import Want
 from quarantine_release.domain.results import claimable
 from quarantine_release.domain.rows import AttemptRow, MessageRow, RequestRow, RequestState, Target, targets_of
+from quarantine_release.domain.settlement import settled
 from quarantine_release.domain.states import State, may_claim
-from quarantine_release.domain.transitions import Terms, given_back, recorded, settled
+from quarantine_release.domain.transitions import Terms, given_back, recorded
 from quarantine_release.domain.verdicts import Answered, Reading, Refused, Seen, Verdict
 from quarantine_release.ledger import transactions as ledger_module
 from quarantine_release.ledger.account_view import AccountView

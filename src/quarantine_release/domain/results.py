@@ -76,42 +76,80 @@ def is_forgotten(row: MessageRow, now: datetime) -> bool:
 
 
 def results_of(request: RequestRow, rows: Mapping[PostfixPart, MessageRow], now: datetime) -> tuple[Result, ...]:
-    """Tell the request, id by id in the order given, what became of each."""
+    """Return what became of each id of a request, in the order given."""
     targets = targets_by_part(request.wanted_ids)
-    results = []
-    for position, given in enumerate(request.ids):
-        resolved = request.resolved.get(given)
-        message_id = resolved or given
-        if ended := request.ended.get(given):
-            results.append(Result(given, ended.outcome, ended.code, None, resolved, ended))
-            continue
-        part = postfix_part(message_id)
-        row = rows.get(part)
-        if row is not None and not row.is_readable:
-            stored = LETTERS[request.letters[position]] if request.letters else (Outcome.IN_PROGRESS, None)
-            results.append(Result(given, *stored, row, resolved))
-            continue
-        is_wrong = row is not None and row.own_id is not None and contradict(row.own_id, message_id)
-        if part not in targets or is_wrong:
-            told: tuple[Outcome, Code | None] = (Outcome.NEEDS_REVIEW, Code.ID_CONFLICT)
-        else:
-            told = _of_row(request, targets[part].message_id, row, now)
-        outcome, code = told
-        is_claimed = row is not None and row.state is State.RELEASING
-        if request.cancelled_at is not None and outcome is Outcome.IN_PROGRESS and not is_claimed:
-            outcome, code, row = Outcome.CANCELLED, None, None
-        if _is_over(request, outcome, is_claimed=is_claimed):
-            outcome, code = Outcome.FAILED, Code.NOT_ATTEMPTED
-        if request.letters is not None:
-            stored = LETTERS[request.letters[position]]
-            settled = stored == (Outcome.NEEDS_REVIEW, Code.UNSETTLED) and outcome.is_end
-            if not settled and stored != (outcome, code):
-                row = None
-            outcome, code = (outcome, code) if settled else stored
-        # An id that contradicts the message was never sent: what became of the message is not its outcome.
-        shown = None if code is Code.ID_CONFLICT else row
-        results.append(Result(given, outcome, code, shown, resolved))
-    return tuple(results)
+    letters = request.letters or [None] * len(request.ids)
+    closed_as = [LETTERS[letter] if letter is not None else None for letter in letters]
+    return tuple(
+        _result(request, given, targets, rows, now, stored)
+        for given, stored in zip(request.ids, closed_as, strict=True)
+    )
+
+
+# What a caller is told of one id.
+_Meaning = tuple[Outcome, Code | None]
+
+_IN_PROGRESS: Final[_Meaning] = (Outcome.IN_PROGRESS, None)
+
+_UNDER_REVIEW: Final[_Meaning] = (Outcome.NEEDS_REVIEW, Code.UNSETTLED)
+
+
+def _result(
+    request: RequestRow,
+    given: MessageId,
+    targets: Mapping[PostfixPart, Target],
+    rows: Mapping[PostfixPart, MessageRow],
+    now: datetime,
+    stored: _Meaning | None,
+) -> Result:
+    """Return what became of one id. `stored`: what a closed request keeps of it."""
+    resolved = request.resolved.get(given)
+    if ended := request.ended.get(given):
+        return Result(given, ended.outcome, ended.code, None, resolved, ended)
+    message_id = resolved or given
+    row = rows.get(postfix_part(message_id))
+    if row is not None and not row.is_readable:
+        return Result(given, *(stored or _IN_PROGRESS), row, resolved)
+    meaning = _of_id(request, message_id, targets, row, now)
+    is_claimed = row is not None and row.state is State.RELEASING
+    if _is_cancelled(request, meaning[0], is_claimed=is_claimed):
+        meaning, row = (Outcome.CANCELLED, None), None
+    if _is_over(request, meaning[0], is_claimed=is_claimed):
+        meaning = (Outcome.FAILED, Code.NOT_ATTEMPTED)
+    if stored is not None:
+        meaning, row = _as_closed(stored, meaning, row)
+    # An id that contradicts the message was never sent: what became of the message is not its outcome.
+    return Result(given, *meaning, None if meaning[1] is Code.ID_CONFLICT else row, resolved)
+
+
+def _of_id(
+    request: RequestRow,
+    message_id: MessageId,
+    targets: Mapping[PostfixPart, Target],
+    row: MessageRow | None,
+    now: datetime,
+) -> _Meaning:
+    """Return what became of a message under an id, which may contradict the request's other ids or the message."""
+    target = targets.get(postfix_part(message_id))
+    is_wrong = row is not None and row.own_id is not None and contradict(row.own_id, message_id)
+    if target is None or is_wrong:
+        return Outcome.NEEDS_REVIEW, Code.ID_CONFLICT
+    return _of_row(request, target.message_id, row, now)
+
+
+def _as_closed(stored: _Meaning, meaning: _Meaning, row: MessageRow | None) -> tuple[_Meaning, MessageRow | None]:
+    """Return what a closed request keeps, unless a message under review has ended since.
+
+    The row is shown only where it says the same: it may have moved for another request.
+    """
+    if stored == _UNDER_REVIEW and meaning[0].is_end:
+        return meaning, row
+    return stored, row if stored == meaning else None
+
+
+def _is_cancelled(request: RequestRow, outcome: Outcome, *, is_claimed: bool) -> bool:
+    """Whether a cancellation has ended an id: what was claimed before it still comes to its own end."""
+    return request.cancelled_at is not None and outcome is Outcome.IN_PROGRESS and not is_claimed
 
 
 def _is_over(request: RequestRow, outcome: Outcome, *, is_claimed: bool) -> bool:
@@ -122,10 +160,8 @@ def _is_over(request: RequestRow, outcome: Outcome, *, is_claimed: bool) -> bool
     return request.dry_run and outcome is Outcome.IN_PROGRESS and not is_claimed
 
 
-def _of_row(
-    request: RequestRow, wanted: MessageId, row: MessageRow | None, now: datetime
-) -> tuple[Outcome, Code | None]:
-    """Tell what became of a message that the request wants under this id."""
+def _of_row(request: RequestRow, wanted: MessageId, row: MessageRow | None, now: datetime) -> _Meaning:
+    """Return what became of a message that the request wants under this id."""
     if row is None or _may_be_tried(row, request, wanted, now):
         return Outcome.IN_PROGRESS, None
     match row.state:

@@ -1,6 +1,7 @@
 """How each row moves on: claimed, asked for, recorded, given back, closed, refused. Pure.
 
-`outcome.TRANSITIONS` says which moves are legal; the ledger lets one pass only from the row as it was seen.
+`states.TRANSITIONS` says which moves are legal; the ledger lets one pass only from the row as it was seen. How a call's
+unknown outcome is settled is in `settlement.py`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,19 +11,13 @@ from typing import Final
 
 from quarantine_release.domain.guard import Guarded
 from quarantine_release.domain.identity import under, with_candidate, with_confirmed
-from quarantine_release.domain.ids import MessageId, OperationId, PostfixPart
+from quarantine_release.domain.ids import MessageId, PostfixPart
 from quarantine_release.domain.results import Result
 from quarantine_release.domain.rows import AttemptRow, AttemptState, MessageRow, RequestRow, RequestState, Target
-from quarantine_release.domain.states import EXPIRING, FINAL, LETTERS, UNSETTLED, Code, State
-from quarantine_release.domain.verdicts import Evidence, Reading, Seen, Verdict
+from quarantine_release.domain.states import EXPIRING, FINAL, LETTERS, Code, State
+from quarantine_release.domain.verdicts import Evidence, Verdict
 
 ASKS_KEPT: Final = 100
-
-# So many calls that may have taken effect are made for one message before a person must look.
-CALLS_LIMIT: Final = 5
-
-# For so long a message that cannot be read for the moment is tried again.
-GIVE_UP_READING: Final = timedelta(hours=24)
 
 # In calls of so many a message is sent again after a larger call was rejected as a whole, and then alone.
 SMALLER_CALL: Final = 10
@@ -177,106 +172,6 @@ def given_back(
             largest_call=_smaller(rejected_with) if rejected_with else row.largest_call,
         )
     return replace(restored, refusals=row.refusals + 1, last_refused=row.attempt)
-
-
-def settled(
-    row: MessageRow, attempt: AttemptRow, reading: Reading, read_at: datetime, now: datetime, terms: Terms
-) -> MessageRow | None:
-    """Return an unsettled message of this attempt as a read shows it; None while the read does not allow to say.
-
-    A release that reached anybody counts at once, unless the log has no result yet for another recipient. Everything
-    else may be a call's effect that is yet to come, and counts only if it was read after lease and settle. Then "still
-    quarantined" frees the message, and the rest is for a person.
-    """
-    if row.state is State.RELEASING and now < attempt.deadline:
-        return None
-    evidence = replace(reading.evidence, seen=reading.seen)
-    is_early = read_at < counts_from(attempt, terms)
-    verdict = _shown(reading)
-    if verdict is not None and not (is_early and reading.recipients.counts[1]):
-        return recorded(row, verdict, evidence, now, terms)
-    is_reviewed = row.state is State.NEEDS_REVIEW
-    if reading.seen is Seen.UNREAD and (is_reviewed or now < attempt.sent_at + GIVE_UP_READING):
-        return None
-    if is_early:
-        return None
-    is_free = reading.seen is Seen.QUARANTINED and len(row.attempts) < CALLS_LIMIT and row.forced_over is None
-    if not is_free:
-        verdict = Verdict(State.NEEDS_REVIEW, Code.UNSETTLED, message_id=reading.message_id)
-        reviewed = recorded(row, verdict, evidence, now, terms)
-        if reading.seen in (Seen.ABSENT, Seen.QUARANTINED):  # their read changed nothing, so they make room
-            reviewed = replace(reviewed, candidates=frozenset())
-        return None if is_reviewed and row.evidence == evidence and reviewed.candidates == row.candidates else reviewed
-    return _freed(with_confirmed(row, reading.message_id), evidence, now)
-
-
-def counts_from(attempt: AttemptRow, terms: Terms) -> datetime:
-    """Return when a call can have no effect any more: from then on "still quarantined" counts."""
-    return attempt.deadline + terms.settle
-
-
-def _shown(reading: Reading) -> Verdict | None:
-    """Return the release that a read proves."""
-    if reading.seen is Seen.RELEASED:
-        return Verdict(State.RELEASED, None, reading.recipients, reading.message_id)
-    if reading.seen is Seen.PARTIAL:
-        return Verdict(State.PARTIAL, Code.PARTLY_DELIVERED, reading.recipients, reading.message_id)
-    return None
-
-
-def settled_by_hand(
-    row: MessageRow, operation: OperationId, seen: Seen, now: datetime, terms: Terms
-) -> MessageRow | None:
-    """Return an unsettled message as a person has seen it, released or still quarantined; None if none may say so.
-
-    As for a reading, "released" counts at once, "still quarantined" only after lease and settle, and neither while the
-    call may be under way. But a person may also free what is under review, however many calls were made. A message
-    that was out before a forced call is not freed: it would be released again without force.
-    """
-    if row.state not in UNSETTLED or (row.state is State.RELEASING and not _is_past(row.deadline, now)):
-        return None
-    evidence = Evidence(seen=seen, operation=operation)
-    noted = replace(row, operations=row.operations | {operation})
-    if seen is Seen.RELEASED:
-        return recorded(noted, Verdict(State.RELEASED), evidence, now, terms)
-    if seen is not Seen.QUARANTINED or row.forced_over in EXPIRING:
-        return None
-    if row.deadline is not None and not _is_past(row.deadline + terms.settle, now):
-        return None
-    return _freed(replace(noted, forced_over=None, forced_after=None), evidence, now)
-
-
-def _freed(row: MessageRow, evidence: Evidence, now: datetime) -> MessageRow:
-    """Return the message as one that was not released, and that whoever asks next may claim."""
-    return replace(
-        row,
-        state=State.RETRYABLE,
-        owner=None,
-        deadline=None,
-        code=None,
-        evidence=evidence,
-        updated_at=now,
-        expires_at=None,
-    )
-
-
-def _is_past(deadline: datetime | None, now: datetime) -> bool:
-    return deadline is None or deadline <= now
-
-
-def found_out(attempt: AttemptRow, rows: Mapping[PostfixPart, MessageRow], now: datetime, terms: Terms) -> AttemptRow:
-    """Return the attempt as one whose every message is settled, each with what it was found to be."""
-    verdicts = dict(attempt.verdicts or {})
-    for part, row in rows.items():
-        if row.attempt == attempt.attempt and row.state not in (State.RELEASING, State.UNKNOWN):
-            verdicts[part] = Verdict(row.state, row.code, row.recipients, row.own_id)
-    return replace(
-        attempt,
-        state=AttemptState.REFUSED if attempt.state is AttemptState.REFUSED else AttemptState.SETTLED,
-        ended_at=attempt.ended_at or now,
-        verdicts=verdicts,
-        expires_at=terms.expiry(now),
-    )
 
 
 def closed(request: RequestRow, results: Sequence[Result], now: datetime, terms: Terms) -> RequestRow | None:

@@ -13,8 +13,9 @@ from typing import Final
 from quarantine_release.domain.ids import AccountId, PostfixPart
 from quarantine_release.domain.ledger_errors import LedgerUnavailable, RowUnreadable
 from quarantine_release.domain.rows import AttemptRow, AttemptState, MessageRow
+from quarantine_release.domain.settlement import counts_from, found_out, settled
 from quarantine_release.domain.states import FINAL, UNSETTLED, State
-from quarantine_release.domain.transitions import counts_from, found_out, given_back, recorded, settled
+from quarantine_release.domain.transitions import given_back, recorded
 from quarantine_release.domain.verdicts import Evidence, Reading, Seen, Wanted
 from quarantine_release.releasing.ports import Hint, Move, Ports
 from quarantine_release.releasing.read_back import UNREAD, read_back, wanted_of
