@@ -14,8 +14,9 @@ from typing import Any, Final, cast
 from botocore.exceptions import BotoCoreError, ClientError
 
 from quarantine_release import telemetry, wiring
+from quarantine_release.api.problems import InvalidRequest
 from quarantine_release.api.release_answer import answer_body
-from quarantine_release.api.request_fields import InvalidRequest, parse_account_id, parse_message_id, parse_request_id
+from quarantine_release.api.request_fields import parse_account_id, parse_message_id, parse_request_id
 from quarantine_release.api.trace_answer import attempts_of, operation_body, request_body, trace_body
 from quarantine_release.domain.call_limit import EVERYBODY
 from quarantine_release.domain.ids import AccountId, OperationId, RequestId, postfix_part

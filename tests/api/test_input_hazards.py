@@ -15,8 +15,8 @@ import pytest
 
 from quarantine_release.api.authentication import Unauthenticated, authenticate
 from quarantine_release.api.event import read_event
+from quarantine_release.api.problems import InvalidRequest
 from quarantine_release.api.release_request import BODY_LIMIT, accept, parse_release_request
-from quarantine_release.api.request_fields import InvalidRequest
 from quarantine_release.config.clients import Client, Scope, Token
 from tests.support.deployment import Event, proxy_event, token_of
 from tests.support.stand_ins import ACCOUNT, NOON, sign

@@ -12,15 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quarantine_release.api.authentication import AuthenticatedRequest
-from quarantine_release.api.problems import PROBLEMS
+from quarantine_release.api.problems import PROBLEMS, InvalidRequest
 from quarantine_release.api.release_request import ReleaseRequest, accept, parse_release_request
-from quarantine_release.api.request_fields import (
-    IDS_LIMIT,
-    INLINE_LIMIT,
-    InvalidRequest,
-    parse_message_id,
-    parse_request_id,
-)
+from quarantine_release.api.request_fields import IDS_LIMIT, INLINE_LIMIT, parse_message_id, parse_request_id
 from quarantine_release.config.clients import Client, Scope
 from quarantine_release.domain.ids import MessageId
 from quarantine_release.domain.policy import Policy

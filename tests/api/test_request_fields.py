@@ -5,13 +5,8 @@ from typing import Any
 
 import pytest
 
-from quarantine_release.api.request_fields import (
-    IDS_LIMIT,
-    InvalidRequest,
-    parse_account_id,
-    parse_message_id,
-    parse_request_id,
-)
+from quarantine_release.api.problems import InvalidRequest
+from quarantine_release.api.request_fields import IDS_LIMIT, parse_account_id, parse_message_id, parse_request_id
 from tests.api.test_release_request import HEADER, NARROWED, id_number, invalid, parse
 from tests.support.stand_ins import ACCOUNT, BARE, FULL, OTHER
 

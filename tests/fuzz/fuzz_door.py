@@ -16,9 +16,8 @@ from pathlib import Path
 from string import ascii_letters, digits
 
 from quarantine_release.api.authentication import Unauthenticated, authenticate
-from quarantine_release.api.problems import PROBLEMS
+from quarantine_release.api.problems import PROBLEMS, InvalidRequest
 from quarantine_release.api.release_request import accept, parse_release_request
-from quarantine_release.api.request_fields import InvalidRequest
 from quarantine_release.config.clients import Client, Scope, Token
 from quarantine_release.ledger.items import request_item
 from tests.support.stand_ins import ACCOUNT, NOON, http_request

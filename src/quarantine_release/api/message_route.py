@@ -2,8 +2,8 @@
 
 from quarantine_release.api.access import allowed_account
 from quarantine_release.api.authentication import AuthenticatedRequest
-from quarantine_release.api.problems import Declined, unreadable
-from quarantine_release.api.request_fields import InvalidRequest, parse_message_id, queried_account
+from quarantine_release.api.problems import Declined, InvalidRequest, unreadable
+from quarantine_release.api.request_fields import parse_message_id, queried_account
 from quarantine_release.api.response import Response
 from quarantine_release.api.services import Services
 from quarantine_release.api.trace_answer import attempts_of, trace_body

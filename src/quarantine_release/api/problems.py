@@ -70,6 +70,14 @@ class Declined(Exception):
         self.members = members
 
 
+class InvalidRequest(Declined):
+    """The request cannot be accepted as it is. `field` is the member that breaks a rule, which `detail` names."""
+
+    def __init__(self, code: str, detail: str, field: str = "body") -> None:
+        super().__init__(code, detail, field=field)
+        self.field = field
+
+
 def unreadable(ids: Sequence[MessageId] = (), **members: Any) -> Declined:
     """Return the problem of a row that cannot be read. `ids` are those of the caller that it is about."""
     detail = (

@@ -1,22 +1,21 @@
 """From an authenticated payload to a ReleaseRequest, and from that to its row. Pure; never echoes input back.
 
-What each member of the body may hold stands in `request_fields.py`.
+`request_fields.py` has the rule of each member of the body, `request_headers.py` that of each header.
 """
 
 import base64
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
 from quarantine_release.api.authentication import AuthenticatedRequest
+from quarantine_release.api.problems import InvalidRequest
 from quarantine_release.api.request_fields import (
     IDS_LIMIT,
     INLINE_LIMIT,
-    InvalidRequest,
     parse_account_id,
     parse_fail_on,
     parse_flags,
@@ -25,23 +24,14 @@ from quarantine_release.api.request_fields import (
     parse_texts,
     warnings_of,
 )
+from quarantine_release.api.request_headers import idempotency_key, prefers_async, trace_id
 from quarantine_release.api.strict_json import JsonInvalid, parse_json
 from quarantine_release.config.clients import Client, Scope
 from quarantine_release.domain.ids import AccountId, MessageId, RequestId
 from quarantine_release.domain.request_options import ANY, FailOn, Narrowing
 from quarantine_release.domain.rows import RequestRow, RequestState
 
-Headers = Mapping[str, tuple[str, ...]]
-
 BODY_LIMIT: Final = 64 * 1024
-
-_KEY: Final = re.compile(r"\A[\x21-\x7e]{1,255}\Z")
-
-_QUOTED_KEY: Final = re.compile(r'\A"([\x20\x21\x23-\x5b\x5d-\x7e]{1,255})"\Z')
-
-_TRACEPARENT: Final = re.compile(r"\A00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}\Z")
-
-_GATEWAY_TRACE: Final = re.compile(r"\A(?:Self=[^;]{1,64};)?Root=([0-9a-f-]{35})(?:;|\Z)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,21 +68,12 @@ class ReleaseRequest:
         return is_now_or_never or (len(self.ids) <= INLINE_LIMIT and not self.prefers_async)
 
 
-def _limit(client: Client, flags: Mapping[str, bool]) -> tuple[int, str]:
-    """Return how many ids a request may name, and why, to end a sentence."""
-    at_once = " and ".join(name for name in ("force", "dry_run") if flags[name])
-    limit = INLINE_LIMIT if at_once else IDS_LIMIT
-    if client.max_ids is not None and client.max_ids < limit:
-        return client.max_ids, " by this client (max_ids)"
-    return limit, f" with {at_once}" if at_once else " in a request"
-
-
 def parse_release_request(caller: AuthenticatedRequest) -> ReleaseRequest:
     """Check what a caller sent and make it a request. Raises InvalidRequest."""
     content = _content(caller)
     flags = parse_flags(content)
     texts = parse_texts(content)
-    key = _idempotency_key(caller)
+    key = idempotency_key(caller.http.headers, caller.signed_id)
     ids = parse_ids(content, *_limit(caller.client, flags))
     request = ReleaseRequest(
         client=caller.client,
@@ -105,17 +86,11 @@ def parse_release_request(caller: AuthenticatedRequest) -> ReleaseRequest:
         **flags,
         fail_on=parse_fail_on(content),
         idempotency_key=key,
-        trace_id=_trace_id(caller.http.headers),
-        prefers_async=_prefers_async(caller.http.headers),
+        trace_id=trace_id(caller.http.headers),
+        prefers_async=prefers_async(caller.http.headers),
         warnings=warnings_of(content, ids),
     )
-    force = request.force
-    if request.override and request.reason is None:
-        raise InvalidRequest("override_needs_reason", "override needs a reason.", "reason")
-    if force and request.reason is None:
-        raise InvalidRequest("force_needs_reason", "force needs a reason.", "reason")
-    if force and key is None:
-        raise InvalidRequest("force_needs_key", "force needs the header Idempotency-Key.", "Idempotency-Key")
+    _check_reasons(request)
     return request
 
 
@@ -147,6 +122,25 @@ def accept(request: ReleaseRequest, account_id: AccountId, now: datetime, random
     )
 
 
+def _check_reasons(request: ReleaseRequest) -> None:
+    """Refuse what overrides a rule and does not say why, or could be made twice."""
+    if request.override and request.reason is None:
+        raise InvalidRequest("override_needs_reason", "override needs a reason.", "reason")
+    if request.force and request.reason is None:
+        raise InvalidRequest("force_needs_reason", "force needs a reason.", "reason")
+    if request.force and request.idempotency_key is None:
+        raise InvalidRequest("force_needs_key", "force needs the header Idempotency-Key.", "Idempotency-Key")
+
+
+def _limit(client: Client, flags: Mapping[str, bool]) -> tuple[int, str]:
+    """Return how many ids a request may name, and why, to end a sentence."""
+    at_once = " and ".join(name for name in ("force", "dry_run") if flags[name])
+    limit = INLINE_LIMIT if at_once else IDS_LIMIT
+    if client.max_ids is not None and client.max_ids < limit:
+        return client.max_ids, " by this client (max_ids)"
+    return limit, f" with {at_once}" if at_once else " in a request"
+
+
 def _content(caller: AuthenticatedRequest) -> dict[str, Any]:
     if caller.http.body is None:
         raise InvalidRequest("invalid_body", "The body is marked as base64 and is not base64.")
@@ -159,48 +153,6 @@ def _content(caller: AuthenticatedRequest) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InvalidRequest("invalid_body", "The body must be a JSON object, or an array of ids.")
     return content
-
-
-def _idempotency_key(caller: AuthenticatedRequest) -> str | None:
-    key = _sent_key(caller.http.headers)
-    if caller.signed_id is None:
-        return key
-    # What is signed decides: else a recorded request could be sent again under another key, and be another request.
-    if key not in (None, caller.signed_id):
-        detail = "The key of a signed request must equal its webhook-id."
-        raise InvalidRequest("invalid_idempotency_key", detail, "Idempotency-Key")
-    return caller.signed_id
-
-
-def _sent_key(headers: Headers) -> str | None:
-    keys = []
-    for name in ("idempotency-key", "webhook-id"):
-        values = set(headers.get(name, ()))
-        if not values:
-            continue
-        value = values.pop().strip()
-        quoted = _QUOTED_KEY.match(value)
-        if values or not (quoted or (_KEY.match(value) and '"' not in value)):
-            raise InvalidRequest(
-                "invalid_idempotency_key", "The key must be one value of 1 to 255 printable ASCII characters.", name
-            )
-        keys.append(quoted.group(1) if quoted else value)
-    return keys[0] if keys else None
-
-
-def _trace_id(headers: Headers) -> str | None:
-    for value in headers.get("traceparent", ()):
-        traceparent = _TRACEPARENT.match(value)
-        if traceparent:
-            return traceparent.group(1)
-    gateway = _GATEWAY_TRACE.match(next(iter(headers.get("x-amzn-trace-id", ())), ""))
-    return gateway.group(1) if gateway else None
-
-
-def _prefers_async(headers: Headers) -> bool:
-    """Say whether the caller wants to be answered before the release (RFC 7240, section 4.1)."""
-    preferences = ",".join(headers.get("prefer", ())).split(",")
-    return any(preference.partition(";")[0].strip().lower() == "respond-async" for preference in preferences)
 
 
 def _fingerprint(request: ReleaseRequest, account_id: AccountId) -> str:

@@ -8,10 +8,10 @@ from typing import Any, Final
 from quarantine_release import telemetry
 from quarantine_release.api.access import allowed_account, require_scope, visible_request
 from quarantine_release.api.authentication import AuthenticatedRequest
-from quarantine_release.api.problems import Declined, problem_body, unreadable
+from quarantine_release.api.problems import Declined, InvalidRequest, problem_body, unreadable
 from quarantine_release.api.release_answer import answer_body, is_failure
 from quarantine_release.api.release_request import accept, parse_release_request
-from quarantine_release.api.request_fields import InvalidRequest, parse_request_id
+from quarantine_release.api.request_fields import parse_request_id
 from quarantine_release.api.response import PROBLEM_TYPE, Response
 from quarantine_release.api.services import Services
 from quarantine_release.config.clients import Client, Scope

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from quarantine_release.api.problems import Declined
+from quarantine_release.api.problems import InvalidRequest
 from quarantine_release.api.strict_json import Number
 from quarantine_release.domain.ids import (
     ANY_ID,
@@ -54,14 +54,6 @@ _WARNINGS_LIMIT: Final = 20
 _EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
 
 _LATEST: Final = datetime(2100, 1, 1, tzinfo=UTC)
-
-
-class InvalidRequest(Declined):
-    """The request cannot be accepted as it is. `field` is the member that breaks a rule, which `detail` names."""
-
-    def __init__(self, code: str, detail: str, field: str = "body") -> None:
-        super().__init__(code, detail, field=field)
-        self.field = field
 
 
 def parse_ids(content: dict[str, Any], limit: int, because: str = "") -> tuple[MessageId, ...]:
