@@ -12,9 +12,9 @@ from quarantine_release.cloudflare import after_release as cloudflare_reading_mo
 from quarantine_release.cloudflare import details_walk as details_walk_module
 from quarantine_release.cloudflare import entries as reading_module
 from quarantine_release.cloudflare import log_pages as cloudflare_log_module
+from quarantine_release.cloudflare import matching as matching_module
 from quarantine_release.cloudflare.entries import RELEASE
 from quarantine_release.cloudflare.search import Calls, Page
-from quarantine_release.domain import lookup as lookup_module
 from quarantine_release.domain import search_rows as search_rows_module
 from quarantine_release.domain.details import Details, NotRead, Several
 from quarantine_release.domain.guard import Guarded
@@ -23,7 +23,7 @@ from quarantine_release.domain.states import LETTERS, Outcome
 from quarantine_release.domain.verdicts import Seen
 from quarantine_release.ledger.items import request_row
 from quarantine_release.releasing import vet as vetting_module
-from quarantine_release.releasing.findings import Findings
+from quarantine_release.releasing.own_ids import OwnIds
 from tests.simulation.simulated_runs import scheduled, schedules
 from tests.simulation.simulated_stories import AWAITED, SEARCHED
 
@@ -52,7 +52,7 @@ def outcomes_of(name: str) -> dict[str, tuple[Outcome, ...]]:
 
 
 def the_last_row_wins(patch: Patch) -> None:
-    for module in (search_rows_module, lookup_module):
+    for module in (search_rows_module, matching_module):
         patch.setattr(module, "merged", lambda rows: rows[-1])
 
 
@@ -76,7 +76,7 @@ def the_first_of_several_is_meant(patch: Patch) -> None:
 
 
 def a_full_id_tells_what_a_shorter_one_means(patch: Patch) -> None:
-    patch.setattr(Findings, "shorter", lambda *_: [])
+    patch.setattr(OwnIds, "shorter", lambda *_: [])
 
 
 def what_is_too_new_to_be_shown_cannot_be_read(patch: Patch) -> None:
