@@ -15,31 +15,15 @@ from quarantine_release.api.authentication import AuthenticatedRequest
 from quarantine_release.api.problems import PROBLEMS, InvalidRequest
 from quarantine_release.api.release_request import ReleaseRequest, accept, parse_release_request
 from quarantine_release.api.request_fields import IDS_LIMIT, INLINE_LIMIT, parse_message_id, parse_request_id
-from quarantine_release.config.clients import Client, Scope
 from quarantine_release.domain.ids import MessageId
 from quarantine_release.domain.policy import Policy
 from quarantine_release.domain.request_options import FailOn, Narrowing
 from quarantine_release.domain.rows import RequestRow, RequestState
+from tests.support.release_bodies import CLIENT, HEADER, NARROWED, Headers, id_number, invalid, parse
 from tests.support.shapes import message_ids
 from tests.support.stand_ins import ACCOUNT, BARE, FULL, NOON, OTHER, http_request
 
-CLIENT = Client("soar", (), frozenset({Scope.RELEASE}))
 RANDOM = bytes(range(20))
-Headers = dict[str, tuple[str, ...]]
-
-
-def parse(content: Any, headers: Headers | None = None, client: Client = CLIENT) -> ReleaseRequest:
-    """Parse a body: bytes as they are, anything else as JSON."""
-    body = content if isinstance(content, bytes) else json.dumps(content).encode()
-    return parse_release_request(AuthenticatedRequest(client, http_request(headers or {}, body)))
-
-
-def invalid(content: Any, headers: Headers | None = None, client: Client = CLIENT) -> tuple[str, str]:
-    """Return code and field of the refusal."""
-    with pytest.raises(InvalidRequest) as refusal:
-        parse(content, headers, client)
-    assert PROBLEMS[refusal.value.code].status == 400
-    return refusal.value.code, refusal.value.field
 
 
 def test_only_ids_are_needed() -> None:
@@ -84,10 +68,6 @@ def test_every_member_is_read() -> None:
         prefers_async=False,
         warnings=(),
     )
-
-
-def id_number(number: int) -> str:
-    return f"4Njp3P0STMz{number:05}"
 
 
 @pytest.mark.parametrize(
@@ -362,16 +342,6 @@ def test_the_fingerprint_tells_payloads_apart_and_not_how_they_are_written() -> 
     ]
     others = [fingerprint({"ids": [BARE, OTHER]} | member) for member in members]
     assert len({first, fingerprint([BARE, OTHER], "b" * 32), *others}) == len(members) + 2
-
-
-HEADER = "<CAF+b=a,c@mail.example.com>"
-NARROWED = {
-    "ids": HEADER,
-    "recipient": "ann@example.com",
-    "sender": "example.org",
-    "since": "2026-11-01T02:00:00+02:00",
-    "expect_count": 2,
-}
 
 
 def test_what_narrows_a_message_id_down_is_read_and_kept() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from quarantine_release.api.problems import InvalidRequest
 from quarantine_release.api.request_fields import IDS_LIMIT, parse_account_id, parse_message_id, parse_request_id
-from tests.api.test_release_request import HEADER, NARROWED, id_number, invalid, parse
+from tests.support.release_bodies import HEADER, NARROWED, id_number, invalid, parse
 from tests.support.stand_ins import ACCOUNT, BARE, FULL, OTHER
 
 

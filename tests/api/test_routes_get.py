@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from quarantine_release import wiring
 from quarantine_release.domain.ids import AccountId, OperationId
 from quarantine_release.ledger.table import Table
 from quarantine_release.ledger.transactions import DynamoLedger
@@ -18,9 +17,9 @@ from tests.support.deployment import (
     OTHER_ACCOUNT,
     Deployment,
     path_of,
+    set_clock,
 )
 from tests.support.small_cloudflare import NO_REPLY, RECIPIENT, Reply, delivered
-from tests.support.stand_ins import Clock
 from tools.operations import Person, pause, resume
 
 SECOND = "4WtWkr6nlBz9sNH"
@@ -121,8 +120,7 @@ def test_the_trace_shows_a_call_that_was_refused(deployment: Deployment) -> None
 def test_the_trace_shows_the_pauses_that_its_requests_may_have_met(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = Clock(wiring.clock())
-    monkeypatch.setattr(wiring, "clock", clock)
+    clock = set_clock(monkeypatch)
     ledger = DynamoLedger(Table(deployment._dynamodb, deployment.environment["TABLE_NAME"], lambda _: None))
 
     def change(what: Callable[..., object], client: str | None) -> None:
@@ -217,8 +215,7 @@ def test_health_names_the_client_and_what_works(deployment: Deployment) -> None:
 def test_health_asks_cloudflare_at_most_once_in_60_seconds(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = Clock(wiring.clock())
-    monkeypatch.setattr(wiring, "clock", clock)
+    clock = set_clock(monkeypatch)
     for _ in range(5):
         assert deployment.get("/v1/health").status == 200
     assert len(deployment.upstream.requests) == 1

@@ -16,9 +16,9 @@ from tests.support.deployment import (
     OTHER_ACCOUNT,
     Deployment,
     path_of,
+    set_clock,
 )
 from tests.support.small_cloudflare import NO_REPLY, RECIPIENT, Reply, Sent, delivered
-from tests.support.stand_ins import Clock
 
 SECOND = "4WtWkr6nlBz9sNH"
 KEY = [("Idempotency-Key", "key-1")]
@@ -208,7 +208,7 @@ def test_a_release_takes_two_round_trips_to_the_ledger_and_a_replay_one(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And one more where calls are bought of the account's budget, in blocks that hold for a second."""
-    monkeypatch.setattr(wiring, "clock", Clock(wiring.clock()))
+    set_clock(monkeypatch)
     deployment.post([SECOND])  # the secrets are cached from here on
     for body, headers, calls in (
         ([MESSAGE], KEY, ["UpdateItem", *["TransactWriteItems"] * 2]),
@@ -442,8 +442,7 @@ def test_what_was_released_already_is_found_by_who_looks_it_up_though_no_call_is
 def test_while_all_calls_are_used_up_the_worker_waits_and_who_forces_is_told(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = Clock(wiring.clock())
-    monkeypatch.setattr(wiring, "clock", clock)
+    clock = set_clock(monkeypatch)
     monkeypatch.setenv("BUDGET_CALLS", "1")
     deployment.post([MESSAGE])
     asked = deployment.post([SECOND])
@@ -462,8 +461,7 @@ def test_while_all_calls_are_used_up_the_worker_waits_and_who_forces_is_told(
 def test_after_a_429_nothing_is_called_until_the_time_is_over(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = Clock(wiring.clock())
-    monkeypatch.setattr(wiring, "clock", clock)
+    clock = set_clock(monkeypatch)
     deployment.upstream.answers.append(Reply(429, headers={"Retry-After": "77"}))
     asked = [deployment.post([MESSAGE]), deployment.post([SECOND]), deployment.post(many(30))]
     assert [answer.status for answer in asked] == [202, 202, 202]
@@ -492,8 +490,7 @@ def test_calls_that_are_told_to_be_few_are_spared(deployment: Deployment) -> Non
 def test_a_queue_that_fails_is_no_reason_to_say_no_and_the_sweep_finds_what_was_taken_on(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = Clock(wiring.clock())
-    monkeypatch.setattr(wiring, "clock", clock)
+    clock = set_clock(monkeypatch)
     deployment.delete_queue()
     asked = deployment.post(many(99))
     assert (asked.status, asked.headers["Location"]) == (202, BASE_URL + path_of(asked))

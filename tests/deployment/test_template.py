@@ -17,11 +17,9 @@ from samtranslator.parser.parser import Parser
 from samtranslator.translator.translator import Translator
 from samtranslator.yaml_helper import yaml_parse
 
-from quarantine_release import wiring
 from quarantine_release.usecases import settle
-from tests.support.deployment import Deployment
+from tests.support.deployment import Deployment, set_clock
 from tests.support.small_cloudflare import NO_REPLY, Reply
-from tests.support.stand_ins import Clock
 
 TEMPLATE = Path(__file__).parent.parent.parent / "template.yaml"
 SWITCHES = {
@@ -1008,8 +1006,7 @@ def test_there_is_time_to_do_something_for_a_request_that_stays_open(stack: Stac
 def test_what_our_alarms_watch_is_what_the_functions_tell(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    clock = Clock(wiring.clock())
-    monkeypatch.setattr(wiring, "clock", clock)
+    clock = set_clock(monkeypatch)
     deployment.upstream.answers += [Reply(403), NO_REPLY]
     assert [deployment.post().status, deployment.post().status] == [503, 202]
     clock.move(seconds=215)

@@ -12,6 +12,7 @@ from quarantine_release.domain.rows import MessageRow, WireForm
 from quarantine_release.domain.states import Code, State
 from quarantine_release.domain.verdicts import Evidence
 from tests.support.deployment import Deployment
+from tests.support.metrics import counted
 from tests.support.stand_ins import ACCOUNT, BARE, NOON, request_row
 
 ROW = MessageRow(
@@ -24,13 +25,6 @@ ROW = MessageRow(
     owner=RequestId("rq_one"),
     code=Code.UNSETTLED,
 )
-
-
-def counted() -> dict[str, list[float]]:
-    """Return what was counted since the last time, by name."""
-    metrics = telemetry.metrics.serialize_metric_set()
-    telemetry.metrics.clear_metrics()
-    return {name: value for name, value in metrics.items() if isinstance(value, list)}
 
 
 def test_a_release_outcome_tells_message_outcome_and_who(deployment: Deployment) -> None:

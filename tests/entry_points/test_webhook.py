@@ -20,6 +20,7 @@ from tests.support.deployment import (
     Deployment,
     client_entry,
     proxy_event,
+    set_clock,
     token_of,
 )
 from tests.support.stand_ins import Clock
@@ -147,9 +148,7 @@ def test_a_stage_or_base_path_in_the_path_leads_to_the_same_place_and_back(
 @pytest.fixture
 def now(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Return the clock that the deployment goes by."""
-    clock = Clock(wiring.clock())
-    monkeypatch.setattr(wiring, "clock", clock)
-    return clock
+    return set_clock(monkeypatch)
 
 
 def test_a_new_token_is_known_at_once_and_the_old_one_until_the_cache_has_passed(

@@ -22,10 +22,11 @@ from tests.support.deployment import (
     Context,
     Deployment,
     client_entry,
+    set_clock,
     sqs_record,
 )
+from tests.support.metrics import flushed
 from tests.support.small_cloudflare import NO_REPLY, Reply, delivered
-from tests.support.stand_ins import Clock
 
 SECOND, THIRD = "4WtWkr6nlBz9sNH", "4WtWkr6nlBz9sNK"
 ASYNC = [("Prefer", "respond-async")]
@@ -49,22 +50,12 @@ def accepted(deployment: Deployment, *ids: str, client: str = "soar", **members:
     return str(asked.body["request_id"])
 
 
-def counted(capsys: pytest.CaptureFixture[str]) -> dict[str, float]:
-    """Return what was counted since the last time, by name."""
-    found: dict[str, float] = {}
-    for line in capsys.readouterr().out.splitlines():
-        for name, value in json.loads(line).items():
-            if isinstance(value, list):
-                found[name] = found.get(name, 0) + sum(value)
-    return found
-
-
 def test_hints_lead_to_one_call_and_each_outcome_is_told_with_who_asked_for_it(
     deployment: Deployment, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = accepted(deployment, MESSAGE, SECOND, ticket="INC-1")
     second = accepted(deployment, SECOND, THIRD, client="other", ticket="INC-2")
-    counted(capsys)
+    flushed(capsys)
     assert deployment.work() == NOTHING_FAILED
     assert [sorted(sent.ids) for sent in deployment.upstream.releases] == [sorted([MESSAGE, SECOND, THIRD])]
     told = {event["message_key"]: event for event in deployment.events("release_outcome")}
@@ -74,22 +65,22 @@ def test_hints_lead_to_one_call_and_each_outcome_is_told_with_who_asked_for_it(
         f"M#{ACCOUNT}#{THIRD}": ("other", "INC-2", second),
     }
     assert {event["outcome"] for event in told.values()} == {"RELEASED"}
-    assert counted(capsys) == {"Hints": 2, "CloudflareCalls": 1, "Released": 3}
+    assert flushed(capsys) == {"Hints": 2, "CloudflareCalls": 1, "Released": 3}
 
 
 def test_hints_that_come_twice_late_or_for_nothing_are_acknowledged_and_counted(
     deployment: Deployment, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wanted = accepted(deployment, MESSAGE)
-    counted(capsys)
+    flushed(capsys)
     batch = [hint(wanted), hint(wanted), hint(wanted, 0), hint(wanted, 7), hint(FOREIGN), "{}", "hello", "[" * 9999]
     assert deployment.hand_to_worker(records(*batch)) == NOTHING_FAILED
     assert [sent.ids for sent in deployment.upstream.releases] == [[MESSAGE]]
     counts = {"Hints": 5, "CloudflareCalls": 1, "Released": 1, "HintsStale": 2, "HintsMalformed": 3}
-    assert counted(capsys) == counts
+    assert flushed(capsys) == counts
     assert deployment.hand_to_worker(records(*batch)) == NOTHING_FAILED
     assert len(deployment.upstream.releases) == 1
-    assert counted(capsys) == {"Hints": 5, "HintsStale": 5, "HintsMalformed": 3}
+    assert flushed(capsys) == {"Hints": 5, "HintsStale": 5, "HintsMalformed": 3}
     assert deployment.events("unhandled") == deployment.events("ledger_unavailable") == []
 
 
@@ -111,9 +102,9 @@ def test_a_hint_for_a_forced_request_releases_nothing(
     forced = {"ids": MESSAGE, "force": True, "reason": "false positive"}
     asked = deployment.post(forced, client="admin", headers=[("Idempotency-Key", "key-1")])
     assert asked.status == 202
-    counted(capsys)
+    flushed(capsys)
     assert deployment.hand_to_worker(records(hint(asked.body["request_id"]))) == NOTHING_FAILED
-    assert counted(capsys) == {"Hints": 1, "HintsStale": 1}
+    assert flushed(capsys) == {"Hints": 1, "HintsStale": 1}
     assert len(deployment.upstream.releases) == 1
 
 
@@ -122,11 +113,11 @@ def test_without_the_ledger_every_hint_is_delivered_again(
 ) -> None:
     wanted = accepted(deployment, MESSAGE)
     deployment.delete_table()
-    counted(capsys)
+    flushed(capsys)
     answer = deployment.hand_to_worker(records(hint(wanted), "hello", hint(wanted), hint(FOREIGN)))
     again = [failure["itemIdentifier"] for failure in answer["batchItemFailures"]]
     assert again == ["message-0", "message-2", "message-3"]
-    assert counted(capsys) == {"Hints": 3, "HintsMalformed": 1, "HintsFailed": 2, "LedgerUnavailable": 1}
+    assert flushed(capsys) == {"Hints": 3, "HintsMalformed": 1, "HintsFailed": 2, "LedgerUnavailable": 1}
     assert len(deployment.events("ledger_unavailable")) == 1
     assert not deployment.upstream.requests
 
@@ -189,8 +180,7 @@ def test_an_outcome_whose_owner_is_another_request_is_told_with_that_one(deploym
 def test_a_pause_sends_new_hints_for_when_it_is_over_and_acknowledges_the_old(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = Clock(wiring.clock())
-    monkeypatch.setattr(wiring, "clock", clock)
+    clock = set_clock(monkeypatch)
     wanted = accepted(deployment, MESSAGE)
     deployment.upstream.answers.append(Reply(429, headers={"Retry-After": "42"}))
     assert deployment.work() == NOTHING_FAILED
@@ -286,10 +276,10 @@ def test_work_of_a_client_that_is_gone_is_acknowledged_logged_and_not_done(
     accepted(deployment, MESSAGE)
     deployment.put_secret("clients", {"clients": [client_entry("other")]})
     deployment.start_afresh()
-    counted(capsys)
+    flushed(capsys)
     assert deployment.work() == NOTHING_FAILED
     assert (deployment.upstream.releases, deployment.rows("M#")) == ([], [])
     (event,) = deployment.events("work_withheld")
     assert (event["client"], event["reason"], event["number"]) == ("soar", "client_gone", 1)
-    assert counted(capsys) == {"Hints": 1, "WorkWithheld": 1}
+    assert flushed(capsys) == {"Hints": 1, "WorkWithheld": 1}
     assert deployment.work() == NOTHING_FAILED

@@ -23,7 +23,7 @@ from quarantine_release.usecases.accepted_request import cancel, look_up
 from quarantine_release.usecases.release_now import release
 from quarantine_release.usecases.settle import Summary, reconcile
 from quarantine_release.usecases.sweep import Swept, sweep
-from tests.entry_points.test_telemetry import counted
+from tests.support.metrics import counted
 from tests.support.stand_ins import ACCOUNT, BARE, FULL, NOON, OTHER, World, request_row
 
 ELSEWHERE = AccountId("b" * 32)

@@ -30,6 +30,7 @@ from quarantine_release.aws.service_clients import AwsClients
 from quarantine_release.webhook import lambda_handler
 from tests.support.canaries import SECRET, leaked
 from tests.support.small_cloudflare import Upstream
+from tests.support.stand_ins import Clock
 
 ACCOUNT = "a" * 32
 OTHER_ACCOUNT = "b" * 32
@@ -340,6 +341,13 @@ class Deployment:
 
     def _secret_id(self, name: str) -> str:
         return self.environment[f"{name.upper()}_SECRET_ID"]
+
+
+def set_clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Return the clock that the functions go by from now on."""
+    clock = Clock(wiring.clock())
+    monkeypatch.setattr(wiring, "clock", clock)
+    return clock
 
 
 @contextmanager

@@ -22,7 +22,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from local.stack import Stack
-from quarantine_release import wiring
 from quarantine_release.config.accounts import Accounts
 from quarantine_release.config.settings import Settings
 from quarantine_release.domain.ids import AccountId, AttemptId, OperationId, RequestId, postfix_part
@@ -35,10 +34,18 @@ from quarantine_release.ledger.items import operation_item, operation_row
 from quarantine_release.ledger.table import Table
 from quarantine_release.ledger.transactions import DynamoLedger
 from quarantine_release.releasing.ports import Hint, Move
-from tests.api.test_routes_guarded import EVIL, entry
 from tests.deployment.test_permissions import Need, _covers, needs_of
 from tests.support.deployment import ACCOUNT as DEPLOYED_ACCOUNT
-from tests.support.deployment import MESSAGE, Deployment, aws_session, client_entry, deployed_template, path_of
+from tests.support.deployment import (
+    MESSAGE,
+    Deployment,
+    aws_session,
+    client_entry,
+    deployed_template,
+    path_of,
+    set_clock,
+)
+from tests.support.known_mail import EVIL, entry
 from tests.support.model_dynamodb import Fault, ModelDynamoDB
 from tests.support.small_cloudflare import NO_REPLY, Reply
 from tests.support.stand_ins import ACCOUNT, BARE, NOON, OTHER, TERMS, Clock, RememberingQueue, request_row
@@ -362,9 +369,7 @@ class Tool:
 @pytest.fixture
 def clock(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> Clock:
     assert deployment.environment["TABLE_NAME"] == TABLE
-    clock = Clock(wiring.clock())
-    monkeypatch.setattr(wiring, "clock", clock)
-    return clock
+    return set_clock(monkeypatch)
 
 
 @pytest.fixture
