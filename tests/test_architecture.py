@@ -91,11 +91,6 @@ TOO_LARGE = {
     "config.clients.parse_clients",
     "config.settings.from_env",
     "ledger.call_budget",
-    "ledger.codecs",
-    "ledger.items",
-    "ledger.items.request_row",
-    "ledger.reads.known",
-    "ledger.writes",
     # The area `core`.
     "releasing.call._record",
     "releasing.own_ids.parted",

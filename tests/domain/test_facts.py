@@ -12,7 +12,7 @@ from quarantine_release.domain.guard import Ended, Guarded
 from quarantine_release.domain.ids import MessageId, PostfixPart
 from quarantine_release.domain.policy import DEFAULT_POLICY, Policy
 from quarantine_release.domain.states import Code, Outcome
-from quarantine_release.ledger.codecs import FACTS
+from quarantine_release.ledger.value_codecs import FACTS
 from tests.support.stand_ins import BARE, FULL, NOON
 
 READ = Details(

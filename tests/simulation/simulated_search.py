@@ -20,7 +20,7 @@ from quarantine_release.cloudflare.search import SearchApi
 from quarantine_release.config.accounts import Accounts, Credential
 from quarantine_release.domain.ids import AccountId, MessageId, PostfixPart, is_bare, postfix_part
 from quarantine_release.domain.policy import Policy
-from quarantine_release.ledger.codecs import FACTS
+from quarantine_release.ledger.value_codecs import FACTS
 from quarantine_release.releasing.progress import Answer
 from tests.simulation.simulated_mail import Habits, Mail, Row, action, matches, plain
 from tests.simulation.simulated_strikes import Strike

@@ -22,8 +22,8 @@ from quarantine_release.ledger import transactions as ledger_module
 from quarantine_release.ledger.account_view import AccountView
 from quarantine_release.ledger.call_budget import AccountBudget
 from quarantine_release.ledger.transactions import DynamoLedger
-from quarantine_release.ledger.update_expression import UpdateExpression
-from quarantine_release.ledger.writes import Write, check_open, move_message
+from quarantine_release.ledger.update_expression import UpdateExpression, Write
+from quarantine_release.ledger.writes import check_open, move_message
 from quarantine_release.releasing import call as attempt_module
 from quarantine_release.releasing import claim as claim_module
 from quarantine_release.releasing import vet as vetting_module

@@ -1,4 +1,4 @@
-"""How one attribute of a row is written and read back: codecs for each kind of value. Pure.
+"""How one attribute of a row is written and read back: a codec for each shape that DynamoDB knows. Pure.
 
 Times are milliseconds since 1970, but for `expires_at`, which DynamoDB's time to live wants in seconds.
 """
@@ -10,22 +10,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from quarantine_release.domain.facts import Facts
-from quarantine_release.domain.guard import Candidate, Ended, Guarded
-from quarantine_release.domain.ids import MessageId, PostfixPart, postfix_part
-from quarantine_release.domain.policy import policy_entry, policy_of
-from quarantine_release.domain.request_options import Narrowing
-from quarantine_release.domain.rows import Target
-from quarantine_release.domain.states import Code, Outcome, State
-from quarantine_release.domain.verdicts import Evidence, Recipients, Seen, Verdict
-
 Attribute = dict[str, Any]
 
 Item = Mapping[str, Attribute]
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-
-_PACKED_LIMIT: Final = 300_000  # of DynamoDB's 400 KB an item
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +35,16 @@ def texts(kind: Callable[[str], Any]) -> Codec:
     return Codec(lambda value: {"SS": sorted(value)}, lambda attribute: frozenset(map(kind, attribute["SS"])))
 
 
-def _time(unit: timedelta) -> Codec:
+def time_in(unit: timedelta) -> Codec:
+    """Keep a time as a whole number of units since 1970."""
     return Codec(
         lambda value: {"N": str((value - EPOCH) // unit)}, lambda attribute: EPOCH + int(attribute["N"]) * unit
     )
 
 
-def _packed(to_json: Callable[[Any], Any], from_json: Callable[[Any], Any]) -> Codec:
-    return Codec(lambda value: {"B": _pack(to_json(value))}, lambda attribute: from_json(_unpack(attribute["B"])))
+def packed(to_json: Callable[[Any], Any], from_json: Callable[[Any], Any]) -> Codec:
+    """Keep a value as compressed JSON."""
+    return Codec(lambda value: {"B": pack(to_json(value))}, lambda attribute: from_json(unpack(attribute["B"])))
 
 
 def in_json(to_json: Callable[[Any], Any], from_json: Callable[[Any], Any]) -> Codec:
@@ -64,163 +55,20 @@ def in_json(to_json: Callable[[Any], Any], from_json: Callable[[Any], Any]) -> C
     )
 
 
-def _pack(value: Any) -> bytes:
+def pack(value: Any) -> bytes:
+    """Return a value as compressed JSON."""
     return zlib.compress(json.dumps(value, separators=(",", ":")).encode())
 
 
-def _unpack(packed: bytes) -> Any:
-    return json.loads(zlib.decompress(packed))
+def unpack(content: bytes) -> Any:
+    """Read a value back from compressed JSON."""
+    return json.loads(zlib.decompress(content))
 
 
-def _are(kind: type, values: Iterable[Any], *, or_none: bool = False) -> None:
+def check_types(kind: type, values: Iterable[Any], *, or_none: bool = False) -> None:
     """Raise TypeError unless each value is of this type: damaged JSON may hold any other."""
     if not all(type(value) is kind or (or_none and value is None) for value in values):
         raise TypeError
-
-
-def _recipients_to_json(recipients: Recipients) -> list[Any]:
-    return [recipients.delivered, recipients.undelivered, recipients.failed, recipients.counts]
-
-
-def _recipients_from_json(value: list[list[Any]]) -> Recipients:
-    delivered, undelivered, failed, counts = (tuple(part) for part in value)
-    _are(str, (*delivered, *undelivered, *failed))
-    _are(int, counts)
-    return Recipients(delivered, undelivered, failed, (counts[0], counts[1], counts[2]))
-
-
-def _evidence_to_json(evidence: Evidence) -> dict[str, Any]:
-    return {
-        "status": evidence.status,
-        "error_codes": evidence.error_codes,
-        "cf_ray": evidence.cf_ray,
-        "failure": evidence.failure,
-        "seen": evidence.seen,
-        **({"operation": evidence.operation} if evidence.operation else {}),
-    }
-
-
-def _evidence_from_json(value: dict[str, Any]) -> Evidence:
-    seen = Seen(value["seen"]) if value["seen"] else None
-    status, codes, ray, failure = (value[name] for name in ("status", "error_codes", "cf_ray", "failure"))
-    operation = value.get("operation")
-    _are(int, (status,), or_none=True)
-    _are(int, codes)
-    _are(str, (ray, failure, operation), or_none=True)
-    return Evidence(status, tuple(codes), ray, failure, seen, operation)
-
-
-def _narrowing_to_json(value: Narrowing) -> list[Any]:
-    return [value.recipient, value.sender, value.since.isoformat() if value.since else None, value.expect_count]
-
-
-def _narrowing_from_json(value: list[Any]) -> Narrowing:
-    recipient, sender, since, expect_count = value
-    _are(str, (recipient, sender), or_none=True)
-    _are(int, (expect_count,), or_none=True)
-    return Narrowing(recipient, sender, datetime.fromisoformat(since) if since else None, expect_count)
-
-
-def _ended_to_json(value: Ended) -> list[Any]:
-    candidates = [
-        [one.message_id, one.at.isoformat() if one.at else None, one.disposition, one.is_quarantined]
-        for one in value.candidates
-    ]
-    return [value.outcome, value.code, value.detail, candidates, value.disposition, value.guard]
-
-
-def _ended_from_json(value: list[Any]) -> Ended:
-    # Rows of before these were kept hold no disposition and no guard.
-    outcome, code, detail, candidates, disposition_read, guard = [*value, None, None][:6]
-    _are(str, (detail, *(name for name, *_ in candidates)))
-    _are(str, (disposition_read, *(disposition for _, _, disposition, _ in candidates)), or_none=True)
-    _are(bool, (is_quarantined for *_, is_quarantined in candidates), or_none=True)
-    known = tuple(
-        Candidate(MessageId(name), datetime.fromisoformat(at) if at else None, disposition, is_quarantined)
-        for name, at, disposition, is_quarantined in candidates
-    )
-    return Ended(
-        Outcome(outcome),
-        Code(code) if code else None,
-        detail,
-        known,
-        disposition_read,
-        Guarded(guard) if guard else None,
-    )
-
-
-def _facts_to_json(value: Facts) -> dict[str, Any]:
-    return {
-        "id": value.message_id,
-        "read_at": value.read_at.isoformat(),
-        "was_held": value.was_held,
-        **({"disposition": value.disposition} if value.disposition is not None else {}),
-        **({"at": value.at.isoformat()} if value.at is not None else {}),
-        **({"recipients": value.recipients} if value.recipients is not None else {}),
-        **({"others": value.other_dispositions} if value.other_dispositions else {}),
-        **({} if value.is_clear else {"unclear": True}),
-        **({"several": True} if value.is_several else {}),
-    }
-
-
-def _facts_from_json(value: dict[str, Any]) -> Facts:
-    at, recipients = value.get("at"), value.get("recipients")
-    return Facts(
-        MessageId(value["id"]),
-        datetime.fromisoformat(value["read_at"]),
-        value["was_held"],
-        value.get("disposition"),
-        datetime.fromisoformat(at) if at is not None else None,
-        tuple(recipients) if recipients is not None else None,
-        tuple(value.get("others", ())),
-        is_clear=not value.get("unclear", False),
-        is_several=value.get("several", False),
-    )
-
-
-def _verdicts_to_json(verdicts: Mapping[PostfixPart, Verdict], *, named: bool = True) -> dict[str, Any]:
-    return {
-        part: [
-            verdict.state,
-            verdict.code,
-            verdict.message_id,
-            _recipients_to_json(verdict.recipients) if named else [[], [], [], verdict.recipients.counts],
-        ]
-        for part, verdict in verdicts.items()
-    }
-
-
-def _verdicts_from_json(value: dict[str, Any]) -> dict[PostfixPart, Verdict]:
-    _are(str, (message_id for _, _, message_id, _ in value.values()), or_none=True)
-    return {
-        PostfixPart(part): Verdict(
-            _stored_state(state), Code(code) if code else None, _recipients_from_json(recipients), message_id
-        )
-        for part, (state, code, message_id, recipients) in value.items()
-    }
-
-
-def _ids(values: Iterable[str]) -> tuple[MessageId, ...]:
-    """Return ids; raise ValueError if there are none, or what stands there is no id."""
-    found = tuple(map(MessageId, values))
-    _are(str, found)
-    if not found or not all(found):
-        raise ValueError
-    return found
-
-
-def _stored_state(value: str) -> State:
-    state = State(value)
-    if state is State.UNREADABLE:
-        raise ValueError
-    return state
-
-
-def _encode_verdicts(verdicts: Mapping[PostfixPart, Verdict]) -> Attribute:
-    packed = _pack(_verdicts_to_json(verdicts))
-    if len(packed) > _PACKED_LIMIT:  # the outcome is written whatever Cloudflare sends; message rows keep the names
-        packed = _pack(_verdicts_to_json(verdicts, named=False))
-    return {"B": packed}
 
 
 TEXT: Final = text(str)
@@ -229,30 +77,6 @@ NUMBER: Final = Codec(lambda value: {"N": str(value)}, lambda attribute: int(att
 
 FLAG: Final = Codec(lambda value: {"BOOL": value}, lambda attribute: bool(attribute["BOOL"]))
 
-MILLISECONDS: Final = _time(timedelta(milliseconds=1))
+MILLISECONDS: Final = time_in(timedelta(milliseconds=1))
 
-SECONDS: Final = _time(timedelta(seconds=1))
-
-IDS: Final = Codec(lambda value: {"S": "\n".join(value)}, lambda attribute: _ids(attribute["S"].split("\n")))
-
-STATE: Final = Codec(lambda value: {"S": str(value)}, lambda attribute: _stored_state(attribute["S"]))
-
-RECIPIENTS: Final = in_json(_recipients_to_json, _recipients_from_json)
-
-EVIDENCE: Final = in_json(_evidence_to_json, _evidence_from_json)
-
-NARROWING: Final = in_json(_narrowing_to_json, _narrowing_from_json)
-
-POLICY: Final = in_json(policy_entry, policy_of)
-
-FACTS: Final = in_json(_facts_to_json, _facts_from_json)
-
-ENDED: Final = in_json(_ended_to_json, _ended_from_json)
-
-TARGETS: Final = _packed(
-    lambda value: [t.message_id for t in value], lambda ids: tuple(Target(postfix_part(i), i) for i in _ids(ids))
-)
-
-OWNERS: Final = _packed(dict, lambda value: dict(zip(value, _ids(value.values()), strict=True)))
-
-VERDICTS: Final = Codec(_encode_verdicts, lambda attribute: _verdicts_from_json(_unpack(attribute["B"])))
+SECONDS: Final = time_in(timedelta(seconds=1))

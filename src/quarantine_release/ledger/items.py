@@ -8,7 +8,7 @@ from dataclasses import MISSING, fields, replace
 from typing import Any, Final
 
 from quarantine_release.domain.facts import Facts
-from quarantine_release.domain.guard import Ended, Guarded
+from quarantine_release.domain.guard import Guarded
 from quarantine_release.domain.ids import (
     AccountId,
     AttemptId,
@@ -16,9 +16,7 @@ from quarantine_release.domain.ids import (
     OperationId,
     PostfixPart,
     RequestId,
-    is_header,
     message_key,
-    postfix_part,
 )
 from quarantine_release.domain.lookup import Kept
 from quarantine_release.domain.operation_rows import OperationKind, OperationRow
@@ -26,22 +24,11 @@ from quarantine_release.domain.request_options import FailOn
 from quarantine_release.domain.rows import AttemptRow, AttemptState, MessageRow, RequestRow, RequestState, WireForm
 from quarantine_release.domain.states import LETTERS, Code, State
 from quarantine_release.ledger.codecs import (
-    ENDED,
-    EVIDENCE,
-    FACTS,
     FLAG,
-    IDS,
     MILLISECONDS,
-    NARROWING,
     NUMBER,
-    OWNERS,
-    POLICY,
-    RECIPIENTS,
     SECONDS,
-    STATE,
-    TARGETS,
     TEXT,
-    VERDICTS,
     Attribute,
     Codec,
     Item,
@@ -49,19 +36,20 @@ from quarantine_release.ledger.codecs import (
     texts,
 )
 from quarantine_release.ledger.keys import attempt_key, open_index, operation_key, request_key
+from quarantine_release.ledger.request_checks import checks_item, decode_checks
 from quarantine_release.ledger.row_version import readable
-
-# What lookup and guard made of the id at a position: each written once, by whoever comes first.
-_RESOLVED: Final = "resolved_"
-
-_ENDED: Final = "end_"
-
-# DynamoDB allows 400 KB for an item, of which a request's body may take 64 KB. All that was found out shares this much.
-_CHECKS_BYTES: Final = 310_000
-
-_NAME_BYTES: Final = 12  # of an attribute, with its position
-
-_CUT: Final = " ..."
+from quarantine_release.ledger.value_codecs import (
+    EVIDENCE,
+    FACTS,
+    IDS,
+    NARROWING,
+    OWNERS,
+    POLICY,
+    RECIPIENTS,
+    STATE,
+    TARGETS,
+    VERDICTS,
+)
 
 _MESSAGE: Final = {
     "state": STATE,
@@ -187,66 +175,17 @@ def request_item(row: RequestRow) -> Item:
 def request_row(item: Item) -> RequestRow:
     """Read a request back. Raises RowUnreadable."""
     row = RequestRow(request_id=RequestId(item["pk"]["S"].split("#")[1]), **_decode(item, _REQUEST))
-    letters = row.letters
-    if (letters is None) == (row.state is RequestState.CLOSED) or not LETTERS.keys() >= set(letters or ""):
+    _check_letters(row)
+    resolved, ended = decode_checks(item, row.ids)
+    return replace(row, resolved=resolved, ended=ended) if resolved or ended else row
+
+
+def _check_letters(row: RequestRow) -> None:
+    """Raise ValueError unless exactly a closed request has a known letter for each of its ids."""
+    if (row.letters is None) == (row.state is RequestState.CLOSED):
         raise ValueError
-    if letters is not None and len(letters) != len(row.ids):
+    if row.letters is not None and (len(row.letters) != len(row.ids) or not LETTERS.keys() >= set(row.letters)):
         raise ValueError
-    found = {name.partition("_")[2]: name for name in item if name.startswith(_RESOLVED)}
-    ends = {name.partition("_")[2]: name for name in item if name.startswith(_ENDED)}
-    if not found and not ends:
-        return row
-    return replace(
-        row,
-        resolved={row.ids[int(at)]: MessageId(item[name]["S"]) for at, name in found.items()},
-        ended={row.ids[int(at)]: ENDED.decode(item[name]) for at, name in ends.items()},
-    )
-
-
-def checks_item(row: RequestRow) -> dict[str, Attribute]:
-    """Return the attributes that hold what lookup and guard made of a request's ids.
-
-    Each id has its share of what the row can hold, so of 1,000 ids that may mean several messages few candidates are
-    kept, or none.
-    """
-    item: dict[str, Attribute] = {}
-    share = _CHECKS_BYTES // len(row.ids)
-    for position, given in enumerate(row.ids) if row.resolved or row.ended else ():
-        left = share
-        if given in row.resolved:
-            item[f"{_RESOLVED}{position}"] = {"S": row.resolved[given]}
-            left -= _NAME_BYTES + len(row.resolved[given])
-        if given in row.ended:
-            item[f"{_ENDED}{position}"] = _within(row.ended[given], left - _NAME_BYTES)
-    return item
-
-
-def _within(ended: Ended, size: int) -> Attribute:
-    """Encode an end with as many of its candidates as fit, and cut its detail if none does."""
-    for kept in range(len(ended.candidates), -1, -1):
-        encoded = ENDED.encode(replace(ended, candidates=ended.candidates[:kept]))
-        excess = len(encoded["S"]) - size
-        if excess <= 0:
-            return encoded
-    detail = f"{ended.detail[: max(0, len(ended.detail) - excess - len(_CUT))]}{_CUT}"
-    return ENDED.encode(replace(ended, candidates=(), detail=detail))
-
-
-def ended_parts(row: RequestRow, checks: Item) -> list[PostfixPart]:
-    """Return the messages whose end is among these attributes; none for a Message-ID that was not found out.
-
-    Nor one that has ended by some of its ids only: it may be claimed for this request.
-    """
-    given = [row.ids[int(name.removeprefix(_ENDED))] for name in checks if name.startswith(_ENDED)]
-    ids = dict.fromkeys(row.resolved.get(each, each) for each in given)
-    parts = dict.fromkeys(postfix_part(each) for each in ids if not is_header(each))
-    return [part for part in parts if part in row.ended_parts]
-
-
-def other_check(name: str) -> str:
-    """Return the attribute for the other of the two things that may be found out of the same id."""
-    kind, other = (_RESOLVED, _ENDED) if name.startswith(_RESOLVED) else (_ENDED, _RESOLVED)
-    return other + name.removeprefix(kind)
 
 
 def operation_item(row: OperationRow) -> Item:

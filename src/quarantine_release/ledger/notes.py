@@ -10,11 +10,9 @@ from quarantine_release.domain.ids import AccountId, MessageId, PostfixPart, Req
 from quarantine_release.domain.ledger_errors import LedgerContended
 from quarantine_release.domain.rows import RequestRow
 from quarantine_release.ledger.codecs import Item
-from quarantine_release.ledger.items import checks_item, ended_parts, facts_and_asks, request_row
+from quarantine_release.ledger.items import facts_and_asks, request_row
 from quarantine_release.ledger.keys import request_key
-from quarantine_release.ledger.reads import LedgerReads
-from quarantine_release.ledger.table import TRANSACTION_LIMIT
-from quarantine_release.ledger.writes import (
+from quarantine_release.ledger.note_writes import (
     UNCLAIMED_KEPT,
     Apart,
     check_not_owner,
@@ -22,6 +20,9 @@ from quarantine_release.ledger.writes import (
     note_apart,
     note_findings,
 )
+from quarantine_release.ledger.reads import LedgerReads
+from quarantine_release.ledger.request_checks import checks_item, ended_parts
+from quarantine_release.ledger.table import TRANSACTION_LIMIT
 
 # Notes of one request in one update, since an expression may have 4 KB (DynamoDB developer guide, "Quotas").
 _NOTES_AT_ONCE: Final = 40

@@ -4,7 +4,7 @@ A row that cannot be read is reported and left out; but a message stands there a
 left out would count as absent. A single row that everything depends on raises RowUnreadable.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -50,6 +50,8 @@ from quarantine_release.ledger.table import Table
 from quarantine_release.releasing.ports import LedgerSnapshot
 
 Row = TypeVar("Row")
+
+Label = TypeVar("Label", bound=str)
 
 
 class LedgerReads:
@@ -141,23 +143,17 @@ class LedgerReads:
         Answers that cannot be read are left out, but facts stand there as unclear: what is left out would count as
         never read. Raises RowUnreadable if it is the request.
         """
+        own = {request_key(request_id): request_id} if request_id is not None else {}
+        messages = {message_key(account_id, part): part for part in parts if not is_header(MessageId(part))}
         aliases = {alias_key(account_id, question): question for question in questions}
-        keys = [*(message_key(account_id, part) for part in parts if not is_header(MessageId(part))), *aliases]
-        keys += [request_key(request_id)] if request_id is not None else []
         apart = {unclaimed_key(account_id, part): part for part in read_before}
-        request, messages, answers, facts = None, {}, dict[str, Kept](), dict[PostfixPart, Facts]()
-        for item in self._table.read([*keys, *apart]):
-            key = item["pk"]["S"]
-            if key in aliases:
-                answers.update((aliases[key], answer) for answer in self._readable([item], kept))
-            elif key in apart:
-                facts.update((apart[key], each) for each in [self._facts(item, apart[key])] if each is not None)
-            elif key.startswith("R#"):
-                request = self._reported(item, request_row)
-            else:
-                row = self._message(item)
-                messages[row.part] = row
-        return LedgerSnapshot(request, messages, answers, facts)
+        items = {item["pk"]["S"]: item for item in self._table.read([*messages, *aliases, *own, *apart])}
+        return LedgerSnapshot(
+            next(iter(_decoded(items, own, self._request).values()), None),
+            _decoded(items, messages, self._message),
+            _decoded(items, aliases, self._answer),
+            _decoded(items, apart, self._facts),
+        )
 
     def _message(self, item: Item) -> MessageRow:
         try:
@@ -167,10 +163,17 @@ class LedgerReads:
             _, account_id, part = error.key.split("#")
             return unreadable(AccountId(account_id), PostfixPart(part))
 
-    def _facts(self, item: Item, part: PostfixPart) -> Facts | None:
+    def _request(self, item: Item) -> RequestRow:
+        return self._reported(item, request_row)
+
+    def _answer(self, item: Item) -> Kept | None:
+        return next(self._readable([item], kept), None)
+
+    def _facts(self, item: Item) -> Facts | None:
         try:
             return self._reported(item, facts_apart)
-        except RowUnreadable:
+        except RowUnreadable as error:
+            _, _, part = error.key.split("#")
             return unclear(MessageId(part), datetime.max.replace(tzinfo=UTC))  # no other reading is later
 
     def _reported(self, item: Item, decode: Callable[[Item], Row]) -> Row:
@@ -208,3 +211,11 @@ def _unreadable_request(item: Item) -> UnreadableRequest:
     client, account_id = (item.get(name, {}).get("S") for name in ("client", "account_id"))
     request_id = RequestId(item["pk"]["S"].split("#")[1])
     return UnreadableRequest(request_id=request_id, client=client, account_id=account_id)
+
+
+def _decoded(
+    items: Mapping[str, Item], labels: Mapping[str, Label], decode: Callable[[Item], Row | None]
+) -> dict[Label, Row]:
+    """Return what is there and can be read, by the label of its key."""
+    rows = {label: decode(items[key]) for key, label in labels.items() if key in items}
+    return {label: row for label, row in rows.items() if row is not None}

@@ -15,6 +15,9 @@ NAME: Final = "v"
 
 VERSION: Final = 2
 
+# No write passes a row that a newer version has written. `:v` is the stamp.
+NOT_NEWER: Final = f"(attribute_not_exists({NAME}) OR {NAME} <= :v)"
+
 STAMP: Final[Attribute] = {"N": str(VERSION)}
 
 Row = TypeVar("Row")

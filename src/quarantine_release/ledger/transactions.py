@@ -15,9 +15,9 @@ from quarantine_release.ledger.items import request_row
 from quarantine_release.ledger.keys import attempt_key, request_key
 from quarantine_release.ledger.notes import LedgerNotes
 from quarantine_release.ledger.table import FEW_TRIES, TRANSACTION_LIMIT
+from quarantine_release.ledger.update_expression import Write
 from quarantine_release.ledger.writes import (
     Switch,
-    Write,
     cancel_request,
     check_open,
     end_attempt,

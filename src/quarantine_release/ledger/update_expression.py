@@ -9,6 +9,8 @@ from typing import Any
 from quarantine_release.ledger.codecs import Attribute
 from quarantine_release.ledger.row_version import NAME, STAMP
 
+Write = dict[str, Any]
+
 
 class UpdateExpression:
     """One update of one item. It stamps the item with this version, and passes no item of a newer one."""

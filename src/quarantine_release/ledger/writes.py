@@ -9,41 +9,29 @@ from datetime import datetime
 from typing import Any, Final
 
 from quarantine_release.domain.call_limit import AccountRow
-from quarantine_release.domain.facts import Facts
 from quarantine_release.domain.identity import CANDIDATES_KEPT
-from quarantine_release.domain.ids import AccountId, MessageId, PostfixPart, RequestId, message_key
+from quarantine_release.domain.ids import AccountId, RequestId
 from quarantine_release.domain.operation_rows import OperationRow
 from quarantine_release.domain.rows import AttemptRow, AttemptState, RequestRow, RequestState
-from quarantine_release.domain.states import State
 from quarantine_release.ledger.account_row import switch
-from quarantine_release.ledger.codecs import FACTS, MILLISECONDS, Attribute, Item
-from quarantine_release.ledger.items import attempt_item, message_item, operation_item, other_check, request_item
+from quarantine_release.ledger.codecs import SECONDS, Attribute, Item
+from quarantine_release.ledger.items import attempt_item, message_item, operation_item, request_item
 from quarantine_release.ledger.keys import (
     account_key,
-    alias_key,
     attempt_key,
     open_at,
     open_index,
     open_kind,
     request_key,
-    unclaimed_key,
 )
-from quarantine_release.ledger.row_version import NAME, STAMP
-from quarantine_release.ledger.update_expression import UpdateExpression
+from quarantine_release.ledger.row_version import NAME, NOT_NEWER, STAMP
+from quarantine_release.ledger.update_expression import UpdateExpression, Write
 from quarantine_release.releasing.ports import Move
-
-# Of those who asked without a claim so many are kept.
-UNCLAIMED_KEPT: Final = 100
 
 # Sets and counters are changed by what is added or taken away, so that writers who saw another version lose nothing.
 _SETS: Final = ("attempts", "asks", "operations", "candidates", "rejected")
 
 _COUNTERS: Final = ("refusals", "asks_uncounted")
-
-# No write passes a row that a newer version has written.
-_KNOWN: Final = f"(attribute_not_exists({NAME}) OR {NAME} <= :v)"
-
-Write = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,24 +72,6 @@ def move_message(move: Move) -> Write:
     return {"Update": update.build()}
 
 
-def check_not_owner(request: RequestRow, part: PostfixPart) -> Write:
-    """Let the others pass only if a message is not claimed for this request, or free again."""
-    return {
-        "ConditionCheck": {
-            "Key": {"pk": {"S": message_key(request.account_id, part)}},
-            "ConditionExpression": (
-                f"{_KNOWN} AND (attribute_not_exists(#owner) OR #owner <> :this OR #state = :free)"
-            ),
-            "ExpressionAttributeNames": {"#owner": "owner", "#state": "state"},
-            "ExpressionAttributeValues": {
-                ":this": {"S": request.request_id},
-                ":free": {"S": State.RETRYABLE},
-                ":v": STAMP,
-            },
-        }
-    }
-
-
 def put_attempt(attempt: AttemptRow) -> Write:
     """Write a new attempt."""
     return _put(attempt_item(attempt))
@@ -132,11 +102,11 @@ def put_request(request: RequestRow) -> Write:
     """Write a new request; one past its time counts as absent, and a refused one may be asked again as it was."""
     return _put(
         request_item(request),
-        f"attribute_not_exists(pk) OR ({_KNOWN} AND (expires_at <= :now"
+        f"attribute_not_exists(pk) OR ({NOT_NEWER} AND (expires_at <= :now"
         " OR (#state = :refused AND (fingerprint = :this OR fingerprint = :v1))))",
         ExpressionAttributeNames={"#state": "state"},
         ExpressionAttributeValues={
-            ":now": {"N": _seconds(request.created_at)},
+            ":now": SECONDS.encode(request.created_at),
             ":refused": {"S": RequestState.REFUSED},
             ":this": {"S": request.fingerprint},
             ":v": STAMP,
@@ -151,7 +121,7 @@ def check_open(request_id: RequestId, notes: int = 0) -> Write:
     return {
         "ConditionCheck": {
             "Key": {"pk": {"S": request_key(request_id)}},
-            "ConditionExpression": f"{_KNOWN} AND #state = :open AND attribute_not_exists(cancelled_at) AND {seen}",
+            "ConditionExpression": f"{NOT_NEWER} AND #state = :open AND attribute_not_exists(cancelled_at) AND {seen}",
             "ExpressionAttributeNames": {"#state": "state"},
             "ExpressionAttributeValues": {
                 ":open": {"S": RequestState.OPEN},
@@ -161,26 +131,6 @@ def check_open(request_id: RequestId, notes: int = 0) -> Write:
             "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
         }
     }
-
-
-def note_findings(request: RequestRow, some: Item, wanted: Item, *, is_first: bool) -> Write:
-    """Write some of what is wanted about an open request's ids, refused if anything is known about one of these.
-
-    All that is wanted counts as one note, with the first write.
-    """
-    update = UpdateExpression({"S": request_key(request.request_id)})
-    for name, value in some.items():
-        update.set(name, value)
-        update.require_absent(name)
-        # What an id means and that it has ended are one finding: no two writers may each have half of it.
-        if (other := other_check(name)) not in wanted:
-            update.require_absent(other)
-    if is_first:
-        update.add("notes", {"N": "1"})
-    update.require("state", {"S": RequestState.OPEN})
-    update.require("nonce", {"S": request.nonce})
-    update.require_absent("cancelled_at")
-    return {"Update": update.build()}
 
 
 def cancel_request(request: RequestRow) -> Write:
@@ -206,41 +156,6 @@ def put_off(row: AttemptRow | RequestRow, at: datetime) -> Write:
     update.set("open_at", open_at(at))
     update.require("state", item["state"])
     update.require("open_kind", open_kind(item["pk"]))
-    return {"Update": update.build()}
-
-
-def keep_alias(account_id: AccountId, question: str, message_id: MessageId, at: datetime, until: datetime) -> Write:
-    """Keep what a question was answered last, and when."""
-    update = UpdateExpression({"S": alias_key(account_id, question)})
-    update.set("message_id", {"S": message_id})
-    update.set("kept_at", MILLISECONDS.encode(at))
-    update.set("expires_at", {"N": _seconds(until)})
-    return {"Update": update.build()}
-
-
-@dataclass(frozen=True, slots=True)
-class Apart:
-    """What to write of a message apart from its row: who asked for it without a claim, and what was read of it.
-
-    `facts` holds only if nothing else was written since it was combined with `seen`, the attribute as it was read.
-    """
-
-    part: PostfixPart
-    request_id: RequestId | None
-    facts: Facts | None
-    seen: Attribute | None = None
-
-
-def note_apart(account_id: AccountId, note: Apart, until: datetime) -> Write:
-    """Add to those who asked for a message without a claim, while they are few, and keep what was read of it."""
-    update = UpdateExpression({"S": unclaimed_key(account_id, note.part)})
-    update.set("expires_at", {"N": _seconds(until)})
-    if note.request_id is not None:
-        update.add("asks", {"SS": [note.request_id]})
-        update.require_fewer("asks", UNCLAIMED_KEPT)
-    if note.facts is not None:
-        update.set("facts", FACTS.encode(note.facts))
-        update.require_same("facts", note.seen)
     return {"Update": update.build()}
 
 
@@ -297,7 +212,3 @@ def _change_set(update: UpdateExpression, name: str, old: Attribute | None, new:
 
 def _number(attribute: Attribute | None) -> int:
     return int(attribute["N"]) if attribute else 0
-
-
-def _seconds(at: datetime) -> str:
-    return str(int(at.timestamp()))
