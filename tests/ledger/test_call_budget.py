@@ -630,7 +630,7 @@ class Run:
                 for _ in range(number):
                     if take(budget, mark):
                         return
-                    self.made.append((now, who, mark))
+                    self.made.append((self.processes.now, who, mark))  # after what the purchase has stalled
             case "put back":
                 with budget.reserve(ACCOUNT, Mark.ALL) as reserved:
                     self._take_and_read(reserved, budget, who, number)
