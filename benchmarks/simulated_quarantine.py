@@ -16,7 +16,7 @@ from benchmarks.limited_cloudflare import LimitedCloudflare
 from benchmarks.simulated_time import SimulatedTime
 from quarantine_release.cloudflare.connection import NoReply
 from quarantine_release.cloudflare.entries import RELEASE
-from quarantine_release.cloudflare.release_reply import Reply
+from quarantine_release.cloudflare.reply import Reply
 from quarantine_release.domain.ids import MessageId
 
 # A call for a page of up to 1,000 messages, and one for a single message.

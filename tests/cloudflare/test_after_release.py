@@ -22,7 +22,7 @@ from quarantine_release.cloudflare.after_release import CloudflareReader
 from quarantine_release.cloudflare.connection import DeadlineSession, NoReply
 from quarantine_release.cloudflare.entries import RELEASE
 from quarantine_release.cloudflare.log_pages import PAGES, PER_PAGE
-from quarantine_release.cloudflare.release_reply import Reply
+from quarantine_release.cloudflare.reply import Reply
 from quarantine_release.cloudflare.search import SearchApi
 from quarantine_release.config.accounts import Accounts, parse_accounts
 from quarantine_release.config.secret import SecretMalformed, SecretUnavailable

@@ -17,7 +17,7 @@ from quarantine_release.cloudflare import search as cloudflare_calls
 from quarantine_release.cloudflare.before_release import CloudflareLookup
 from quarantine_release.cloudflare.connection import DeadlineSession, NoReply
 from quarantine_release.cloudflare.entries import RELEASE
-from quarantine_release.cloudflare.release_reply import Reply
+from quarantine_release.cloudflare.reply import Reply
 from quarantine_release.cloudflare.search import SearchApi
 from quarantine_release.config.accounts import parse_accounts
 from quarantine_release.domain.call_limit import Mark

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from quarantine_release.cloudflare import connection as deadline
 from quarantine_release.cloudflare.connection import ANSWER_LIMIT, IDLE_SECONDS, DeadlineSession, NoReply
-from quarantine_release.cloudflare.release_reply import Reply
+from quarantine_release.cloudflare.reply import Reply
 from tests.support.fault_server import (
     Certificate,
     FaultServer,

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from quarantine_release.cloudflare.release_reply import LOCKOUT_SECONDS, Reply, classify, evidence_of, is_verified
+from quarantine_release.cloudflare.release_reply import classify
+from quarantine_release.cloudflare.reply import LOCKOUT_SECONDS, Reply, evidence_of, is_verified
 from quarantine_release.domain.ids import MessageId, contradict, postfix_part
 from quarantine_release.domain.states import Code, State
 from quarantine_release.domain.verdicts import (

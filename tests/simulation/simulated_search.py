@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from quarantine_release.cloudflare.after_release import CloudflareReader
 from quarantine_release.cloudflare.before_release import CloudflareLookup
 from quarantine_release.cloudflare.connection import NoReply
-from quarantine_release.cloudflare.release_reply import Reply
+from quarantine_release.cloudflare.reply import Reply
 from quarantine_release.cloudflare.search import SearchApi
 from quarantine_release.config.accounts import Accounts, Credential
 from quarantine_release.domain.ids import AccountId, MessageId, PostfixPart, is_bare, postfix_part

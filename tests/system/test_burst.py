@@ -32,7 +32,7 @@ from benchmarks.simulated_aws import COLD_START_SECONDS, Function, Sqs
 from benchmarks.simulated_quarantine import Mail, Quarantine
 from benchmarks.simulated_time import SimulatedTime
 from quarantine_release.cloudflare.connection import NoReply
-from quarantine_release.cloudflare.release_reply import Reply
+from quarantine_release.cloudflare.reply import Reply
 from quarantine_release.domain.ids import MessageId, time_of
 
 LIMIT = Limit(calls=180)

@@ -10,7 +10,8 @@ from urllib.parse import quote
 
 from quarantine_release import telemetry
 from quarantine_release.cloudflare.connection import DeadlineSession, NoReply
-from quarantine_release.cloudflare.release_reply import Reply, classify, evidence_of, is_verified, limited
+from quarantine_release.cloudflare.release_reply import classify
+from quarantine_release.cloudflare.reply import Reply, evidence_of, is_verified, limited
 from quarantine_release.config.accounts import Accounts, Credential
 from quarantine_release.config.secret import SecretMalformed, SecretUnavailable
 from quarantine_release.domain.call_limit import Mark

@@ -31,7 +31,7 @@ from urllib3.exceptions import (
 )
 from urllib3.util.connection import create_connection
 
-from quarantine_release.cloudflare.release_reply import Reply
+from quarantine_release.cloudflare.reply import Reply
 
 CONNECT_SECONDS: Final = 2.0
 

@@ -1,6 +1,5 @@
 """Reading calls to Cloudflare's Email Security search: counted, within a deadline, and what became of each."""
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from quarantine_release import telemetry
 from quarantine_release.cloudflare.client import USER_AGENT, Secret
 from quarantine_release.cloudflare.connection import DeadlineSession, NoReply
 from quarantine_release.cloudflare.entries import dicts
-from quarantine_release.cloudflare.release_reply import Reply, evidence_of, limited, refuses_credential
+from quarantine_release.cloudflare.reply import Reply, content_of, evidence_of, limited, refuses_credential
 from quarantine_release.config.accounts import Credential
 from quarantine_release.config.secret import SecretMalformed, SecretUnavailable
 from quarantine_release.domain.call_limit import Mark
@@ -37,9 +36,6 @@ _SEARCH_PAGES: Final = 3
 _POLLS: Final = 8
 
 _POLL_SECONDS: Final = 0.5
-
-# RFC 9110: no such resource, method not allowed, method not implemented.
-_NOT_OFFERED: Final = frozenset({404, 405, 501})
 
 _NOT_CALLED: Final = Evidence(failure="not_called")
 
@@ -236,14 +232,5 @@ class Calls:
             return Got({}, evidence, self.stopped)
         if reply.status == 202:
             return Got({}, evidence, Unreadable.FAILED, reply.headers.get("location"))
-        try:
-            content = json.loads(reply.body)
-        except (ValueError, RecursionError):
-            content = None
-        succeeded = content.get("success") if isinstance(content, dict) else None
-        if reply.status == 200 and succeeded is True:
-            return Got(content, evidence)
-        if reply.status == 404 and succeeded is False:
-            return Got({}, evidence, Unreadable.ABSENT)
-        # A 404 without Cloudflare's envelope is somebody else's, who knows of no messages.
-        return Got({}, evidence, Unreadable.NOT_OFFERED if reply.status in _NOT_OFFERED else Unreadable.FAILED)
+        content = content_of(reply)
+        return Got(content, evidence) if isinstance(content, dict) else Got({}, evidence, content)
