@@ -99,11 +99,6 @@ TOO_LARGE = {
     "releasing.vet",
     "releasing.vet._shown_by_learned_ids",
     "releasing.vet.vet",
-    "usecases.release_queued",
-    "usecases.release_queued._begin",
-    "usecases.release_queued._end",
-    "usecases.release_queued._put_off",
-    "usecases.release_queued.release_hinted",
     "usecases.sweep._look_at",
 }
 MOST_DECISIONS, MOST_LINES = 12, 250

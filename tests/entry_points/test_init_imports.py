@@ -27,7 +27,7 @@ PACKAGES: Final = {
 }
 USE_CASES: Final = {
     "webhook": {"accepted_request", "admission", "rehearse", "release_now"},
-    "worker": {"release_queued"},
+    "worker": {"account_turns", "postponement", "release_queued"},
     "reconciler": {"settle", "sweep"},
 }
 # Whatever else is loaded at first level, beside Python's own modules.

@@ -8,8 +8,9 @@ from math import ceil
 from typing import Final
 
 from quarantine_release.domain.identity import believed
+from quarantine_release.domain.ids import PostfixPart
 from quarantine_release.domain.ledger_errors import LedgerUnavailable
-from quarantine_release.domain.rows import AttemptRow, AttemptState
+from quarantine_release.domain.rows import AttemptRow, AttemptState, MessageRow
 from quarantine_release.domain.states import Code, State
 from quarantine_release.domain.transitions import answered, given_back, not_made, recorded, refused
 from quarantine_release.domain.verdicts import NO_RECIPIENTS, Answered, Evidence, RefusalReason, Refused, Verdict
@@ -82,34 +83,36 @@ def _too_late(run: Run, attempt: AttemptRow, reserved: Reservation, seconds: flo
 
 def _record(run: Run, claims: Claims, answer: Answered, *, is_last: bool) -> None:
     """Record the outcome of a call. What cannot be recorded is unconfirmed: never success, never failure."""
-    attempt, now, terms = claims.attempt, run.ports.clock(), run.ports.terms
+    attempt, evidence, now, terms = claims.attempt, answer.evidence, run.ports.clock(), run.ports.terms
     run.note_call()
-    rows = {move.after.part: move.after for move in claims.moves}
-    told = {target.part: answer.verdicts.get(target.message_id, _MISSING) for target in attempt.targets}
-    verdicts = {part: believed(rows[part], verdict) if part in rows else verdict for part, verdict in told.items()}
-    size = len(attempt.targets)
-    outcomes = []
-    for move in claims.moves:
-        verdict = verdicts[move.after.part]
-        after = recorded(move.after, verdict, answer.evidence, now, terms, ids_in_call=size)
-        outcomes.append(Move(move.after, after))
-    rows = {move.after.part: move.after for move in outcomes}
-    ended = answered(attempt, verdicts, answer.evidence, now, terms)
+    verdicts, size = _verdicts(claims, answer), len(attempt.targets)
+    moves = [
+        Move(row, recorded(row, verdicts[row.part], evidence, now, terms, ids_in_call=size))
+        for row in (move.after for move in claims.moves)
+    ]
+    rows = {move.after.part: move.after for move in moves}
     closing = run.closed_by(run.request, rows) if is_last else None
     try:
-        others = run.ports.ledger.record(ended, AttemptState.OPEN, outcomes, closing)
+        ended = answered(attempt, verdicts, evidence, now, terms)
+        others = run.ports.ledger.record(ended, AttemptState.OPEN, moves, closing)
     except LedgerUnavailable:
-        run.learn(
-            {
-                part: replace(row, state=State.UNKNOWN, code=Code.NO_ANSWER, recipients=NO_RECIPIENTS)
-                for part, row in rows.items()
-            }
-        )
+        run.learn({part: _unconfirmed(row) for part, row in rows.items()})
         return
     run.settle({part: row for part, row in rows.items() if part not in others})
     run.learn(others)
     if closing is not None and not others:
         run.replace(closing)
+
+
+def _verdicts(claims: Claims, answer: Answered) -> dict[PostfixPart, Verdict]:
+    """Return what an answer proves of each message in the call, as far as it is believed of that message."""
+    rows = {move.after.part: move.after for move in claims.moves}
+    verdicts = {target.part: answer.verdicts.get(target.message_id, _MISSING) for target in claims.attempt.targets}
+    return {part: believed(rows[part], verdict) if part in rows else verdict for part, verdict in verdicts.items()}
+
+
+def _unconfirmed(row: MessageRow) -> MessageRow:
+    return replace(row, state=State.UNKNOWN, code=Code.NO_ANSWER, recipients=NO_RECIPIENTS)
 
 
 def _give_back(run: Run, claims: Claims, no: Refused) -> None:
