@@ -92,14 +92,9 @@ TOO_LARGE = {
     "config.settings.from_env",
     "ledger.call_budget",
     # The area `core`.
-    "releasing.call._record",
-    "releasing.own_ids.parted",
-    "releasing.read_back.read_back",
-    "releasing.resolving._kept",
     "releasing.vet",
     "releasing.vet._shown_by_learned_ids",
     "releasing.vet.vet",
-    "usecases.sweep._look_at",
 }
 MOST_DECISIONS, MOST_LINES = 12, 250
 BRANCHES = (

@@ -97,28 +97,33 @@ class OwnIds:
         """
         if shown.get(want.target.message_id) not in _NOTHING:
             return [want]
-        choices = {name: each for name in want.requests if (each := self._choice(want, name, shown)) is not None}
-        own = next(
-            (each for each in choices.values() if not isinstance(shown.get(each, NotYetRead.NOT_NOW), NotYetRead)), None
-        )
-        names = []
+        choices = self._choices(want, shown)
+        told = {each: shown.get(each, NotYetRead.NOT_NOW) for each in choices.values()}
+        own = _first_read(told)
+        others = [replace(want, requests=tuple(name for name in want.requests if name not in choices))]
+        if own is not None:
+            others.append(Want(Target(want.target.part, own), tuple(name for name in choices if choices[name] == own)))
         for name, each in choices.items():
-            told = shown.get(each, NotYetRead.NOT_NOW)
             if each == own:
-                self._end_longer(name, each, told)
-                names.append(name)
+                self._end_longer(name, each, told[each])
             else:
-                why = told if isinstance(told, NotYetRead) else NotYetRead.NOT_NOW
-                self._findings.wait(name, want.target.part, why, UNREADABLE)
-        others = replace(want, requests=tuple(name for name in want.requests if name not in choices))
-        found = [Want(Target(want.target.part, own), tuple(names))] if own is not None else []
-        return [each for each in (others, *found) if each.requests]
+                self._wait(name, want.target.part, told[each])
+        return [each for each in others if each.requests]
+
+    def _wait(self, name: RequestId, part: PostfixPart, told: Told) -> None:
+        """Have a request wait for the read of its own id, or for the call by another id."""
+        why = told if isinstance(told, NotYetRead) else NotYetRead.NOT_NOW
+        self._findings.wait(name, part, why, UNREADABLE)
 
     def _partial(self, want: Want, name: RequestId) -> list[MessageId]:
         """Return the partial ids that a request gave beside the fullest one, the fullest of them first."""
         own = dict.fromkeys(_ids(self._run.requests[name], want.target.part))
         others = (each for each in own if is_partial(each) and each != want.target.message_id)
         return sorted(others, key=len, reverse=True)
+
+    def _choices(self, want: Want, shown: Mapping[MessageId, Told]) -> dict[RequestId, MessageId]:
+        """Return the shorter id by which each request goes on that has one."""
+        return {name: each for name in want.requests if (each := self._choice(want, name, shown)) is not None}
 
     def _choice(self, want: Want, name: RequestId, shown: Mapping[MessageId, Told]) -> MessageId | None:
         """Return the fullest id of a request that means something, or its shortest; None if it has no other.
@@ -143,6 +148,11 @@ class OwnIds:
                 continue
             is_other = isinstance(told, Details) and contradict(each, told.message_id)
             self._findings.propose(name, part, OTHER_ID if is_other else _NOT_FOUND, given=[given])
+
+
+def _first_read(told: Mapping[MessageId, Told]) -> MessageId | None:
+    """Return the first id that was read; None if all wait."""
+    return next((message_id for message_id, shown in told.items() if not isinstance(shown, NotYetRead)), None)
 
 
 def disproved(request: RequestRow, rows: Mapping[PostfixPart, MessageRow]) -> list[MessageId]:

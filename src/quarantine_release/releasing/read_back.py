@@ -1,6 +1,6 @@
 """Reads back at Cloudflare what became of messages, under every id that may be theirs. Pure but for its ports."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import accumulate
@@ -39,19 +39,27 @@ def read_back(
     """
     ends_at = ports.clock() + timedelta(seconds=seconds)
     readings = dict(ports.reader.read(account_id, wanted, seconds, ports.budget))
-    doubtful = [one for one in wanted if one.candidates and not tells_id(readings.get(one.part))]
-    read: dict[PostfixPart, list[tuple[MessageId, Reading]]] = {
-        one.part: [(one.message_id, readings.get(one.part, UNREAD))] for one in doubtful
-    }
-    counts = list(accumulate(len(one.candidates) for one in doubtful))
-    first = [one for one, count in zip(doubtful, counts, strict=True) if count <= _CANDIDATES_READ]
-    for one in doubtful[len(first) :]:
-        read[one.part].append((one.candidates[0], UNREAD))
-    for rank in range(max((len(one.candidates) for one in first), default=0)):
-        some = [one for one in first if len(one.candidates) > rank]
-        others = [replace(one, message_id=one.candidates[rank], candidates=()) for one in some]
+    doubtful = [target for target in wanted if target.candidates and not tells_id(readings.get(target.part))]
+    by_id = {target.part: [(target.message_id, readings.get(target.part, UNREAD))] for target in doubtful}
+    first = _within_limit(doubtful)
+    for target in doubtful[len(first) :]:
+        by_id[target.part].append((target.candidates[0], UNREAD))
+    for others in _by_candidate(first):
         left = (ends_at - ports.clock()).total_seconds()
-        more = ports.reader.read(account_id, others, left, ports.budget) if others and left > 0 else {}
-        for one in others:
-            read[one.part].append((one.message_id, more.get(one.part, UNREAD)))
-    return readings | {part: combined(several) for part, several in read.items()}
+        more = ports.reader.read(account_id, others, left, ports.budget) if left > 0 else {}
+        for other in others:
+            by_id[other.part].append((other.message_id, more.get(other.part, UNREAD)))
+    return readings | {part: combined(several) for part, several in by_id.items()}
+
+
+def _within_limit(targets: Sequence[Wanted]) -> list[Wanted]:
+    """Return the first of the messages, as many as have no more candidate ids together than are read in one run."""
+    counts = accumulate(len(target.candidates) for target in targets)
+    return [target for target, count in zip(targets, counts, strict=True) if count <= _CANDIDATES_READ]
+
+
+def _by_candidate(targets: Sequence[Wanted]) -> Iterator[list[Wanted]]:
+    """Yield the messages under their first candidate id, then those that have another under the second, and so on."""
+    for rank in range(max((len(target.candidates) for target in targets), default=0)):
+        some = [target for target in targets if len(target.candidates) > rank]
+        yield [replace(target, message_id=target.candidates[rank], candidates=()) for target in some]

@@ -84,15 +84,21 @@ class Resolving:
             for question in asked
             if question.narrowing.expect_count is None and question.text in answers
         }
-        old = {postfix_part(each.message_id) for each in kept.values() if not each.is_fresh(now)}
-        missing = sorted(old - self._run.rows.keys())
-        rows = {**self._run.rows, **(self._ports.ledger.messages(self._run.account_id, missing) if missing else {})}
-        are_open = {part for part in old if (row := rows.get(part)) is not None and row.state in _OPEN}
+        still_open = self._open(
+            {postfix_part(answer.message_id) for answer in kept.values() if not answer.is_fresh(now)}
+        )
         return {
-            question: each.message_id
-            for question, each in kept.items()
-            if each.is_fresh(now) or (now < each.until and postfix_part(each.message_id) in are_open)
+            question: answer.message_id
+            for question, answer in kept.items()
+            if answer.is_fresh(now) or (now < answer.until and postfix_part(answer.message_id) in still_open)
         }
+
+    def _open(self, parts: set[PostfixPart]) -> set[PostfixPart]:
+        """Return those of the messages for which something may still be done."""
+        missing = sorted(parts - self._run.rows.keys())
+        read = self._ports.ledger.messages(self._run.account_id, missing) if missing else {}
+        rows = {**self._run.rows, **read}
+        return {part for part in parts if (row := rows.get(part)) is not None and row.state in _OPEN}
 
     def _search(
         self, questions: Sequence[Question], asked: Mapping[Question, Iterable[tuple[RequestId, MessageId]]]

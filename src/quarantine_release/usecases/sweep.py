@@ -102,29 +102,37 @@ def _look_at(requests: Sequence[RequestRow], ports: Ports, swept: Swept) -> None
     run.learn(ports.ledger.messages(run.account_id, sorted(parts)))
     ask_each(run, [(request, targets_of(request.wanted_ids)) for request in requests], is_repeat=True)
     now = ports.clock()
-    for request in requests:
-        # A worker that has looked at it in time may claim until its own time is over, and is not to be overtaken.
-        if request.force or is_expired(request, now - _quiet(ports.terms), ports.terms):
-            run.end_without_call(request, _unclaimed(request, run))
-    hints: list[Hint] = []
-    still_open: list[RequestRow] = []
-    unread: list[MessageRow] = []
-    for answer in run.finish():
-        if answer.request.state is RequestState.OPEN:
-            still_open.append(answer.request)
-            unread += _unread(answer)
-            wanted = hints_of(answer.request, free_of(answer.request, run))
-            withheld = ports.permit(answer.request).withheld if wanted else None
-            if withheld is not None:
-                swept.withheld[answer.request.client, withheld] += 1
-            elif wanted and not run.stop_of(answer.request):
-                hints += wanted
-    if hints and not ports.budget.pause_left(run.account_id):
-        ports.queue.send(hints)
-        swept.hints += len(hints)
+    _end_overdue(requests, run, now)
+    still_open = [answer for answer in run.finish() if answer.request.state is RequestState.OPEN]
+    _send_hints([answer.request for answer in still_open], run, swept)
     # A candidate id may be in a row whose attempt is closed: after a crash between the two writes, or if the reconciler
     # read the row before the id was added, and closed the attempt after it.
+    unread = [row for answer in still_open for row in _unread(answer)]
     if unread:
         ports.ledger.reopen(unread, now)
     # Behind all others that wait, so that those who cannot go on hold up nobody.
-    ports.ledger.look_again(still_open, ports.clock())
+    ports.ledger.look_again([answer.request for answer in still_open], ports.clock())
+
+
+def _end_overdue(requests: Sequence[RequestRow], run: Run, now: datetime) -> None:
+    """End what nothing will be sent for any more: of forced requests, and of those that are too old."""
+    terms = run.ports.terms
+    for request in requests:
+        # A worker that has looked at it in time may claim until its own time is over, and is not to be overtaken.
+        if request.force or is_expired(request, now - _quiet(terms), terms):
+            run.end_without_call(request, _unclaimed(request, run))
+
+
+def _send_hints(requests: Sequence[RequestRow], run: Run, swept: Swept) -> None:
+    """Send new hints for what is still free, unless its client may no longer do this, or a person has paused it."""
+    ports, hints = run.ports, list[Hint]()
+    for request in requests:
+        wanted = hints_of(request, free_of(request, run))
+        withheld = ports.permit(request).withheld if wanted else None
+        if withheld is not None:
+            swept.withheld[request.client, withheld] += 1
+        elif wanted and not run.stop_of(request):
+            hints += wanted
+    if hints and not ports.budget.pause_left(run.account_id):
+        ports.queue.send(hints)
+        swept.hints += len(hints)
