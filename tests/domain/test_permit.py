@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from quarantine_release import telemetry
 from quarantine_release.aws.current_clients import CurrentClients
 from quarantine_release.aws.secret_store import CachedSecret
-from quarantine_release.config.clients import Client, Clients, Scope, Token, parse_clients, permit_of
+from quarantine_release.config.clients import Client, Clients, Scope, Token, parse_clients
+from quarantine_release.config.permits import permit_of
 from quarantine_release.config.secret import SecretMalformed, SecretUnavailable
 from quarantine_release.domain.details import Details
 from quarantine_release.domain.guard import Guard, Mode

@@ -6,7 +6,8 @@ from typing import Final
 
 from quarantine_release import telemetry
 from quarantine_release.aws.secret_store import CachedSecret
-from quarantine_release.config.clients import Clients, permit_of
+from quarantine_release.config.clients import Clients
+from quarantine_release.config.permits import permit_of
 from quarantine_release.config.secret import SecretMalformed, SecretUnavailable
 from quarantine_release.domain.permit import Permit
 from quarantine_release.domain.rows import RequestRow

@@ -7,7 +7,7 @@ name resembles a known one makes its entry invalid, because it would otherwise s
 import base64
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -15,10 +15,11 @@ from typing import Any, Final
 
 from quarantine_release.config.secret import SecretMalformed
 from quarantine_release.domain.ids import AccountId
-from quarantine_release.domain.permit import Permit, Withheld
 from quarantine_release.domain.policy import Policy, policy_of
 from quarantine_release.domain.resemblance import check_names
-from quarantine_release.domain.rows import RequestRow
+
+# Signing secrets of one client: the one in use, and the next.
+KEYS_LIMIT: Final = 2
 
 _NAME: Final = re.compile(r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 
@@ -106,19 +107,9 @@ class Clients:
 
 def parse_clients(document: str) -> Clients:
     """Read the *clients* secret. Unknown members that resemble no known one are ignored. Raises SecretMalformed."""
-    try:
-        content = json.loads(document)
-    except (ValueError, RecursionError):
-        raise SecretMalformed("is not JSON") from None
-    entries = content.get("clients") if isinstance(content, dict) else None
-    if content == {}:
-        raise SecretMalformed("is empty: it was never set")
-    if not isinstance(entries, list):
-        raise SecretMalformed("clients: must be a list")
     clients: dict[str, Client] = {}
     problems: dict[str, str] = {}
-    taken: set[bytes] = set()
-    for position, entry in enumerate(entries):
+    for position, entry in enumerate(_entries(document)):
         name = entry.get("name") if isinstance(entry, dict) else None
         if not isinstance(name, str) or not _NAME.match(name):
             problems[f"clients[{position}]"] = (
@@ -130,15 +121,31 @@ def parse_clients(document: str) -> Clients:
         except ValueError as error:
             problems[name] = str(error)
             continue
-        hashes = {token.sha256 for token in client.tokens}
         if name in clients or name in problems:
             problems[f"clients[{position}]"] = "name: another client has it"
-        elif hashes & taken:
+        elif _share_a_token(client, clients.values()):
             problems[name] = "tokens: another client has one of them"
         else:
             clients[name] = client
-            taken |= hashes
     return Clients(tuple(clients.values()), problems)
+
+
+def _entries(document: str) -> list[Any]:
+    try:
+        content = json.loads(document)
+    except (ValueError, RecursionError):
+        raise SecretMalformed("is not JSON") from None
+    if content == {}:
+        raise SecretMalformed("is empty: it was never set")
+    entries = content.get("clients") if isinstance(content, dict) else None
+    if not isinstance(entries, list):
+        raise SecretMalformed("clients: must be a list")
+    return entries
+
+
+def _share_a_token(client: Client, others: Iterable[Client]) -> bool:
+    taken = {token.sha256 for other in others for token in other.tokens}
+    return not taken.isdisjoint(token.sha256 for token in client.tokens)
 
 
 def _client(name: str, entry: dict[str, Any]) -> Client:
@@ -230,33 +237,3 @@ def _max_ids(value: Any) -> int | None:
     if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
         return value
     raise ValueError("max_ids: must be a whole number of at least 1")
-
-
-def permit_of(request: RequestRow, clients: Clients | None, now: datetime) -> Permit:
-    """Return what is left of a request's permission; None are clients that cannot be read for now."""
-    if clients is None:
-        return Permit(request.policy, Withheld.CLIENTS_UNREADABLE)
-    client = next((one for one in clients.clients if one.name == request.client), None)
-    if client is None:
-        is_invalid = request.client in clients.problems
-        return Permit(request.policy, Withheld.CLIENT_INVALID if is_invalid else Withheld.CLIENT_GONE)
-    policy = request.policy if client.policy is None else client.policy.with_stricter(request.policy)
-    return Permit(policy, _lost(request, client, now))
-
-
-def _lost(request: RequestRow, client: Client, now: datetime) -> Withheld | None:
-    needed = {Scope.RELEASE}
-    needed |= {Scope.OVERRIDE} if request.override else set()
-    needed |= {Scope.FORCE} if request.force else set()
-    if client.is_disabled:
-        return Withheld.CLIENT_DISABLED
-    # An entry needs a token, so a past `expires_at` is how the last one is revoked.
-    if all(token.expires_at is not None and token.expires_at <= now for token in client.tokens):
-        return Withheld.TOKENS_EXPIRED
-    if not needed <= client.scopes:
-        return Withheld.SCOPE_LOST
-    is_foreign = client.accounts is not None and request.account_id not in client.accounts
-    return Withheld.ACCOUNT_LOST if is_foreign else None
-
-
-KEYS_LIMIT: Final = 2
