@@ -11,15 +11,21 @@ from quarantine_release.cloudflare.action_log import ActionLog, clarify, release
 from quarantine_release.cloudflare.entries import RELEASE, dicts
 from quarantine_release.domain.details import NotRead, NotYetRead, Unreadable
 from quarantine_release.domain.verdicts import Evidence, Reading, Recipients, Seen
-from tests.cloudflare.test_entries import DAY, MINUTE, QUARANTINED, RELEASED, UNCLEAR, anything, members, scalars
+from tests.support.cloudflare_entries import (
+    DAY,
+    MINUTE,
+    QUARANTINED,
+    RELEASED,
+    UNCLEAR,
+    action,
+    anything,
+    members,
+    scalars,
+)
 from tests.support.stand_ins import FULL, NOON, OK
 
 PARTIAL = Seen.PARTIAL
 LOG = Evidence(200, (), "ray of the log")
-
-
-def action(**members: Any) -> dict[str, Any]:
-    return {"operation": RELEASE, "success": True, "started_at": "2026-11-22T12:00:00Z", **members}
 
 
 def has_success(actions: list[dict[str, Any]], since: datetime | None) -> bool:

@@ -6,7 +6,6 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from zlib import crc32
@@ -21,17 +20,44 @@ from quarantine_release.cloudflare import search as cloudflare_calls
 from quarantine_release.cloudflare.after_release import CloudflareReader
 from quarantine_release.cloudflare.connection import DeadlineSession, NoReply
 from quarantine_release.cloudflare.entries import RELEASE
-from quarantine_release.cloudflare.log_pages import PAGES, PER_PAGE
+from quarantine_release.cloudflare.log_pages import PAGES
 from quarantine_release.cloudflare.reply import Reply
 from quarantine_release.cloudflare.search import SearchApi
-from quarantine_release.config.accounts import Accounts, parse_accounts
+from quarantine_release.config.accounts import parse_accounts
 from quarantine_release.config.secret import SecretMalformed, SecretUnavailable
 from quarantine_release.domain.call_limit import Mark
 from quarantine_release.domain.ids import AccountId, MessageId, PostfixPart, postfix_part
 from quarantine_release.domain.ledger_errors import LedgerUnavailable
 from quarantine_release.domain.verdicts import Evidence, Reading, Recipients, RefusalReason, Refused, Seen, Wanted
-from tests.cloudflare.test_action_log import action
-from tests.cloudflare.test_entries import DAY, FREED, HELD, HOUR, MINUTE, anything, full_id, likely, queue_id, want
+from tests.support.cloudflare_entries import (
+    DAY,
+    FREED,
+    HELD,
+    HOUR,
+    MINUTE,
+    action,
+    anything,
+    full_id,
+    likely,
+    queue_id,
+    want,
+)
+from tests.support.cloudflare_reads import (
+    AROUND_BARE,
+    AROUND_THREE,
+    AT,
+    BY_TOKEN,
+    FULLS,
+    INVESTIGATE,
+    TOKEN,
+    Held,
+    escaped,
+    log_of,
+    logged,
+    ok,
+    page,
+    refusal,
+)
 from tests.support.fault_server import (
     FaultServer,
     Play,
@@ -47,33 +73,10 @@ from tests.support.fault_server import (
 from tests.support.stand_ins import ACCOUNT, NOON, RememberingBudget, UnreadableBudget
 
 Readings = Mapping[PostfixPart, Reading]
-TOKEN = "a-token-of-the-simulator"
-BY_TOKEN = {"account_id": ACCOUNT, "api_token": TOKEN}
 BY_KEY = {"account_id": ACCOUNT, "api_email": "analyst@example.com", "api_key": "0123456789abcdef0123456789abcdef01234"}
-INVESTIGATE = f"/client/v4/accounts/{ACCOUNT}/email-security/investigate"
-AT = NOON - 9 * DAY
-FULLS = [full_id(AT + minutes * MINUTE) for minutes in range(60)]
 BARES = [postfix_part(each) for each in FULLS]
-AROUND_THREE = "?start=2026-11-13T11%3A00%3A00Z&end=2026-11-13T13%3A02%3A00Z&per_page=1000&detections_only=false"
-AROUND_BARE = "?start=2026-11-12T00%3A00%3A00Z&end=2026-11-15T00%3A00%3A00Z&per_page=1000&detections_only=false"
 LISTED: Mapping[str, Any] = {"post_delivery_operations": [RELEASE]}
 RELEASED, QUARANTINED, UNCLEAR, ABSENT = Seen.RELEASED, Seen.QUARANTINED, Seen.UNCLEAR, Seen.ABSENT
-
-
-@dataclass
-class Held:
-    """The secret, or why there is none."""
-
-    content: Accounts | Exception = field(default_factory=lambda: parse_accounts(json.dumps(BY_TOKEN)))
-    seconds: float = 0.0
-
-    def get(self) -> Accounts:
-        time.sleep(self.seconds)
-        if isinstance(self.content, Exception):
-            raise self.content
-        return self.content
-
-    refetch = get
 
 
 @contextmanager
@@ -97,20 +100,6 @@ def shown(readings: Readings) -> dict[str, Seen]:
 # --- A server that plays what the simulator cannot -------------------------------------------------------------------
 
 
-def ok(result: Any, **members: Any) -> Play:
-    content = {"success": True, "errors": [], "messages": [], "result": result} | members
-    return answers(200, json.dumps(content).encode(), "cf-ray: ray-1")
-
-
-def page(*entries: Any, following: Any = None) -> Play:
-    return ok(list(entries), result_info={"count": len(entries), "per_page": 1000, "next": following, "page": 0})
-
-
-def refusal(status: int, code: int = 7003) -> Play:
-    content = {"success": False, "errors": [{"code": code, "message": "no"}], "messages": [], "result": None}
-    return answers(status, json.dumps(content).encode(), "cf-ray: ray-1")
-
-
 def read(
     plays: Sequence[Play],
     *wanted: str | Wanted,
@@ -124,19 +113,6 @@ def read(
         readings = reader.read(ACCOUNT, some, seconds, budget or RememberingBudget())
     assert all(request.method == "GET" and request.path.startswith(INVESTIGATE) for request in server.requests)
     return readings, [request.path.removeprefix(INVESTIGATE) for request in server.requests]
-
-
-def escaped(message_id: str) -> str:
-    return "/" + message_id.replace(":", "%3A")
-
-
-def logged(*actions: Any, size: int = PER_PAGE, **info: Any) -> Play:
-    """Answer with the only page of an action log."""
-    return ok(list(actions), result_info={"count": len(actions), "per_page": size, **info})
-
-
-def log_of(message_id: str, number: int = 1) -> str:
-    return f"{escaped(message_id)}/action_log?page={number}&per_page={PER_PAGE}"
 
 
 # --- Packs -----------------------------------------------------------------------------------------------------------

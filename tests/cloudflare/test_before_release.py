@@ -30,8 +30,8 @@ from quarantine_release.domain.policy import DEFAULT_POLICY
 from quarantine_release.domain.request_options import Narrowing
 from quarantine_release.domain.verdicts import Evidence, RefusalReason, Refused
 from quarantine_release.usecases.release_queued import LISTS_HOLD
-from tests.cloudflare.test_action_log import action
-from tests.cloudflare.test_after_release import (
+from tests.support.cloudflare_entries import DAY, HOUR, action, anything, full_id, likely, queue_id
+from tests.support.cloudflare_reads import (
     AROUND_BARE,
     AROUND_THREE,
     FULLS,
@@ -45,7 +45,6 @@ from tests.cloudflare.test_after_release import (
     page,
     refusal,
 )
-from tests.cloudflare.test_entries import DAY, HOUR, anything, full_id, likely, queue_id
 from tests.support.fault_server import (
     FaultServer,
     Play,

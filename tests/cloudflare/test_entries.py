@@ -12,35 +12,27 @@ from hypothesis import strategies as st
 from quarantine_release.cloudflare.entries import RELEASE, agree, dicts, id_of, judge, match
 from quarantine_release.cloudflare.windows import Window, windows_of
 from quarantine_release.domain.ids import MessageId, contradict, is_bare, is_partial, is_undated, postfix_part, time_of
-from quarantine_release.domain.verdicts import Reading, Seen, Wanted
-from tests.support.shapes import family, message_ids, postfix_ids
+from quarantine_release.domain.verdicts import Reading, Seen
+from tests.support.cloudflare_entries import (
+    DAY,
+    FREED,
+    HELD,
+    HOUR,
+    MINUTE,
+    QUARANTINED,
+    RELEASED,
+    UNCLEAR,
+    anything,
+    full_id,
+    likely,
+    queue_id,
+    want,
+)
+from tests.support.shapes import family, message_ids
 from tests.support.stand_ins import BARE, FULL, NOON, OK, OTHER
 
-BASE_52 = "0123456789BCDFGHJKLMNPQRSTVWXYZbcdfghjklmnpqrstvwxyz"
 ALERT = MessageId("4Njp3P0STMz2c02Q-2024-01-05T10:00:00")
 SIBLING = MessageId("4Njp3P0STMz2c02Q-2024-01-05T10:00:00-87654321")
-MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
-RELEASED, QUARANTINED, UNCLEAR = Seen.RELEASED, Seen.QUARANTINED, Seen.UNCLEAR
-HELD: Mapping[str, Any] = {"is_quarantined": True}
-FREED: Mapping[str, Any] = {"is_quarantined": False, "post_delivery_operations": [RELEASE]}
-
-
-def queue_id(at: datetime, name: str = "z0000000") -> MessageId:
-    """Make the id that Postfix gives a message that arrives then."""
-    seconds, digits = int(at.timestamp()), ""
-    for _ in range(6):
-        seconds, digit = divmod(seconds, 52)
-        digits = BASE_52[digit] + digits
-    return MessageId(digits + name)
-
-
-def full_id(at: datetime, digits: str = "12345678") -> MessageId:
-    return MessageId(f"{queue_id(at)}-{at:%Y-%m-%dT%H:%M:%S}-{digits}")
-
-
-def want(message_id: str, since: datetime | None = None) -> Wanted:
-    known = MessageId(message_id)
-    return Wanted(postfix_part(known), known, since)
 
 
 # --- When a message arrived ------------------------------------------------------------------------------------------
@@ -362,31 +354,6 @@ def test_what_only_resembles_the_proof_is_none(operations: object) -> None:
 
 
 # --- Whatever Cloudflare sends ---------------------------------------------------------------------------------------
-
-
-words = st.sampled_from([RELEASE, "RELEASE", "quarantined", "delivered", "quarantine_release", "2026-11-22T12:00:00Z"])
-scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | words | family
-members = st.sampled_from(
-    [
-        *("id", "postfix_id", "is_quarantined", "post_delivery_operations", "delivery_status", "properties"),
-        *("allowlisted_pattern_type", "action_log", "operation", "success", "started_at"),
-    ]
-)
-anything = st.recursive(
-    scalars,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(members | st.text(max_size=3), inner, max_size=5),
-    max_leaves=12,
-)
-likely = st.fixed_dictionaries(
-    {"id": family},
-    optional={
-        "postfix_id": postfix_ids,
-        "is_quarantined": st.booleans(),
-        "post_delivery_operations": st.lists(words, max_size=2) | scalars,
-        "delivery_status": st.lists(words, max_size=2),
-        "properties": anything,
-    },
-)
 
 
 @given(anything | st.lists(likely | anything, max_size=5), st.sampled_from([BARE, ALERT, FULL, OTHER]))

@@ -22,7 +22,7 @@ from quarantine_release.domain.details import NotRead, NotYetRead, Unreadable
 from quarantine_release.domain.ids import AccountId
 from quarantine_release.domain.ledger_errors import LedgerUnavailable
 from quarantine_release.domain.verdicts import Evidence, RefusalReason, Refused
-from tests.cloudflare.test_after_release import INVESTIGATE, ok, page, refusal
+from tests.support.cloudflare_reads import INVESTIGATE, ok, page, refusal
 from tests.support.fault_server import (
     FaultServer,
     Play,

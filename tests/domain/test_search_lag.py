@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from quarantine_release.domain.details import Details, NotRead, NotYetRead, Several, Unreadable
 from quarantine_release.domain.ids import MessageId, postfix_part
 from quarantine_release.domain.search_lag import PATIENCE, retry_seconds, searchable_at
-from tests.cloudflare.test_entries import full_id, queue_id
+from tests.support.cloudflare_entries import full_id, queue_id
 from tests.support.stand_ins import FULL, NOON
 
 LAG = timedelta(seconds=120)

@@ -24,7 +24,7 @@ from quarantine_release.usecases.accepted_request import KeyReused, cancel, look
 from quarantine_release.usecases.admission import Refusal
 from quarantine_release.usecases.release_now import release
 from quarantine_release.usecases.sweep import Swept, sweep
-from tests.cloudflare.test_entries import full_id, queue_id
+from tests.support.cloudflare_entries import full_id, queue_id
 from tests.support.model_dynamodb import Fault, ModelDynamoDB
 from tests.support.stand_ins import ACCOUNT, BARE, FULL, NOON, OK, TERMS, World, request_row
 

@@ -6,7 +6,7 @@ from typing import Final
 
 import pytest
 
-from tests.cloudflare.test_entries import queue_id
+from tests.support.cloudflare_entries import queue_id
 from tests.support.scripted_cloudflare import Deployed, Row, deployed, row
 
 pytestmark = pytest.mark.slow

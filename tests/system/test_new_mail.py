@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import pytest
 
-from tests.cloudflare.test_entries import queue_id
+from tests.support.cloudflare_entries import queue_id
 from tests.support.scripted_cloudflare import Deployed, deployed, row
 
 pytestmark = pytest.mark.slow
