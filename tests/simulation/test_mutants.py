@@ -26,7 +26,7 @@ from quarantine_release.ledger.update_expression import UpdateExpression, Write
 from quarantine_release.ledger.writes import check_open, move_message
 from quarantine_release.releasing import call as attempt_module
 from quarantine_release.releasing import claim as claim_module
-from quarantine_release.releasing import vet as vetting_module
+from quarantine_release.releasing import gate as gate_module
 from quarantine_release.releasing.claim import Claims
 from quarantine_release.releasing.findings import Findings
 from quarantine_release.releasing.ports import Conflict, Move
@@ -245,7 +245,7 @@ def a_read_that_failed_lets_pass(patch: Patch) -> None:
     def mutant(told: Any, *arguments: Any, **members: Any) -> Any:
         return Guarded.PASSED if isinstance(told, NotRead) else judge(told, *arguments, **members)
 
-    patch.setattr(vetting_module, "judge", mutant)
+    patch.setattr(gate_module, "judge", mutant)
 
 
 def what_nobody_looked_at_is_claimed(patch: Patch) -> None:

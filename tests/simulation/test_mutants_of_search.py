@@ -22,6 +22,7 @@ from quarantine_release.domain.lookup import Kept
 from quarantine_release.domain.states import LETTERS, Outcome
 from quarantine_release.domain.verdicts import Seen
 from quarantine_release.ledger.items import request_row
+from quarantine_release.releasing import gate as gate_module
 from quarantine_release.releasing import vet as vetting_module
 from quarantine_release.releasing.own_ids import OwnIds
 from tests.simulation.simulated_runs import scheduled, schedules
@@ -80,7 +81,7 @@ def a_full_id_tells_what_a_shorter_one_means(patch: Patch) -> None:
 
 
 def what_is_too_new_to_be_shown_cannot_be_read(patch: Patch) -> None:
-    patch.setattr(vetting_module, "searchable_at", lambda *_: None)
+    patch.setattr(gate_module, "searchable_at", lambda *_: None)
 
 
 def a_listed_operation_is_proof(patch: Patch) -> None:
@@ -116,7 +117,7 @@ def what_was_read_is_not_kept(patch: Patch) -> None:
 
 
 def nobody_is_judged_by_what_was_read(patch: Patch) -> None:
-    patch.setattr(vetting_module, "judge_by", lambda *_, **__: Guarded.NOT_CHECKED)
+    patch.setattr(gate_module, "judge_by", lambda *_, **__: Guarded.NOT_CHECKED)
 
 
 def a_kept_answer_holds_for_ever(patch: Patch) -> None:
