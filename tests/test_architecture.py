@@ -34,8 +34,8 @@ RULES = {
     "aws": "domain releasing.ports config telemetry",
     "api": "usecases releasing domain config telemetry",
     "wiring": "domain config releasing usecases telemetry ledger cloudflare aws",
-    "webhook": "wiring telemetry init_phase domain api",
-    "worker": "wiring telemetry init_phase domain usecases.release_queued",
+    "webhook": "wiring telemetry init_phase api",
+    "worker": "wiring telemetry init_phase usecases.release_queued",
     "reconciler": "wiring telemetry init_phase domain usecases.settle",
     "init_phase": "",
 }

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 @telemetry.logger.inject_lambda_context(clear_state=True)
 @telemetry.metrics.log_metrics
 def lambda_handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, int]:  # noqa: ARG001
-    """Run once. Whatever stops it is logged; the next run goes on where this one ended."""
+    """Run once. An error is logged, and the next run continues where this one ended."""
     summary = Summary()
     try:
         try:
             ports = wiring.ports(lambda: context.get_remaining_time_in_millis() / 1000, permit=wiring.permit)
             reconcile(ports, summary)
-        finally:  # what was settled is told, whatever stopped the run
+        finally:  # an error must not hide what was settled before it
             _report(summary)
         failures = summary.failures + summary.swept.failures
         if failures:
@@ -41,7 +41,7 @@ def lambda_handler(event: dict[str, Any], context: "LambdaContext") -> dict[str,
 
 def _report(summary: Summary) -> None:
     owners: dict[RequestId, RequestRow] = {}
-    with suppress(LedgerUnavailable):  # the outcome is told all the same, without who asked
+    with suppress(LedgerUnavailable):  # the outcome is logged anyway, without who asked
         owners = wiring.ledger().requests(sorted({row.owner for row in summary.settled if row.owner}))
     for row in summary.settled:
         telemetry.release_outcome(row, owners.get(row.owner) if row.owner else None)

@@ -94,7 +94,7 @@ def cloudflare_read(account_id: AccountId, evidence: Evidence, milliseconds: int
 
 
 def oldest_open(kind: str, seconds: float) -> None:
-    """Tell how long the oldest open attempt or request has been waiting."""
+    """Record how long the oldest open attempt or request has been waiting."""
     metrics.add_metric(name=f"OldestOpen{kind}Age", unit=MetricUnit.Seconds, value=seconds)
 
 

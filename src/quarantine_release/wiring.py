@@ -102,14 +102,14 @@ def accounts() -> CachedSecret[Accounts]:
 @cache
 def cloudflare() -> CloudflareClient:
     """Build what makes release calls."""
-    known = settings()
+    configured = settings()
     return CloudflareClient(
-        known.cloudflare_api_base_url,
+        configured.cloudflare_api_base_url,
         accounts(),
         _session(),
         clock,
-        bulk_4xx_is_atomic=known.bulk_4xx_is_atomic,
-        keeps_recipients=known.keeps_recipients,
+        bulk_4xx_is_atomic=configured.bulk_4xx_is_atomic,
+        keeps_recipients=configured.keeps_recipients,
     )
 
 
@@ -215,7 +215,7 @@ def _tls() -> ssl.SSLContext:
 
 
 def _parse_clients(document: str) -> Clients:
-    found = parse_clients(document)
-    for client, problem in found.problems.items():
+    parsed = parse_clients(document)
+    for client, problem in parsed.problems.items():
         telemetry.client_disabled(client, problem)
-    return found
+    return parsed

@@ -28,7 +28,7 @@ from quarantine_release.api.problems import PROBLEMS, Declined, problem_body
 from quarantine_release.api.release_answer import answer_body, result_body
 from quarantine_release.api.release_request import BODY_LIMIT
 from quarantine_release.api.request_fields import _MEMBERS, _TEXT_LIMITS, IDS_LIMIT
-from quarantine_release.api.routes import _ROUTES, route
+from quarantine_release.api.routes import _ROUTES, find_route
 from quarantine_release.api.signature import Signed, check_signature
 from quarantine_release.api.trace_answer import trace_body
 from quarantine_release.config.accounts import parse_accounts
@@ -170,7 +170,7 @@ def test_every_route_and_its_scope_is_named() -> None:
     for cell, scope, _ in table("route", "scope", "does"):
         method, _, address = named(cell)[0].partition(" ")
         path = re.sub(r"\{\w+\}", "some-name", address.partition("?")[0])
-        handler, _ = route(HttpRequest(method, path, {}, {}, None, "", ""))
+        handler, _ = find_route(HttpRequest(method, path, {}, {}, None, "", ""))
         told.append(handler)
         assert scope == "any" or Scope(named(scope)[0])
     assert set(told) == {handler for _, methods in _ROUTES for handler in methods.values()}

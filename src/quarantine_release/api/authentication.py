@@ -1,6 +1,7 @@
 """Who is calling: (request, clients, now) to an AuthenticatedRequest or Unauthenticated. Pure.
 
-Comes before parsing and routing. Every refusal is the same exception after the same work; why is for the log alone.
+This happens before parsing and routing. Every refusal is the same exception after the same work; its reason is only
+logged.
 """
 
 import hashlib
@@ -15,14 +16,14 @@ from quarantine_release.api.event import HttpRequest
 from quarantine_release.api.signature import Signed, check_signature
 from quarantine_release.config.clients import Client
 
-# A token in a URL ends in access logs, proxies and browser histories, so a caller who sends one is told at once.
+# A token in a URL ends up in access logs, proxies and browser histories. Refusing it shows the caller the mistake.
 _QUERY_CREDENTIALS: Final = frozenset(
     {"token", "access_token", "auth_token", "api_token", "apikey", "api_key", "api-key", "x-api-key", "authorization"}
 )
 
 
 class Reason(StrEnum):
-    """Why nobody is known; for logs and metrics."""
+    """Why a caller is not authenticated; for logs and metrics."""
 
     NO_TOKEN = auto()
     TWO_TOKENS = auto()
@@ -42,12 +43,12 @@ _REASONS: Final = {
 }
 
 
-# Whose token it is, if it is nobody's.
+# The owner of an unknown token.
 _NOBODY: Final = Client("", (), frozenset())
 
 
 class Unauthenticated(Exception):
-    """The caller is nobody known. `client` is whose token it was, if anybody's."""
+    """The caller is not a known client. `client` owns the token, if anybody does."""
 
     def __init__(self, reason: Reason, client: str | None) -> None:
         super().__init__(reason)
@@ -102,7 +103,7 @@ def _bearer(value: str) -> str | None:
 
 
 def _holder(token: str | None, clients: Sequence[Client], now: datetime) -> tuple[Client, bool]:
-    """Return whose token it is, and whether it is still valid. Every known token is compared, in constant time."""
+    """Return who owns a token, and whether it is still valid. Every known token is compared, in constant time."""
     digest = hashlib.sha256((token or "").encode(errors="surrogatepass")).digest()
     holder, is_valid = _NOBODY, False
     for client in clients:

@@ -12,7 +12,7 @@ from quarantine_release.domain.ids import MessageId
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One kind of error (RFC 9457). `retry_after` in seconds stands in the header Retry-After."""
+    """One kind of error (RFC 9457). `retry_after` in seconds is sent as Retry-After."""
 
     status: int
     title: str
@@ -60,7 +60,7 @@ PROBLEMS: Final = {
 
 
 class Declined(Exception):
-    """The request ends here, with this problem. `members` stand in the body beside RFC 9457's."""
+    """The request ends here, with this problem. `members` are added to those of RFC 9457 in the body."""
 
     def __init__(self, code: str, detail: str, *, retry_after: int | None = None, **members: Any) -> None:
         super().__init__(code)

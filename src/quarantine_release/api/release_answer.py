@@ -75,7 +75,7 @@ def _warnings_of_unread(results: Sequence[Result]) -> Iterator[str]:
 
 
 def _rehearsal(answer: Answer) -> dict[str, Any]:
-    """Return what a dry run tells besides: the calls that a release would take, and what was read of each message."""
+    """Return the members of a dry run only: the calls a release would take, and what was read of each message."""
     read = [(result, answer.details.get(result.part)) for result in answer.results]
     return {
         "dry_run": True,
@@ -130,7 +130,7 @@ def result_body(result: Result, *, is_to_be_confirmed: bool = False) -> dict[str
 
 
 def _found_out(result: Result, *, is_to_be_confirmed: bool) -> dict[str, Any]:
-    """Return what lookup, guard and proof of delivery came to, where they came to anything."""
+    """Return the findings of lookup, guard and proof of delivery. A member without a finding is left out."""
     body: dict[str, Any] = {}
     if result.resolved is not None:
         body["resolved_id"] = result.resolved
@@ -157,14 +157,15 @@ def _found_out(result: Result, *, is_to_be_confirmed: bool) -> dict[str, Any]:
 
 def guarded_body(result: Result) -> dict[str, Any]:
     """Return how an id came past the guard and what the mail is; of what it read and refused the latter alone."""
-    if result.guard is not None:
-        return {"guard": result.guard, "disposition": result.disposition}
+    guard = result.guard
+    if guard is not None:
+        return {"guard": guard, "disposition": result.disposition}
     return {"disposition": result.disposition} if result.ended is not None and result.ended.was_read else {}
 
 
 def recipients_body(row: MessageRow | None) -> dict[str, Any]:
     """Return to whom a message was delivered and to whom not."""
-    # A claimed row still holds what an earlier call came to.
+    # A claimed row still holds the outcome of an earlier call.
     if row is None or row.state in (State.RELEASING, State.RETRYABLE):
         return {"delivered": [], "undelivered": [], "failed": []}
     recipients = row.recipients
@@ -195,5 +196,5 @@ def _sentence(counts: Counter[Outcome]) -> str:
 
 
 def utc(at: datetime | None) -> str | None:
-    """Return a time as it is told: ISO 8601, in milliseconds."""
+    """Return a time as ISO 8601 in milliseconds."""
     return at.isoformat(timespec="milliseconds").replace("+00:00", "Z") if at else None

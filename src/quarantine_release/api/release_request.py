@@ -63,7 +63,7 @@ class ReleaseRequest:
 
     @property
     def is_inline(self) -> bool:
-        """Say whether the caller waits for the release itself; it may still come to be left to the worker."""
+        """Return whether the caller waits for the release. Some of it may still be left to the worker."""
         is_now_or_never = self.force or self.dry_run
         return is_now_or_never or (len(self.ids) <= INLINE_LIMIT and not self.prefers_async)
 
@@ -178,8 +178,8 @@ def _fingerprint(request: ReleaseRequest, account_id: AccountId) -> str:
         "since": narrowing.since.isoformat() if narrowing.since else None,
         "expect_count": narrowing.expect_count,
     }
-    given = {name: value for name, value in members.items() if value not in (None, False)}
-    return f"2:{hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()}"
+    used = {name: value for name, value in members.items() if value not in (None, False)}
+    return f"2:{hashlib.sha256(json.dumps(used, sort_keys=True).encode()).hexdigest()}"
 
 
 def _fingerprint_v1(request: ReleaseRequest, account_id: AccountId) -> str:

@@ -44,7 +44,7 @@ def post_release(caller: AuthenticatedRequest, services: Services) -> Response:
 
 
 def get_release(caller: AuthenticatedRequest, services: Services, name: str) -> Response:
-    """Say what a request has come to."""
+    """Show the state of a request."""
     row = _find(caller, services, parse_request_id(name))
     return _respond_with(look_up(row, services.ports), caller)
 
@@ -58,7 +58,7 @@ def post_cancel(caller: AuthenticatedRequest, services: Services, name: str) -> 
 
 
 def list_releases(caller: AuthenticatedRequest, services: Services) -> Response:
-    """Say what each of several requests has come to."""
+    """Show the state of several requests."""
     lists = caller.http.query.get("ids", ())
     names = [name.strip() for value in lists for name in value.split(",") if name.strip()]
     if not 1 <= len(names) <= _LIST_LIMIT:
@@ -96,7 +96,7 @@ def _accepted(outcome: Answer | Refusal | KeyReused) -> Answer:
 
 
 def _log_ends(answer: Answer) -> None:
-    """Log each message and each id that has reached its end by this request."""
+    """Log the messages and ids that ended during this request."""
     for row in answer.settled:
         telemetry.release_outcome(row, answer.request)
     if answer.replayed:

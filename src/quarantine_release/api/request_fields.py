@@ -12,6 +12,7 @@ from typing import Any, Final
 from quarantine_release.api.problems import InvalidRequest
 from quarantine_release.api.strict_json import Number
 from quarantine_release.domain.ids import (
+    ACCOUNT_ID,
     ANY_ID,
     HEADER_ID,
     ID_CHARACTERS,
@@ -44,8 +45,6 @@ _LISTED: Final = re.compile(r"<[^<>]*>|[^,]+")
 _ADDRESS: Final = re.compile(r"\A(?:[\x21-\x3b\x3d\x3f-\x7e]{1,64}@)?[A-Za-z0-9.-]{1,253}\Z")
 
 _COUNT: Final = re.compile(r"\A[1-9][0-9]{0,2}\Z")
-
-_ACCOUNT_ID: Final = re.compile(r"\A[0-9a-f]{32}\Z")
 
 _NAMEABLE: Final = re.compile(r"\A[A-Za-z0-9_.-]{1,64}\Z")
 
@@ -96,36 +95,36 @@ def _listed(value: Any) -> list[str] | None:
     return value
 
 
-def parse_message_id(given: str, field: str = "id", which: str = "An id") -> MessageId:
+def parse_message_id(text: str, field: str = "id", which: str = "An id") -> MessageId:
     """Check an id's shape. `which` begins the rule in the error. Raises InvalidRequest."""
-    if not ID_CHARACTERS.match(given):
+    if not ID_CHARACTERS.match(text):
         raise InvalidRequest("invalid_id", f"{which} must be 8 to 128 of A-Z a-z 0-9 . _ : -.", field)
-    if not ANY_ID.match(given):
+    if not ANY_ID.match(text):
         rule = "must have 10 to 24 letters and digits, alone or before its timestamp."
         raise InvalidRequest("invalid_id", f"{which} {rule}", field)
-    return MessageId(given)
+    return MessageId(text)
 
 
-def _any_id(given: str, field: str, position: int) -> MessageId:
+def _any_id(text: str, field: str, position: int) -> MessageId:
     """Check the shape of an id that may be a Message-ID too: in its angle brackets, or with an @."""
-    if "@" not in given and not given.startswith("<"):
-        return parse_message_id(given, field, f"Id {position}")
-    if not HEADER_ID.match(given if given.startswith("<") else f"<{given}>"):
+    if "@" not in text and not text.startswith("<"):
+        return parse_message_id(text, field, f"Id {position}")
+    if not HEADER_ID.match(text if text.startswith("<") else f"<{text}>"):
         rule = "is a Message-ID, which must be 1 to 250 printable ASCII characters, in < >."
         raise InvalidRequest("invalid_id", f"Id {position} {rule}", field)
-    return MessageId(given)
+    return MessageId(text)
 
 
-def parse_request_id(given: str) -> RequestId | None:
+def parse_request_id(text: str) -> RequestId | None:
     """Return a request id, or None for what cannot be one."""
-    return RequestId(given) if REQUEST_ID.match(given) else None
+    return RequestId(text) if REQUEST_ID.match(text) else None
 
 
 def parse_account_id(value: Any) -> AccountId | None:
     """Check an account id; None if there is none. Raises InvalidRequest."""
     if value is None or value == "":
         return None
-    if not isinstance(value, str) or not _ACCOUNT_ID.match(value):
+    if not isinstance(value, str) or not ACCOUNT_ID.match(value):
         raise InvalidRequest("invalid_field", "account_id must be 32 lower-case hexadecimal digits.", "account_id")
     return AccountId(value)
 
@@ -161,9 +160,9 @@ def parse_flags(content: dict[str, Any]) -> dict[str, bool]:
 
 def _flag(content: dict[str, Any], name: str) -> bool:
     value = content.get(name)
-    known = {"true": True, "false": False}
-    if isinstance(value, str) and value.lower() in known:
-        return known[value.lower()]
+    spelled = {"true": True, "false": False}
+    if isinstance(value, str) and value.lower() in spelled:
+        return spelled[value.lower()]
     if value is None or isinstance(value, bool):
         return bool(value)
     raise InvalidRequest("invalid_field", f"{name} must be true or false.", name)
@@ -212,7 +211,7 @@ def parse_fail_on(content: dict[str, Any]) -> FailOn:
 
 
 def warnings_of(content: dict[str, Any], ids: Sequence[MessageId]) -> tuple[str, ...]:
-    """Tell of the members that are not known, and of those that have no effect."""
+    """Return warnings about unknown members, and about members without effect."""
     unknown = sorted(content.keys() - _MEMBERS)
     named = [name for name in unknown if _NAMEABLE.match(name)][:_WARNINGS_LIMIT]
     warnings = [f"Unknown member ignored: {name}" for name in named]

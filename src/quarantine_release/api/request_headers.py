@@ -22,7 +22,7 @@ def idempotency_key(headers: Headers, signed_id: str | None) -> str | None:
     key = _sent_key(headers)
     if signed_id is None:
         return key
-    # What is signed decides: else a recorded request could be sent again under another key, and be another request.
+    # The signed id decides. Otherwise a recorded request, sent again under another key, would be another request.
     if key not in (None, signed_id):
         detail = "The key of a signed request must equal its webhook-id."
         raise InvalidRequest("invalid_idempotency_key", detail, "Idempotency-Key")

@@ -63,15 +63,15 @@ def respond(request: HttpRequest, services: Services) -> Response:
 
 def _serve(request: HttpRequest, services: Services) -> Response:
     caller = _authenticate(request, services)
-    found, arguments = route(request)
+    route, arguments = find_route(request)
     _check_body(request)
-    if found.scope is not None:
-        require_scope(caller.client, found.scope)
-    return found.handler(caller, services, *arguments)
+    if route.scope is not None:
+        require_scope(caller.client, route.scope)
+    return route.handler(caller, services, *arguments)
 
 
 def _authenticate(request: HttpRequest, services: Services) -> AuthenticatedRequest:
-    """Authenticate; a token that is not known may be newer than the cached clients, so these are read once more."""
+    """Authenticate. An unknown token may be newer than the cached clients, so they are read once more."""
     now = services.ports.clock()
     cached = read_secret("clients", services.clients.get)
     try:
@@ -81,15 +81,15 @@ def _authenticate(request: HttpRequest, services: Services) -> AuthenticatedRequ
         return authenticate(request, current.clients, now)
 
 
-def route(request: HttpRequest) -> tuple[Route, tuple[str, ...]]:
+def find_route(request: HttpRequest) -> tuple[Route, tuple[str, ...]]:
     """Find the route of a request, and what its path names. Raises Declined: 404, or 405 with the route's methods."""
     for pattern, methods in _ROUTES:
         match = pattern.match(request.path)
         if match is None:
             continue
         if request.method not in methods:
-            known = ", ".join(methods)
-            raise Declined("method_not_allowed", f"The route knows {known}.", allow=known)
+            allowed = ", ".join(methods)
+            raise Declined("method_not_allowed", f"The route knows {allowed}.", allow=allowed)
         return methods[request.method], tuple(_decode(part) for part in match.groups())
     raise Declined("not_found", "There is no such route.")
 

@@ -108,7 +108,7 @@ def _unclaimed(asked: Sequence[RequestRow], part: PostfixPart, own: set[RequestI
 
 
 def _message_body(row: MessageRow) -> dict[str, Any]:
-    is_known = row.state is not State.RELEASING  # a claimed row still holds what an earlier call came to
+    is_known = row.state is not State.RELEASING  # a claimed row still holds the outcome of an earlier call
     return {
         "state": row.state,
         "code": row.code if is_known else None,
@@ -159,10 +159,10 @@ def operation_body(operation: OperationRow, *, shows_all: bool = True) -> dict[s
 def _request_body(
     request: RequestRow, row: MessageRow | None, part: PostfixPart, own: set[RequestId], now: datetime
 ) -> dict[str, Any]:
-    # Whose caller was told no has come to nothing, whatever the message comes to for others.
+    # A refused request had no effect, whatever happens to the message because of others.
     rows = {part: row} if row is not None else {}
     results = () if request.state is RequestState.REFUSED else results_of(request, rows, now)
-    result = next((each for each in results if each.part == part), None)
+    result = next((result for result in results if result.part == part), None)
     body: dict[str, Any] = {"at": utc(request.created_at), "outcome": result.outcome if result is not None else None}
     if request.request_id not in own:
         return body
@@ -194,7 +194,7 @@ _OF_OTHERS: Final = ("state", "sent_at", "ended_at", "verdict")
 
 
 def _attempt_body(attempt: AttemptRow, part: PostfixPart, own: set[RequestId]) -> dict[str, Any]:
-    """Return what was tried; of an attempt for another client only when, and what it came to."""
+    """Return what was tried. Of an attempt for another client, only its times and its outcome."""
     owner = attempt.owners.get(part)
     verdict = (attempt.verdicts or {}).get(part)
     body = {

@@ -6,12 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from quarantine_release.config.secret import SecretMalformed
-from quarantine_release.domain.ids import AccountId
+from quarantine_release.domain.ids import ACCOUNT_ID, AccountId
 from quarantine_release.domain.resemblance import check_names
 
 _MEMBERS: Final = ("account_id", "api_token", "api_email", "api_key")
-
-_ACCOUNT_ID: Final = re.compile(r"\A[0-9a-f]{32}\Z")
 
 # What may stand in an HTTP header value without changing the request around it.
 _HEADER_SAFE: Final = re.compile(r"\A[\x21-\x7e]{1,1024}\Z")
@@ -81,7 +79,7 @@ def _credential(entry: Any, place: str) -> Credential:
     if place:
         _check_names(entry, _MEMBERS, place)
     account_id = entry.get("account_id")
-    if not isinstance(account_id, str) or not _ACCOUNT_ID.match(account_id):
+    if not isinstance(account_id, str) or not ACCOUNT_ID.match(account_id):
         raise SecretMalformed(f"{place}account_id: must be 32 lower-case hexadecimal digits")
     values = {name: entry[name] for name in ("api_token", "api_email", "api_key") if entry.get(name)}
     for name, value in values.items():

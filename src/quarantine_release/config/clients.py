@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from quarantine_release.config.secret import SecretMalformed
-from quarantine_release.domain.ids import AccountId
+from quarantine_release.domain.ids import ACCOUNT_ID, AccountId
 from quarantine_release.domain.policy import Policy, policy_of
 from quarantine_release.domain.resemblance import check_names
 
@@ -24,8 +24,6 @@ KEYS_LIMIT: Final = 2
 _NAME: Final = re.compile(r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 
 _SHA256: Final = re.compile(r"\A[0-9a-f]{64}\Z")
-
-_ACCOUNT_ID: Final = re.compile(r"\A[0-9a-f]{32}\Z")
 
 _MEMBERS: Final = (
     "name",
@@ -228,7 +226,7 @@ def _scope(scope: Any) -> Scope:
 
 
 def _account(account: Any) -> AccountId:
-    if not isinstance(account, str) or not _ACCOUNT_ID.match(account):
+    if not isinstance(account, str) or not ACCOUNT_ID.match(account):
         raise ValueError("accounts: must be 32 lower-case hexadecimal digits each")
     return AccountId(account)
 

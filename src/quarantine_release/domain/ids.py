@@ -37,6 +37,8 @@ ANY_ID: Final = re.compile(
 # A Message-ID as the sender wrote it, in its angle brackets (RFC 5322, section 3.6.4, and what senders make of it).
 HEADER_ID: Final = re.compile(r"\A<[\x21-\x3b\x3d\x3f-\x7e]{1,250}>\Z")
 
+ACCOUNT_ID: Final = re.compile(r"\A[0-9a-f]{32}\Z")
+
 REQUEST_ID: Final = re.compile(r"\Arq_[a-z2-7]{26}\Z")
 
 _LEADING_POSTFIX_ID: Final = re.compile(r"\A[A-Za-z0-9]{10,24}(?![A-Za-z0-9])")
