@@ -87,7 +87,6 @@ PURE = {
 TOO_LARGE = {
     # The area `cloudflare`.
     # The area `ledger`.
-    "ledger.call_budget",
     # The area `core`.
 }
 MOST_DECISIONS, MOST_LINES = 12, 250

@@ -217,12 +217,12 @@ def budget_counted_per_process(patch: Patch) -> None:
 
 
 def a_pause_stays_with_the_process_that_saw_the_429(patch: Patch) -> None:
-    original = AccountBudget._see
+    original = AccountView.see
 
-    def mutant(self: AccountBudget, known: AccountView, row: AccountRow) -> None:
-        original(self, known, replace(row, paused_until=known.row.paused_until))
+    def mutant(self: AccountView, row: AccountRow, now: datetime) -> None:
+        original(self, replace(row, paused_until=self.row.paused_until), now)
 
-    patch.setattr(AccountBudget, "_see", mutant)
+    patch.setattr(AccountView, "see", mutant)
 
 
 def a_lost_hint_is_a_lost_request(patch: Patch) -> None:

@@ -45,3 +45,20 @@ class AccountView:
         """
         is_same_slot = slot_of(block.bought_at) == slot_of(self.bought_at)
         return is_same_slot and block.paused_until == self.row.paused_until
+
+    def see(self, row: AccountRow, now: datetime) -> None:
+        """Take over the row as it is, less what is bought and not made. What was bought before a pause is gone."""
+        mine, theirs = self.row.paused_until, row.paused_until
+        if mine is not None and (theirs is None or theirs < mine):  # a pause that could not be told to all
+            row = replace(row, paused_until=mine)
+        if row.paused_until != mine:
+            self.left = 0
+        self.row, self.seen_at = row, now
+        bought = self.left
+        if bought:
+            self.move(-bought)
+            self.left = bought
+
+    def pause(self, until: datetime) -> None:
+        """Know of a pause until then, or of the longer one that is known already."""
+        self.row = replace(self.row, paused_until=max(until, self.row.paused_until or until))
