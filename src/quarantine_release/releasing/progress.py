@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import Enum, auto
 from typing import Final
 
@@ -183,9 +183,10 @@ class Run:
 
     def finish(self) -> list[Answer]:
         """Tell what each request has come to, and close those that this is the end of."""
-        now_closed = []
+        now, now_closed = self.ports.clock(), []
         for request in list(self._requests.values()):
-            ended = self.closed_by(request, {}) if request.state is RequestState.OPEN else None
+            is_open = request.state is RequestState.OPEN
+            ended = self._closed(request, self._results(request, self._rows, now), now) if is_open else None
             if ended is not None:
                 now_closed.append(ended)
                 self.replace(ended)
@@ -193,11 +194,12 @@ class Run:
             with suppress(LedgerUnavailable):  # the rows say it all; whoever looks next closes the request
                 self.ports.ledger.close(now_closed)
         settled = tuple(self._settled)
-        return [Answer(request, self.results(request), settled=settled) for request in self._requests.values()]
+        requests = self._requests.values()
+        return [Answer(each, self._results(each, self._rows, now), settled=settled) for each in requests]
 
     def results(self, request: RequestRow) -> tuple[Result, ...]:
         """Tell what is known of each id of a request."""
-        return self._results(request, self._rows)
+        return self._results(request, self._rows, self.ports.clock())
 
     def stop_of(self, request: RequestRow) -> Stop | None:
         """Return why a person has paused the releases of a request's client, if one has. Raises LedgerUnavailable."""
@@ -212,24 +214,31 @@ class Run:
 
     def closed_by(self, request: RequestRow, changes: Mapping[PostfixPart, MessageRow]) -> RequestRow | None:
         """Return the request closed, if all of it has ended once its messages have changed to these rows."""
-        rows = {**self._rows, **changes}
-        return closed(request, self._results(request, rows), self.ports.clock(), self.ports.terms)
+        now = self.ports.clock()
+        return self._closed(request, self._results(request, {**self._rows, **changes}, now), now)
 
-    def _results(self, request: RequestRow, rows: Mapping[PostfixPart, MessageRow]) -> tuple[Result, ...]:
-        results = results_of(request, rows, self.ports.clock())
-        return tuple(self._as_of_this_run(request, result, rows) for result in results)
+    def _closed(self, request: RequestRow, results: Sequence[Result], now: datetime) -> RequestRow | None:
+        return closed(request, results, now, self.ports.terms)
 
-    def _as_of_this_run(self, request: RequestRow, result: Result, rows: Mapping[PostfixPart, MessageRow]) -> Result:
-        ended = self._ended.get((request.request_id, result.part))
-        if ended is not None and (request.force or not result.is_end):
+    def _results(
+        self, request: RequestRow, rows: Mapping[PostfixPart, MessageRow], now: datetime
+    ) -> tuple[Result, ...]:
+        results = results_of(request, rows, now)
+        return tuple(self._as_of_this_run(request, result, rows, now) for result in results)
+
+    def _as_of_this_run(
+        self, request: RequestRow, result: Result, rows: Mapping[PostfixPart, MessageRow], now: datetime
+    ) -> Result:
+        part, is_end = result.part, result.is_end
+        ended = self._ended.get((request.request_id, part))
+        if ended is not None and (request.force or not is_end):
             return Result(result.id, *ended, None, result.resolved)
-        if result.is_end and result.ended is None and self._is_yet_to_be_compared(request, rows.get(result.part)):
+        if is_end and result.ended is None and self._is_yet_to_be_compared(request, rows.get(part), now):
             return Result(result.id, Outcome.IN_PROGRESS, None, None, result.resolved)
         return result
 
-    def _is_yet_to_be_compared(self, request: RequestRow, row: MessageRow | None) -> bool:
+    def _is_yet_to_be_compared(self, request: RequestRow, row: MessageRow | None, now: datetime) -> bool:
         """Whether the worker is about to find out if a bare id still means the message that has ended in the ledger."""
-        now = self.ports.clock()
         if row is None or row.part in self._compared or now >= request.created_at + _COMPARED_WITHIN:
             return False
         is_held = self.ports.guard.mode is not Mode.OFF or request.policy is not None
