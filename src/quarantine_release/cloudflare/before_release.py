@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Any
 
 from quarantine_release.cloudflare.details_walk import DetailsWalk
@@ -58,8 +59,8 @@ class CloudflareLookup:
         self, calls: Calls, found: Mapping[MessageId, Details | Several | NotRead], logs: int
     ) -> Mapping[MessageId, Details | Several | NotRead]:
         """Read the action log of at most so many messages that are shown as held and as released."""
-        doubtful = {each: told for each, told in found.items() if isinstance(told, Details) and told.is_doubtful}
-        read = {each: without_doubt(calls.get, told) for each, told in list(doubtful.items())[:logs]}
+        doubtful = {key: each for key, each in found.items() if isinstance(each, Details) and each.is_doubtful}
+        read = {each: without_doubt(calls.get, details) for each, details in islice(doubtful.items(), logs)}
         return {**found, **dict.fromkeys(doubtful, NotYetRead.NOT_NOW), **read}
 
     def _find(self, calls: Calls, question: Question) -> Sequence[Details] | NotRead | Unclear:
@@ -71,30 +72,29 @@ class CloudflareLookup:
     def _matches(
         self, calls: Calls, question: Question, entries: Sequence[Mapping[str, Any]]
     ) -> Sequence[Details] | NotRead | Unclear:
-        found = matches(entries, question, self._search.clock())
-        if isinstance(found, Unreadable | Unclear) or len(found) != 1:
-            return found
-        told: Details | Several | NotRead = found[0]
+        matching = matches(entries, question, self._search.clock())
+        if isinstance(matching, Unreadable | Unclear) or len(matching) != 1:
+            return matching
+        shown: Details | Several | NotRead = matching[0]
         if question.is_narrowed:
             # Cloudflare leaves out the rows for other recipients, senders and times, which the guard must know too.
-            told = DetailsWalk(calls, self._search.clock(), calls.seconds_left).completed(found[0])
-        if isinstance(told, Details) and told.is_doubtful:
-            told = without_doubt(calls.get, told)
-        if isinstance(told, Details):
-            return [told]
-        if isinstance(told, NotYetRead):
-            return told
-        return Unclear(
-            (found[0].message_id,), Unreadable.CONTRADICTED if told is Unreadable.CONTRADICTED else Unreadable.FAILED
-        )
+            shown = DetailsWalk(calls, self._search.clock(), calls.seconds_left).completed(matching[0])
+        if isinstance(shown, Details) and shown.is_doubtful:
+            shown = without_doubt(calls.get, shown)
+        if isinstance(shown, Details):
+            return [shown]
+        if isinstance(shown, NotYetRead):
+            return shown
+        why = shown if shown is Unreadable.CONTRADICTED else Unreadable.FAILED
+        return Unclear((matching[0].message_id,), why)
 
     def _held(self, account_id: AccountId, ids: Iterable[MessageId]) -> dict[MessageId, Details]:
-        listed = [(each, self._listed.get((account_id, postfix_part(each)))) for each in ids]
+        listed = [(message_id, self._listed.get((account_id, postfix_part(message_id)))) for message_id in ids]
         since = self._search.clock() - self._holds
         return {
-            each: one[1]
-            for each, one in listed
-            if one is not None and one[0] > since and not contradict(one[1].message_id, each)
+            message_id: one[1]
+            for message_id, one in listed
+            if one is not None and one[0] > since and not contradict(one[1].message_id, message_id)
         }
 
     def _hold(self, account_id: AccountId, walk: DetailsWalk) -> None:
@@ -106,6 +106,6 @@ class CloudflareLookup:
         if not self._holds or walk.unsure:
             return
         for part, rows in walk.rows.items():
-            told = None if part in walk.unclear else meant_by(MessageId(part), rows)
-            if isinstance(told, Details) and told.is_quarantined and not told.is_doubtful:
-                self._listed[account_id, part] = (walk.now, told)
+            details = None if part in walk.unclear else meant_by(MessageId(part), rows)
+            if isinstance(details, Details) and details.is_quarantined and not details.is_doubtful:
+                self._listed[account_id, part] = (walk.now, details)

@@ -142,7 +142,7 @@ class CloudflareClient:
         evidence = Evidence(failure=reply.failure)
         if not reply.was_sent:
             return Refused(RefusalReason.UNREACHABLE, evidence)
-        return Answered({asked: Verdict(State.UNKNOWN, Code.NO_ANSWER) for asked in ids}, evidence)
+        return Answered({message_id: Verdict(State.UNKNOWN, Code.NO_ANSWER) for message_id in ids}, evidence)
 
     def _check(self, credential: Credential | None, ends_at: float, budget: Budget) -> CredentialCheck:
         """Verify a token as a user's, then as an account's (which of the two it is cannot be told); a key as a user."""

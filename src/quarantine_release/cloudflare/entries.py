@@ -29,12 +29,12 @@ RELEASE: Final = "QUARANTINE_RELEASE"
 def match(
     entries: Iterable[Mapping[str, Any]], wanted: Iterable[Wanted], evidence: Evidence
 ) -> dict[PostfixPart, Reading]:
-    """Say what the entries show of wanted messages: by `id`, then by `postfix_id`; never one that tells another."""
+    """Return what the entries show of wanted messages: by `id`, then by `postfix_id`, never by another's id."""
     by_part: dict[PostfixPart, list[Reading]] = {}
     for entry in entries:
-        told = id_of(entry)
-        if told is not None:
-            by_part.setdefault(postfix_part(told), []).append(Reading(judge(entry), evidence, told))
+        entry_id = id_of(entry)
+        if entry_id is not None:
+            by_part.setdefault(postfix_part(entry_id), []).append(Reading(judge(entry), evidence, entry_id))
     found: dict[PostfixPart, Reading] = {}
     for one in wanted:
         for reading in by_part.get(one.part, ()):
@@ -62,15 +62,15 @@ def id_of(entry: Mapping[str, Any]) -> MessageId | None:
 
 
 def names_two(entry: Mapping[str, Any]) -> bool:
-    """Whether the `id` and the `postfix_id` of an entry cannot be of one message, so that nobody knows which it means.
+    """Return whether the `id` and the `postfix_id` of an entry cannot be of one message.
 
-    A `postfix_id` that has the form of no id says nothing.
+    Then nothing tells which message it is about. A `postfix_id` that has the form of no id says nothing.
     """
-    told, other = id_of(entry), id_of({"id": entry.get("postfix_id")})
+    entry_id, postfix_id = id_of(entry), id_of({"id": entry.get("postfix_id")})
     return (
-        told is not None
-        and other is not None
-        and (postfix_part(told) != postfix_part(other) or contradict(told, other))
+        entry_id is not None
+        and postfix_id is not None
+        and (postfix_part(entry_id) != postfix_part(postfix_id) or contradict(entry_id, postfix_id))
     )
 
 
@@ -108,7 +108,7 @@ def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-# Rows and answers have limits, and what senders write has none: so much of it is kept (RFC 5322, section 2.1.1).
+# Rows and answers have limits, but the texts of senders have none: this much is kept (RFC 5322, section 2.1.1).
 _TEXT_KEPT: Final = 998
 
 _NAME_KEPT: Final = 40
@@ -146,12 +146,12 @@ def text_in(entry: Mapping[str, Any], name: str, kept: int = _TEXT_KEPT) -> str 
 
 
 def _texts(value: Any) -> tuple[str, ...]:
-    """Read a list of texts; of one that holds anything else nobody knows what it lacks."""
+    """Return a list of texts; nothing for a list that holds anything else, because it may lack a text."""
     return tuple(value) if isinstance(value, list) and all(isinstance(each, str) for each in value) else ()
 
 
 def _recipients(entry: Mapping[str, Any]) -> tuple[str, ...]:
-    """Read whom a message is for by either member; nobody is known of, if one of them cannot be read."""
+    """Return the recipients that either field names; none if one of the fields cannot be read."""
     lists = [_texts(value) for name in ("client_recipients", "envelope_to") if (value := entry.get(name))]
     return tuple(dict.fromkeys(recipient for some in lists for recipient in some)) if all(lists) else ()
 

@@ -22,7 +22,7 @@ Entry = dict[str, Any]
 
 
 def classify(reply: Reply, ids: Sequence[MessageId], now: datetime, *, bulk_4xx_is_atomic: bool) -> Answered | Refused:
-    """Say what the answer to a release call proves. What proves nothing is UNKNOWN, never a guess.
+    """Return what the answer to a release call proves. An answer that proves nothing is UNKNOWN, never a guess.
 
     No two of the ids may name the same message. `bulk_4xx_is_atomic`: a call with several ids that is rejected has
     released none of them, which Cloudflare's documentation does not say.
@@ -63,8 +63,8 @@ def _entries(result: Any) -> list[Entry]:
 def _verdicts(ids: Sequence[MessageId], entries: Sequence[Entry]) -> tuple[dict[MessageId, Verdict], int]:
     """Return the verdict on each id, and how many entries are about none of the ids."""
     named = _entries_by_id(ids, entries)
-    asked = {id(entry) for some in named.values() for _, entry in some}
-    unasked = sum(id(entry) not in asked for entry in entries)
+    about_ids = {id(entry) for some in named.values() for _, entry in some}
+    unasked = sum(id(entry) not in about_ids for entry in entries)
     return {message_id: _verdict(some) for message_id, some in named.items()}, unasked
 
 

@@ -48,7 +48,7 @@ class Reply:
 
 
 def refuses_credential(reply: Reply) -> bool:
-    """Say whether an answer, to whatever call, is that the credential is refused and nothing was done."""
+    """Return whether an answer to any call says that the credential is refused and nothing was done."""
     return reply.status in (401, 403) or (reply.status == 400 and _INVALID_HEADERS in evidence_of(reply).error_codes)
 
 
@@ -63,7 +63,7 @@ def evidence_of(reply: Reply) -> Evidence:
 
 
 def is_verified(reply: Reply) -> bool | None:
-    """Say what the answer to a call that verifies a credential tells of it; None if nothing."""
+    """Return what the answer to a call that verifies a credential says of it; None if nothing."""
     if reply.status in (400, 401, 403):
         return False
     envelope = envelope_of(reply)

@@ -104,8 +104,10 @@ class Calls:
         """List page by page; the last page says why there is no other."""
         cursor = ""
         while True:
-            asked = {**query, "per_page": str(per_page), "detections_only": query.get("detections_only", "false")}
-            got = self._finished(self._get(f"{self._root}?{urlencode(asked | ({'cursor': cursor} if cursor else {}))}"))
+            parameters = {**query, "per_page": str(per_page), "detections_only": query.get("detections_only", "false")}
+            if cursor:
+                parameters["cursor"] = cursor
+            got = self._finished(self._get(f"{self._root}?{urlencode(parameters)}"))
             result, info = got.content.get("result"), got.content.get("result_info")
             following = info.get("next") if isinstance(info, dict) else None
             is_list = isinstance(result, list) and isinstance(info, dict)
@@ -116,7 +118,7 @@ class Calls:
             cursor = following
 
     def whole(self, query: Mapping[str, str]) -> list[dict[str, Any]] | NotRead:
-        """Read a search to its end. Of one that has none within three pages nobody knows what else it holds."""
+        """Read a search to its end. FAILED if it has none within three pages, because the rest is not known."""
         entries: list[dict[str, Any]] = []
         for page in islice(self.pages(query), _SEARCH_PAGES):
             if page.why is not None:
@@ -210,7 +212,7 @@ class Calls:
         return self.stopped
 
     def _has_another(self, refused: Credential) -> bool:
-        """Say whether the secret, fetched anew, holds another credential; asked once a run."""
+        """Return whether the secret, fetched again, holds another credential. It is fetched again once a run."""
         if self._was_refetched:
             return False
         self._was_refetched = True
@@ -221,7 +223,7 @@ class Calls:
         return self._credential is not None and self._credential != refused
 
     def _judge(self, reply: Reply, evidence: Evidence) -> Got:
-        # Who goes on calling now only prolongs it, or is locked out for it.
+        # More calls now would only prolong the limit, or lock the credential out.
         if reply.status == 429:
             self.budget.heard(self.account_id, limited(reply, self.search.clock()))
             self.stopped = NotYetRead.NOT_NOW

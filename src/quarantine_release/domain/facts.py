@@ -92,8 +92,8 @@ def mark_of(part: PostfixPart) -> PostfixPart:
 
 def combined(facts: Iterable[Facts | None]) -> Facts | None:
     """Return what readings of a Postfix id tell together: the last one, but for what it does not settle."""
-    known = sorted((each for each in facts if each is not None), key=_order)
-    return reduce(_after, known) if known else None
+    ordered = sorted((each for each in facts if each is not None), key=_order)
+    return reduce(_after, ordered) if ordered else None
 
 
 def _order(facts: Facts) -> tuple[datetime, bool, bool]:
@@ -112,7 +112,7 @@ def _after(earlier: Facts, later: Facts) -> Facts:
 
 
 def is_news(facts: Facts | None, known: Facts | None) -> bool:
-    """Say whether readings are to be written over what is known already.
+    """Return whether readings are to be written over what is known already.
 
     If many read one message at once and see the same, one of them writes it: they would contend for the row.
     """
@@ -125,7 +125,7 @@ def is_news(facts: Facts | None, known: Facts | None) -> bool:
 def judge_by(
     facts: Facts, why: Unreadable, policy: Policy, now: datetime, *, override: bool, force: bool
 ) -> Guarded | Ended:
-    """Say by what was read before whether a message may be released that cannot be read now, for a reason `why`.
+    """Judge a message that cannot be read now, for a reason `why`, by what was read of it before.
 
     A message that was held then counts as held. A strict policy wants a reading now; but it is told what forbids the
     mail. Nothing passes by what was not clear, with `force` neither.

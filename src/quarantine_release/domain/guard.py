@@ -97,7 +97,7 @@ class Ended:
 
     @property
     def was_read(self) -> bool:
-        """Say whether the message was read and refused for what it is."""
+        """Return whether the message was read and refused for what it is."""
         return self.code in _OF_READ
 
 
@@ -147,7 +147,7 @@ def judge(
     override: bool = False,
     force: bool = False,
 ) -> Guarded | Ended:
-    """Say whether a message may be released. `override` passes the rule on dispositions, `force` that on quarantine."""
+    """Judge a message. `override` passes the rule on dispositions, `force` that on quarantine."""
     if isinstance(details, Unreadable):
         return judge_unread(details, policy, is_bare=is_bare)
     ended = (None if force else _not_held(details)) or _refused(details, policy, now, override)
@@ -155,7 +155,7 @@ def judge(
 
 
 def judge_unread(why: Unreadable, policy: Policy, *, is_bare: bool) -> Guarded | Ended:
-    """Say whether a message may be released that cannot be read: only a bare id, and only if no rule forbids it."""
+    """Judge a message that cannot be read: only a bare id may be released, and only if no rule forbids it."""
     if not is_bare or why not in (Unreadable.ABSENT, Unreadable.NOT_OFFERED):
         return _ENDS.get(why, UNREADABLE)
     # A rule that somebody has written down holds for what cannot be read too.
@@ -168,24 +168,24 @@ def _not_held(details: Details) -> Ended | None:
     if details.is_quarantined and not details.is_released:  # a released message may be shown as held for a while
         return _DOUBTFUL if details.is_doubtful else None
     if details.delivery_mode in _HOLDS_NOTHING:
-        said = f"Cloudflare holds no mail in delivery mode {details.delivery_mode}; use its move instead."
-        return Ended(Outcome.NOT_QUARANTINED, Code.NOTHING_HELD, said)
+        detail = f"Cloudflare holds no mail in delivery mode {details.delivery_mode}; use its move instead."
+        return Ended(Outcome.NOT_QUARANTINED, Code.NOTHING_HELD, detail)
     if details.is_released:
         return Ended(Outcome.NOT_QUARANTINED, Code.ALREADY_DELIVERED, "It was already released outside this service.")
-    said = "It is not in quarantine: it was delivered, or is held elsewhere. To put it into the inbox use move."
-    return Ended(Outcome.NOT_QUARANTINED, Code.ALREADY_DELIVERED, said)
+    detail = "It is not in quarantine: it was delivered, or is held elsewhere. To put it into the inbox use move."
+    return Ended(Outcome.NOT_QUARANTINED, Code.ALREADY_DELIVERED, detail)
 
 
 def _refused(details: Details, policy: Policy, now: datetime, override: bool) -> Ended | None:
     if not (override or _may_be_disposed(details, policy)):
-        said = f"Rule dispositions: mail whose disposition is {_first_refused(details, policy)} is not released."
-        return Ended(Outcome.DENIED, Code.DISPOSITION_NOT_ALLOWED, said)
+        detail = f"Rule dispositions: mail whose disposition is {_first_refused(details, policy)} is not released."
+        return Ended(Outcome.DENIED, Code.DISPOSITION_NOT_ALLOWED, detail)
     if policy.max_age is not None and (details.at is None or now - details.at > policy.max_age):
-        said = f"Rule max_age_days: mail older than {policy.max_age.days} days is not released."
-        return Ended(Outcome.DENIED, Code.MESSAGE_TOO_OLD, said)
+        detail = f"Rule max_age_days: mail older than {policy.max_age.days} days is not released."
+        return Ended(Outcome.DENIED, Code.MESSAGE_TOO_OLD, detail)
     if policy.recipient_domains is not None and not _are_within(details.recipients, policy.recipient_domains):
-        said = "Rule recipient_domains: mail to other domains than those allowed is not released."
-        return Ended(Outcome.DENIED, Code.RECIPIENT_NOT_ALLOWED, said)
+        detail = "Rule recipient_domains: mail to other domains than those allowed is not released."
+        return Ended(Outcome.DENIED, Code.RECIPIENT_NOT_ALLOWED, detail)
     return None
 
 

@@ -19,23 +19,24 @@ CANDIDATES_KEPT: Final = 3
 _REJECTED_KEPT: Final = 20
 
 
-def with_confirmed(row: MessageRow, told: MessageId | None) -> MessageRow:
+def with_confirmed(row: MessageRow, shown_id: MessageId | None) -> MessageRow:
     """Take over the id that Cloudflare told of the message, unless it has told a fuller or another one before."""
-    own = row.own_id
-    if told is None or is_bare(told) or postfix_part(told) != row.part:
+    own_id = row.own_id
+    if shown_id is None or is_bare(shown_id) or postfix_part(shown_id) != row.part:
         return row
-    if own is not None and fullest((own, told)) != told:
+    if own_id is not None and (fullest((own_id, shown_id)) != shown_id or contradict(own_id, shown_id)):
         return row
-    return row if own is not None and contradict(own, told) else replace(row, confirmed_id=told, message_id=told)
+    return replace(row, confirmed_id=shown_id, message_id=shown_id)
 
 
-def with_candidate(row: MessageRow, given: MessageId) -> MessageRow:
+def with_candidate(row: MessageRow, candidate: MessageId) -> MessageRow:
     """Keep an id that a caller gave, if it may say more than what is known: it is read when the message is settled."""
-    own = row.own_id
-    is_known = given in (row.message_id, *row.candidates)
-    if is_known or len(row.candidates) >= CANDIDATES_KEPT or (own is not None and not given.startswith(f"{own}-")):
+    own_id = row.own_id
+    is_known = candidate in (row.message_id, *row.candidates)
+    says_more = own_id is None or candidate.startswith(f"{own_id}-")
+    if is_known or not says_more or len(row.candidates) >= CANDIDATES_KEPT:
         return row
-    return replace(row, candidates=row.candidates | {given})
+    return replace(row, candidates=row.candidates | {candidate})
 
 
 def under(row: MessageRow, sent: MessageId) -> MessageRow:
@@ -48,18 +49,18 @@ def under(row: MessageRow, sent: MessageId) -> MessageRow:
 
 def believed(row: MessageRow, verdict: Verdict) -> Verdict:
     """Return what an answer proves about the message: nothing, if it contradicts the id that was sent or confirmed."""
-    told = verdict.message_id
-    if told is None or not any(contradict(known, told) for known in (row.known_id, row.message_id)):
+    answered_id = verdict.message_id
+    if answered_id is None or not any(contradict(row_id, answered_id) for row_id in (row.known_id, row.message_id)):
         return verdict
     return Verdict(State.UNKNOWN, Code.UNCLEAR_ANSWER)
 
 
 def ids_to_read(row: MessageRow) -> tuple[MessageId, ...]:
     """Return the ids to read a message by, the best known first: at most the own one and the candidates."""
-    own, others = row.own_id, sorted(row.candidates)
-    if own is None:
-        return (row.message_id, *others)
-    return (own, *(each for each in (row.message_id, *others) if each.startswith(f"{own}-")))
+    own_id, candidates = row.own_id, sorted(row.candidates)
+    if own_id is None:
+        return (row.message_id, *candidates)
+    return (own_id, *(candidate for candidate in (row.message_id, *candidates) if candidate.startswith(f"{own_id}-")))
 
 
 def tells_id(reading: Reading | None) -> bool:
@@ -74,7 +75,8 @@ def combined(readings: Sequence[tuple[MessageId, Reading]]) -> Reading:
     unclear which is meant. An id that was not read may be one of these, unless it says nothing but the Postfix id.
     """
     shown = [reading for _, reading in readings if reading.seen not in (Seen.ABSENT, Seen.UNREAD)]
-    unread = [reading for given, reading in readings if reading.seen is Seen.UNREAD and not (shown and is_bare(given))]
+    some = [reading for message_id, reading in readings if not (shown and is_bare(message_id))]
+    unread = [reading for reading in some if reading.seen is Seen.UNREAD]
     if unread:
         return unread[0]
     return _agreement(shown) if shown else readings[0][1]

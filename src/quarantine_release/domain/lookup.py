@@ -72,8 +72,8 @@ def undecided(several: Several) -> Ended:
 
 
 def _ambiguous(found: Sequence[Details], how: str) -> Ended:
-    said = f"{len(found)} messages {how}: send the id of the one that is meant."
-    return Ended(Outcome.AMBIGUOUS, Code.SEVERAL_MATCHES, said, _candidates(found))
+    detail = f"{len(found)} messages {how}: send the id of the one that is meant."
+    return Ended(Outcome.AMBIGUOUS, Code.SEVERAL_MATCHES, detail, _candidates(found))
 
 
 def _candidates(found: Sequence[Details]) -> tuple[Candidate, ...]:

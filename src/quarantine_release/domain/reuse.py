@@ -25,18 +25,20 @@ def is_to_be_compared(row: MessageRow | None, target: Target, now: datetime) -> 
     return row.own_id is not None and now - row.updated_at > FRESH
 
 
-def used_again(row: MessageRow | None, found: Details | MessageId, now: datetime) -> Ended | None:
+def used_again(row: MessageRow | None, shown: Details | MessageId, now: datetime) -> Ended | None:
     """Return how an id ends under which Cloudflare shows another mail than the ledger knows; None if it is the same."""
-    shown = found.message_id if isinstance(found, Details) else found
-    known = row.own_id if row is not None and not is_forgotten(row, now) else None
-    if row is None or known is None or not contradict(known, shown):
+    shown_id = shown.message_id if isinstance(shown, Details) else shown
+    known_id = row.own_id if row is not None and not is_forgotten(row, now) else None
+    if row is None or known_id is None or not contradict(known_id, shown_id):
         return None
     is_held = False if row.state in (State.RELEASED, State.PARTIAL) else None
     candidates = (
-        Candidate(known, time_of(known, now), row.disposition, is_held),
-        Candidate(found.message_id, found.at, found.disposition_name, found.is_quarantined)
-        if isinstance(found, Details)
-        else Candidate(found, time_of(found, now), None, None),
+        Candidate(known_id, time_of(known_id, now), row.disposition, is_held),
+        Candidate(shown.message_id, shown.at, shown.disposition_name, shown.is_quarantined)
+        if isinstance(shown, Details)
+        else Candidate(shown, time_of(shown, now), None, None),
     )
-    said = f"This Postfix id was used for two messages: the ledger knows {known}, and Cloudflare now shows {shown}."
-    return Ended(Outcome.AMBIGUOUS, Code.SEVERAL_MATCHES, said, candidates)
+    detail = (
+        f"This Postfix id was used for two messages: the ledger knows {known_id}, and Cloudflare now shows {shown_id}."
+    )
+    return Ended(Outcome.AMBIGUOUS, Code.SEVERAL_MATCHES, detail, candidates)

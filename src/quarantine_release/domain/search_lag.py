@@ -34,13 +34,13 @@ NEVER_SHOWN: Final = Ended(
 
 
 def searchable_at(
-    told: Details | Several | NotRead, message_id: MessageId, asked_at: datetime, lag: timedelta
+    shown: Details | Several | NotRead, message_id: MessageId, asked_at: datetime, lag: timedelta
 ) -> datetime | None:
     """Return when a message that was not found should be searchable; None if it should have been when it was asked for.
 
     The age at that moment counts, so that the answer does not change while the request waits.
     """
-    if told not in (Unreadable.ABSENT, Unreadable.NOT_LISTED):
+    if shown not in (Unreadable.ABSENT, Unreadable.NOT_LISTED):
         return None
     at = time_of(message_id, asked_at)
     return at + lag if at is not None and asked_at - at < lag else None

@@ -90,10 +90,10 @@ def _agreed(values: Iterable[Value | None]) -> Value | None:
 
 
 def _oldest(times: Sequence[datetime | None]) -> datetime | None:
-    known = [at for at in times if at is not None]
-    return min(known) if len(known) == len(times) else None
+    known_times = [at for at in times if at is not None]
+    return min(known_times) if len(known_times) == len(times) else None
 
 
 def _all_of(lists: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
     """Return the recipients of all rows; nobody is known if a row names none."""
-    return tuple(dict.fromkeys(each for one in lists for each in one)) if all(lists) else ()
+    return tuple(dict.fromkeys(recipient for recipients in lists for recipient in recipients)) if all(lists) else ()
