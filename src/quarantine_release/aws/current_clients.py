@@ -5,10 +5,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from quarantine_release import telemetry
-from quarantine_release.aws.secret_store import CachedSecret
 from quarantine_release.config.clients import Clients
 from quarantine_release.config.permits import permit_of
-from quarantine_release.config.secret import SecretMalformed, SecretUnavailable
+from quarantine_release.config.secret import Secret, SecretMalformed, SecretUnavailable
 from quarantine_release.domain.permit import Permit
 from quarantine_release.domain.rows import RequestRow
 
@@ -19,7 +18,7 @@ _RETRY: Final = timedelta(seconds=10)
 class CurrentClients:
     """Permits by the cached secret. A secret that cannot be read is logged, and tried again after ten seconds."""
 
-    def __init__(self, secret: CachedSecret[Clients], clock: Callable[[], datetime]) -> None:
+    def __init__(self, secret: Secret[Clients], clock: Callable[[], datetime]) -> None:
         self._secret = secret
         self._clock = clock
         self._retry_at = datetime.min.replace(tzinfo=UTC)

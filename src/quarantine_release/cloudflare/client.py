@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, Final, Protocol
+from typing import Any, Final
 from urllib.parse import quote
 
 from quarantine_release import telemetry
@@ -13,7 +13,7 @@ from quarantine_release.cloudflare.connection import DeadlineSession, NoReply
 from quarantine_release.cloudflare.release_reply import classify
 from quarantine_release.cloudflare.reply import Reply, evidence_of, is_verified, limited
 from quarantine_release.config.accounts import Accounts, Credential
-from quarantine_release.config.secret import SecretMalformed, SecretUnavailable
+from quarantine_release.config.secret import Secret, SecretMalformed, SecretUnavailable
 from quarantine_release.domain.call_limit import Mark
 from quarantine_release.domain.ids import AccountId, MessageId
 from quarantine_release.domain.ledger_errors import LedgerUnavailable
@@ -32,16 +32,6 @@ _HEALTH_EVERY_SECONDS: Final = 60.0
 USER_AGENT: Final = "quarantine-release/1"
 
 
-class Secret(Protocol):
-    """Where the credentials come from."""
-
-    def get(self) -> Accounts:
-        """Return the accounts as cached."""
-
-    def refetch(self) -> Accounts:
-        """Return the accounts as they are now, if that was not asked for within 30 s."""
-
-
 _NO_CALLS_LEFT: Final = CredentialCheck(None, Evidence(failure="no_calls_left"))
 
 _NEVER_CHECKED: Final = datetime.min.replace(tzinfo=UTC), None, CredentialCheck(None, Evidence())
@@ -53,7 +43,7 @@ class CloudflareClient:
     def __init__(
         self,
         base_url: str,
-        secret: Secret,
+        secret: Secret[Accounts],
         session: DeadlineSession,
         clock: Callable[[], datetime],
         *,

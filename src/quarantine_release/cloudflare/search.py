@@ -9,12 +9,12 @@ from typing import Any, Final
 from urllib.parse import unquote, urlencode, urljoin
 
 from quarantine_release import telemetry
-from quarantine_release.cloudflare.client import USER_AGENT, Secret
+from quarantine_release.cloudflare.client import USER_AGENT
 from quarantine_release.cloudflare.connection import DeadlineSession, NoReply
 from quarantine_release.cloudflare.entries import dicts
 from quarantine_release.cloudflare.reply import Reply, content_of, evidence_of, limited, refuses_credential
-from quarantine_release.config.accounts import Credential
-from quarantine_release.config.secret import SecretMalformed, SecretUnavailable
+from quarantine_release.config.accounts import Accounts, Credential
+from quarantine_release.config.secret import Secret, SecretMalformed, SecretUnavailable
 from quarantine_release.domain.call_limit import Mark
 from quarantine_release.domain.details import NotRead, NotYetRead, Unreadable
 from quarantine_release.domain.ids import AccountId
@@ -65,7 +65,7 @@ class SearchApi:
     """Cloudflare's Email Security search, for the accounts of one secret. Not for several threads at once."""
 
     base_url: str
-    secret: Secret = field(repr=False)
+    secret: Secret[Accounts] = field(repr=False)
     session: DeadlineSession
     clock: Callable[[], datetime]
     monotonic: Callable[[], float] = time.monotonic
