@@ -41,11 +41,11 @@ define ready
 		cp requirements/$(1).txt $(call venv,$(1))/lock.txt; }
 endef
 
-.PHONY: help setup run demo new-client test lint types template tests pytest simulate format build lock clean python \
+.PHONY: help setup run demo new-client check unit test lint types template tests pytest simulate format build lock clean python \
 	ready-run ready-dev ready-sam ready-fuzz ready-mutants
 
 help:
-	@sed -n 's/^\([a-z-]*\):.*## */  make \1\t/p' Makefile | expand -t 20
+	@sed -n 's/^\([a-z][a-z0-9. -]*\):.*## */  make \1\t/p' Makefile | sed 's/ test-/|/g' | expand -t 20
 
 setup: ready-run ready-dev ready-sam  ## creates the environments; every command does so for itself
 
@@ -74,6 +74,13 @@ ops: ready-run  ## looks at the ledger and operates it: make ops ARGS='open --lo
 
 # --- Checks -----------------------------------------------------------------------------------------------------------------------------
 
+UNIT = tests/test_architecture.py $(patsubst %,tests/%,api aws cloudflare config domain ledger releasing support usecases)
+check:  ## runs lint, types and the unit tests that need no process or socket, in 30 s
+	@$(MAKE) lint types unit
+
+unit: ready-dev  ## runs these unit tests alone: make unit ARGS='-k claim'
+	@$(in_dev) -m pytest --no-header --quiet --unit --hypothesis-profile=check --numprocesses=2 $(UNIT) $(ARGS)
+
 # The longest first, so that `make --jobs=2` has the others done beside it.
 test: tests template types lint  ## runs every check and test
 
@@ -81,7 +88,7 @@ test: tests template types lint  ## runs every check and test
 # the environment says no.
 WORKERS ?= 3
 tests: export PYTHONDONTWRITEBYTECODE :=
-tests: ready-dev
+tests: ready-dev  ## runs all tests, with coverage
 	@$(in_dev) -m pytest --no-header --cov --numprocesses=$(WORKERS) $(ARGS)
 
 pytest: ready-dev  ## runs the tests alone, without coverage: make pytest ARGS='-k claim'
@@ -128,19 +135,19 @@ mutants: ready-mutants  ## changes the code that lets in, reads requests and jud
 
 # The tests on one more Python, less those that take long and do not depend on it.
 .PHONY: test-3.11 test-3.12 test-3.13
-test-3.11 test-3.12 test-3.13:
+test-3.11 test-3.12 test-3.13:  ## runs the tests on one more Python
 	@$(MAKE) pytest PYTHON=python$(@:test-%=%) ARGS='-m "not slow and not simulation"'
 
-lint: ready-dev
+lint: ready-dev  ## checks format and style
 	@$(in_dev) -m ruff format --check --quiet --diff .
 	@$(in_dev) -m ruff check --quiet .
 
-types: ready-dev
+types: ready-dev  ## checks types
 	@$(in_dev) -m mypy --no-error-summary
 
 # Offline; the region only decides which resource types there are. What sam prints is shown if it fails.
 template: export AWS_DEFAULT_REGION := us-east-1
-template: ready-sam
+template: ready-sam  ## checks template.yaml and observability.yaml
 	@$(in_sam) $(call venv,sam)/bin/cfn-lint --template template.yaml observability.yaml
 	@says=$$($(in_sam) -m samcli validate --lint 2>&1) || { echo "$$says"; exit 1; }
 

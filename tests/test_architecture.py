@@ -272,6 +272,7 @@ for module in sys.argv[2:]:
 """
 
 
+@pytest.mark.outside
 def test_importing_needs_no_environment_and_opens_no_connection() -> None:
     command = [sys.executable, "-I", "-W", "error", "-c", IMPORT_ALL, str(SOURCE), *sorted(TREES)]
     run = subprocess.run(command, env={}, capture_output=True, text=True, check=False)

@@ -22,6 +22,8 @@ from quarantine_release.config.secret import SecretMalformed, SecretUnavailable
 from tests.support.fault_server import FaultServer, Play, answers, refusing_port, says_and_hangs
 from tests.support.stand_ins import ACCOUNT, NOON
 
+pytestmark = pytest.mark.outside
+
 MOMENT = timedelta(milliseconds=1)
 AWS: dict[str, Any] = {
     "region_name": "eu-central-1",

@@ -14,6 +14,8 @@ from benchmarks.loopback import Answer, Server
 from quarantine_release import wiring
 from quarantine_release.aws.service_clients import IDLE_SECONDS, AwsClients
 
+pytestmark = pytest.mark.outside
+
 
 class Context(ssl.SSLContext):
     """Counts what it costs most to do."""

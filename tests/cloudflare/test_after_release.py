@@ -72,6 +72,8 @@ from tests.support.fault_server import (
 )
 from tests.support.stand_ins import ACCOUNT, NOON, RememberingBudget, UnreadableBudget
 
+pytestmark = pytest.mark.outside
+
 Readings = Mapping[PostfixPart, Reading]
 BY_KEY = {"account_id": ACCOUNT, "api_email": "analyst@example.com", "api_key": "0123456789abcdef0123456789abcdef01234"}
 BARES = [postfix_part(each) for each in FULLS]

@@ -59,6 +59,8 @@ from tests.support.fault_server import (
 )
 from tests.support.stand_ins import ACCOUNT, NOON, Clock, RememberingBudget, UnreadableBudget
 
+pytestmark = pytest.mark.outside
+
 ABSENT, NOT_OFFERED, NOT_LISTED, TOO_MANY, UNDATED, CONTRADICTED, UNCLEAR, FAILED = Unreadable
 NOT_NOW, REFUSED = NotYetRead
 HEADER = MessageId("<20261113.1200@news.example>")

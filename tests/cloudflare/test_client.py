@@ -62,6 +62,8 @@ from tests.support.fault_server import (
 )
 from tests.support.stand_ins import ACCOUNT, FULL, OTHER, Clock, RememberingBudget, UnreadableBudget
 
+pytestmark = pytest.mark.outside
+
 TOKEN, NEW_TOKEN, KEY, EMAIL = "secret-canary", "new-secret-canary", "key-secret-canary", "analyst.canary@example.com"
 BY_TOKEN = {"account_id": ACCOUNT, "api_token": TOKEN}
 BY_KEY = {"account_id": ACCOUNT, "api_email": EMAIL, "api_key": KEY}

@@ -42,6 +42,8 @@ from tests.support.fault_server import (
     trickles_its_handshake,
 )
 
+pytestmark = pytest.mark.outside
+
 SECONDS = 0.5
 TOLERANCE = 0.2
 CHUNKED = "Transfer-Encoding: chunked"

@@ -40,6 +40,8 @@ from tests.support.fault_server import (
 )
 from tests.support.stand_ins import ACCOUNT, NOON, RememberingBudget, UnreadableBudget
 
+pytestmark = pytest.mark.outside
+
 ABSENT, NOT_OFFERED, NOT_NOW = Unreadable.ABSENT, Unreadable.NOT_OFFERED, NotYetRead.NOT_NOW
 REFUSED, FAILED = NotYetRead.REFUSED, Unreadable.FAILED
 GOOD = ok({"id": "4Njp3P0STMz2c02Q"})

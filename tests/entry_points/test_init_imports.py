@@ -15,6 +15,8 @@ from quarantine_release import wiring
 from tests.support.deployment import MESSAGE, OTHER_ACCOUNT, Deployment, path_of
 from tests.support.small_cloudflare import Reply
 
+pytestmark = pytest.mark.outside
+
 SOURCE: Final = Path(__file__).parent.parent.parent / "src"
 # The packages that each function loads, and the use cases that it is there for. The HTTP side is the webhook's alone.
 COMMON: Final = frozenset(

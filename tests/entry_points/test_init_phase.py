@@ -9,6 +9,8 @@ import pytest
 
 from quarantine_release import init_phase
 
+pytestmark = pytest.mark.outside
+
 SOURCE = Path(__file__).parent.parent.parent / "src"
 LOAD = """
 import gc, sys

@@ -15,6 +15,36 @@ from xdist.scheduler import LoadScopeScheduling
 from tests.support.canaries import leaked
 
 SIMULATION = "tests/simulation/test_simulation"
+# Tests that start or call something, by the fixture that does it. Others have the mark `outside`.
+OUTSIDE = {"upstream_server", "stack", "system", "story", "package", "running"}
+FORBIDDEN = ("socket.connect", "socket.bind", "subprocess.Popen", "os.fork", "os.posix_spawn", "os.exec")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--unit", action="store_true", help="run the tests that need no process and no socket")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.unit:
+        sys.addaudithook(_forbid)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    """Hold each unit test to what `--unit` promises."""
+    _at_work.append(item)
+    try:
+        return (yield)
+    finally:
+        _at_work.clear()
+
+
+_at_work: list[pytest.Item] = []
+
+
+def _forbid(event: str, _: tuple[Any, ...]) -> None:
+    if _at_work and event.startswith(FORBIDDEN):
+        raise AssertionError(f"{event}: mark the test as `outside`, so that `make check` leaves it out")
 
 
 class _ByModule(LoadScopeScheduling):
@@ -31,8 +61,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
     return _ByModule(config, log)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """With several processes, begin with the tests that mostly wait, and end with the many short simulations."""
+    if config.option.unit:
+        items[:] = [item for item in items if _is_unit(item)]
     if "PYTEST_XDIST_WORKER" in os.environ:
         items.sort(key=lambda item: 0 if "slow" in _names(item) else 2 if item.nodeid.startswith(SIMULATION) else 1)
 
@@ -68,6 +100,11 @@ def pytest_runtest_makereport(
 
 def _names(item: pytest.Item) -> set[str]:
     return {mark.name for mark in item.iter_markers()}
+
+
+def _is_unit(item: pytest.Item) -> bool:
+    needs = set(getattr(item, "fixturenames", ()))
+    return not (needs & OUTSIDE or _names(item) & {"outside", "slow", "simulation", "measured"} or _is_on_moto(item))
 
 
 def _is_on_moto(item: pytest.Item) -> bool:
