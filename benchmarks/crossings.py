@@ -12,8 +12,9 @@ in one POST. From the call of the handler to its return, a profile function (`sy
   that Cloudflare sends is none. A class counts once, when an instance is passed as an argument (not as `self`), alone
   or in plain collections, and leads to the payload through its fields and those of frozen dataclasses in it.
 
-At 4c3b95d, before there were packages, this way of counting gives 635 calls, 332 crossings between modules and 14
-changes of type.
+docs/performance.md has the figures. At 4c3b95d, before there were packages, this way of counting gives 635 calls, 332
+crossings between modules and 14 changes of type. At f8ed14a, right after the move into packages, it gives 908 calls,
+442 crossings between modules, 204 between packages and 14 changes of type.
 """
 
 import argparse
