@@ -225,7 +225,14 @@ def standing_still(seed: int) -> Simulation:
 
 def failing_seeds(first: int, count: int) -> list[tuple[int, list[str]]]:
     """Run seeds; return those that violate something, with what."""
-    return [(seed, found) for seed in range(first, first + count) if (found := check_end(seeded(seed)))]
+    return [(seed, found) for seed in range(first, first + count) if (found := _violations(seed))]
+
+
+def _violations(seed: int) -> list[str]:
+    try:
+        return check_end(seeded(seed))
+    except Exception as error:  # noqa: BLE001 - else nobody would know which seed it was
+        return [f"crashed: {error!r}"]
 
 
 def _stories() -> dict[str, Story]:

@@ -127,6 +127,17 @@ def test_both_wire_forms_are_two_calls_and_two_attempts(world: World) -> None:
     assert message(world).attempt != message(world, OTHER).attempt
 
 
+def test_a_request_that_becomes_unreadable_between_two_calls_still_tells_of_the_first(world: World) -> None:
+    def damage(ids: Sequence[MessageId]) -> Answered:
+        world.dynamodb.items["R#rq_one"]["v"] = {"N": "99"}
+        return Answered({each: replace(DELIVERED, message_id=each) for each in ids}, OK)
+
+    world.cloudflare.answers.append(damage)
+    answer = run(world, request_row(BARE, FULL_OTHER))
+    assert sorted(outcome for outcome, _ in outcomes(answer)) == [Outcome.IN_PROGRESS, Outcome.RELEASED]
+    assert len(world.cloudflare.calls) == 1
+
+
 @pytest.mark.parametrize("form", list(WireForm))
 def test_a_setting_forces_one_wire_form(world: World, form: WireForm) -> None:
     run(world, request_row(BARE, FULL_OTHER), wire_form=form)

@@ -11,7 +11,7 @@ from quarantine_release.domain.details import Details
 from quarantine_release.domain.facts import NO_FACTS, Facts, combined
 from quarantine_release.domain.guard import Mode
 from quarantine_release.domain.ids import AccountId, MessageId, PostfixPart, RequestId
-from quarantine_release.domain.ledger_errors import LedgerUnavailable
+from quarantine_release.domain.ledger_errors import LedgerUnavailable, RowUnreadable
 from quarantine_release.domain.packing import Call
 from quarantine_release.domain.results import Result, results_of
 from quarantine_release.domain.reuse import is_to_be_compared
@@ -136,10 +136,15 @@ class Run:
         self._facts = {**self._facts, **facts}
 
     def learn_from(self, conflict: Conflict) -> None:
-        """Know rows as they were when they refused a claim. Nothing may leave for an accepted request that is gone."""
+        """Know rows as they were when they refused a claim. Nothing may leave for an accepted request that is gone.
+
+        Raises RowUnreadable if that is the request of a waiting caller, who is still told what came of earlier calls.
+        """
         for name, request in conflict.requests.items():
             if request is not None:
                 self.replace(request)
+            elif self.has_waiting_caller:
+                raise RowUnreadable(f"R#{name}", "gone since it was accepted")
             elif self.is_accepted:
                 del self._requests[name]
         self.learn(conflict.messages)
