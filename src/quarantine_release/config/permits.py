@@ -11,7 +11,7 @@ def permit_of(request: RequestRow, clients: Clients | None, now: datetime) -> Pe
     """Return what is left of a request's permission; None are clients that cannot be read for now."""
     if clients is None:
         return Permit(request.policy, Withheld.CLIENTS_UNREADABLE)
-    client = next((one for one in clients.clients if one.name == request.client), None)
+    client = next((client for client in clients.clients if client.name == request.client), None)
     if client is None:
         is_invalid = request.client in clients.problems
         return Permit(request.policy, Withheld.CLIENT_INVALID if is_invalid else Withheld.CLIENT_GONE)

@@ -44,13 +44,13 @@ def check_not_owner(request: RequestRow, part: PostfixPart) -> Write:
     }
 
 
-def note_findings(request: RequestRow, some: Item, wanted: Item, *, is_first: bool) -> Write:
+def note_findings(request: RequestRow, batch: Item, wanted: Item, *, is_first: bool) -> Write:
     """Write some of what is wanted about an open request's ids, refused if anything is known about one of these.
 
     All that is wanted counts as one note, with the first write.
     """
     update = UpdateExpression({"S": request_key(request.request_id)})
-    for name, value in some.items():
+    for name, value in batch.items():
         update.set(name, value)
         update.require_absent(name)
         # What an id means and that it has ended are one finding: no two writers may each have half of it.

@@ -40,23 +40,23 @@ class LedgerNotes(LedgerReads):
         An id is ended only while its message is not claimed for this request; and a claim that has not seen what is
         written here does not pass, since it counts the notes.
         """
-        known, wanted = checks_item(before), checks_item(after)
-        new = [(name, value) for name, value in wanted.items() if name not in known]
+        seen, wanted = checks_item(before), checks_item(after)
+        new = [(name, value) for name, value in wanted.items() if name not in seen]
         for start in range(0, len(new), _NOTES_AT_ONCE):
-            some = dict(new[start : start + _NOTES_AT_ONCE])
+            batch = dict(new[start : start + _NOTES_AT_ONCE])
             own_key = request_key(after.request_id)
             unclaimed = {
-                message_key(after.account_id, part): check_not_owner(after, part) for part in ended_parts(after, some)
+                message_key(after.account_id, part): check_not_owner(after, part) for part in ended_parts(after, batch)
             }
-            note = note_findings(after, some, wanted, is_first=start == 0)
+            note = note_findings(after, batch, wanted, is_first=start == 0)
             refused = self._table.transact({own_key: note, **unclaimed})
             if refused is None:
                 continue
-            found = refused.get(own_key, {})
-            is_same = found.get("nonce") == {"S": after.nonce}
-            is_written = is_same and all(found.get(name) == value for name, value in some.items())
+            item = refused.get(own_key, {})
+            is_same = item.get("nonce") == {"S": after.nonce}
+            is_written = is_same and all(item.get(name) == value for name, value in batch.items())
             if not is_written:  # else it was, by this call, whose answer was lost
-                items = [found] if found else self._table.read([own_key])
+                items = [item] if item else self._table.read([own_key])
                 return next(self._readable(items, request_row), before)
         return None
 
@@ -73,7 +73,7 @@ class LedgerNotes(LedgerReads):
 
     def keep_facts(self, account_id: AccountId, facts: Mapping[PostfixPart, Facts], until: datetime) -> None:
         """Keep what was read of messages that nobody asked for by an id of theirs."""
-        self._note_apart(account_id, [Apart(part, None, each) for part, each in facts.items()], until)
+        self._note_apart(account_id, [Apart(part, None, read) for part, read in facts.items()], until)
 
     def _note_apart(self, account_id: AccountId, notes: Sequence[Apart], until: datetime) -> None:
         """Write notes, each combined with what others have written: what is worse must not be lost to an older reading.
@@ -83,7 +83,7 @@ class LedgerNotes(LedgerReads):
         for round_ in range(_NOTE_ROUNDS):
             at_once = TRANSACTION_LIMIT if round_ < _NOTE_ROUNDS // 2 else 1  # one that moves holds up the others
             packs = [notes[start : start + at_once] for start in range(0, len(notes), at_once)]
-            notes = [each for pack in packs for each in self._left_of(account_id, pack, until)]
+            notes = [note for pack in packs for note in self._left_of(account_id, pack, until)]
             if not notes:
                 return
         raise LedgerContended("the notes moved in every round")
@@ -111,12 +111,12 @@ class LedgerNotes(LedgerReads):
 
         Where many have asked no more are named. What cannot be read counts as not clear, whatever is written.
         """
-        known = next(self._readable([item], facts_and_asks), None) if item else (None, 0)
-        if known is None:
+        written = next(self._readable([item], facts_and_asks), None) if item else (None, 0)
+        if written is None:
             return None
-        told, asks = known
-        facts, seen = combined((told, note.facts)), item.get("facts")
-        is_new = note.facts is not None and is_news(facts, told)
+        earlier, asks = written
+        facts, seen = combined((earlier, note.facts)), item.get("facts")
+        is_new = note.facts is not None and is_news(facts, earlier)
         name = note.request_id if asks < UNCLAIMED_KEPT else None
         return Apart(note.part, name, facts if is_new else None, seen) if is_new or name is not None else None
 

@@ -75,20 +75,20 @@ class LedgerReads:
 
     def requests(self, request_ids: Sequence[RequestId]) -> dict[RequestId, RequestRow]:
         """Read requests, 100 a round trip; those that are absent or cannot be read are left out."""
-        found = self.find_requests(request_ids)
-        return {name: row for name, row in found.items() if isinstance(row, RequestRow)}
+        rows = self.find_requests(request_ids)
+        return {request_id: row for request_id, row in rows.items() if isinstance(row, RequestRow)}
 
     def find_requests(self, request_ids: Sequence[RequestId]) -> dict[RequestId, RequestRow | UnreadableRequest]:
         """Read requests, 100 a round trip; absent ones alone are left out."""
-        found: dict[RequestId, RequestRow | UnreadableRequest] = {}
+        rows: dict[RequestId, RequestRow | UnreadableRequest] = {}
         for item in self._table.read([request_key(request_id) for request_id in request_ids]):
             row = next(self._readable([item], request_row), None) or _unreadable_request(item)
-            found[row.request_id] = row
-        return found
+            rows[row.request_id] = row
+        return rows
 
     def operations(self, account_id: AccountId, operations: Sequence[OperationId]) -> list[OperationRow]:
         """Read operations, oldest first; those that are absent or cannot be read are left out."""
-        items = self._table.read([operation_key(account_id, each) for each in operations])
+        items = self._table.read([operation_key(account_id, operation) for operation in operations])
         return sorted(self._readable(items, operation_row), key=lambda row: row.operation)
 
     def operations_met(
@@ -98,13 +98,13 @@ class LedgerReads:
 
         Of the pauses as many as the account's row names. Two round trips at most.
         """
-        own = operations_of(row, requests)
+        changes = operations_of(row, requests)
         orders: tuple[OperationId, ...] = ()
         with suppress(RowUnreadable):  # what was changed about the message itself is shown all the same
             orders = self.account(account_id).operations
-        found = self.operations(account_id, [*own, *orders])
-        met = met_by(requests, [each for each in found if each.operation not in own])
-        return [each for each in found if each.operation in own or each in met]
+        operations = self.operations(account_id, [*changes, *orders])
+        pauses = met_by(requests, [operation for operation in operations if operation.operation not in changes])
+        return [operation for operation in operations if operation.operation in changes or operation in pauses]
 
     def account(self, account_id: AccountId) -> AccountRow:
         """Read an account. Raises RowUnreadable."""
@@ -143,13 +143,13 @@ class LedgerReads:
         Answers that cannot be read are left out, but facts stand there as unclear: what is left out would count as
         never read. Raises RowUnreadable if it is the request.
         """
-        own = {request_key(request_id): request_id} if request_id is not None else {}
+        requests = {request_key(request_id): request_id} if request_id is not None else {}
         messages = {message_key(account_id, part): part for part in parts if not is_header(MessageId(part))}
         aliases = {alias_key(account_id, question): question for question in questions}
         apart = {unclaimed_key(account_id, part): part for part in read_before}
-        items = {item["pk"]["S"]: item for item in self._table.read([*messages, *aliases, *own, *apart])}
+        items = {item["pk"]["S"]: item for item in self._table.read([*messages, *aliases, *requests, *apart])}
         return LedgerSnapshot(
-            next(iter(_decoded(items, own, self._request).values()), None),
+            next(iter(_decoded(items, requests, self._request).values()), None),
             _decoded(items, messages, self._message),
             _decoded(items, aliases, self._answer),
             _decoded(items, apart, self._facts),

@@ -31,20 +31,20 @@ def checks_item(row: RequestRow) -> dict[str, Attribute]:
     """
     item: dict[str, Attribute] = {}
     share = _CHECKS_BYTES // len(row.ids)
-    for position, given in enumerate(row.ids) if row.resolved or row.ended else ():
+    for position, message_id in enumerate(row.ids) if row.resolved or row.ended else ():
         left = share
-        if given in row.resolved:
-            item[f"{_RESOLVED}{position}"] = {"S": row.resolved[given]}
-            left -= _NAME_BYTES + len(row.resolved[given])
-        if given in row.ended:
-            item[f"{_ENDED}{position}"] = _within(row.ended[given], left - _NAME_BYTES)
+        if message_id in row.resolved:
+            item[f"{_RESOLVED}{position}"] = {"S": row.resolved[message_id]}
+            left -= _NAME_BYTES + len(row.resolved[message_id])
+        if message_id in row.ended:
+            item[f"{_ENDED}{position}"] = _within(row.ended[message_id], left - _NAME_BYTES)
     return item
 
 
 def _within(ended: Ended, size: int) -> Attribute:
     """Encode an end with as many of its candidates as fit, and cut its detail if none does."""
-    for kept in range(len(ended.candidates), -1, -1):
-        encoded = ENDED.encode(replace(ended, candidates=ended.candidates[:kept]))
+    for number in range(len(ended.candidates), -1, -1):
+        encoded = ENDED.encode(replace(ended, candidates=ended.candidates[:number]))
         excess = len(encoded["S"]) - size
         if excess <= 0:
             return encoded
@@ -57,9 +57,9 @@ def ended_parts(row: RequestRow, checks: Item) -> list[PostfixPart]:
 
     Nor one that has ended by some of its ids only: it may be claimed for this request.
     """
-    given = [row.ids[int(name.removeprefix(_ENDED))] for name in checks if name.startswith(_ENDED)]
-    ids = dict.fromkeys(row.resolved.get(each, each) for each in given)
-    parts = dict.fromkeys(postfix_part(each) for each in ids if not is_header(each))
+    ended = [row.ids[int(name.removeprefix(_ENDED))] for name in checks if name.startswith(_ENDED)]
+    ids = dict.fromkeys(row.resolved.get(message_id, message_id) for message_id in ended)
+    parts = dict.fromkeys(postfix_part(message_id) for message_id in ids if not is_header(message_id))
     return [part for part in parts if part in row.ended_parts]
 
 

@@ -102,14 +102,14 @@ class DynamoLedger(LedgerNotes):
         if opened is not None:
             item = refused.get(request_key(opened.request_id))
             return {opened.request_id: self._reported(item, request_row) if item else None} if item is not None else {}
-        found = {name: refused[request_key(name)] for name in accepted if request_key(name) in refused}
-        return {name: next(self._readable([item] if item else [], request_row), None) for name, item in found.items()}
+        items = {name: refused[request_key(name)] for name in accepted if request_key(name) in refused}
+        return {name: next(self._readable([item] if item else [], request_row), None) for name, item in items.items()}
 
     def _messages(
         self, refused: Mapping[str, Item], changes: Mapping[str, Move]
     ) -> dict[PostfixPart, MessageRow | None]:
-        found = {move.after.part: refused[key] for key, move in changes.items() if key in refused}
-        return {part: self._message(item) if item else None for part, item in found.items()}
+        items = {move.after.part: refused[key] for key, move in changes.items() if key in refused}
+        return {part: self._message(item) if item else None for part, item in items.items()}
 
     def record(
         self, attempt: AttemptRow, was: AttemptState, moves: Sequence[Move], request: RequestRow | None
@@ -177,8 +177,8 @@ class DynamoLedger(LedgerNotes):
 
     def cancel(self, request: RequestRow) -> RequestRow | None:
         """Have nothing more claimed for an open request; return it as it is if it is open no more."""
-        found = self._table.write(cancel_request(request))
-        return self._reported(found, request_row) if found else None
+        item = self._table.write(cancel_request(request))
+        return self._reported(item, request_row) if item else None
 
     def look_again(self, rows: Sequence[AttemptRow | RequestRow], at: datetime) -> None:
         """Put open rows off until then; without effect on those that are open no more."""
@@ -188,8 +188,9 @@ class DynamoLedger(LedgerNotes):
         """Open the attempts of messages under review again, due at `at`. Attempts that are open stay as they are."""
         attempts = {row.attempt: row.account_id for row in rows}
         for account_id in sorted(set(attempts.values())):
-            own = [name for name in attempts if attempts[name] == account_id]
-            self._table.write_all([reopen_attempt(each, at, is_closed=True) for each in self.attempts(account_id, own)])
+            names = [name for name in attempts if attempts[name] == account_id]
+            rows_of_account = self.attempts(account_id, names)
+            self._table.write_all([reopen_attempt(attempt, at, is_closed=True) for attempt in rows_of_account])
 
     def _reopen(self, asks: Sequence[Move]) -> None:
         """Have a message under review looked at again when another id has been given for it."""

@@ -62,8 +62,13 @@ def _narrowing_from_json(value: list[Any]) -> Narrowing:
 
 def _ended_to_json(value: Ended) -> list[Any]:
     candidates = [
-        [one.message_id, one.at.isoformat() if one.at else None, one.disposition, one.is_quarantined]
-        for one in value.candidates
+        [
+            candidate.message_id,
+            candidate.at.isoformat() if candidate.at else None,
+            candidate.disposition,
+            candidate.is_quarantined,
+        ]
+        for candidate in value.candidates
     ]
     return [value.outcome, value.code, value.detail, candidates, value.disposition, value.guard]
 
@@ -74,7 +79,7 @@ def _ended_from_json(value: list[Any]) -> Ended:
     check_types(str, (detail, *(name for name, *_ in candidates)))
     check_types(str, (disposition_read, *(disposition for _, _, disposition, _ in candidates)), or_none=True)
     check_types(bool, (is_quarantined for *_, is_quarantined in candidates), or_none=True)
-    known = tuple(
+    read_candidates = tuple(
         Candidate(MessageId(name), datetime.fromisoformat(at) if at else None, disposition, is_quarantined)
         for name, at, disposition, is_quarantined in candidates
     )
@@ -82,7 +87,7 @@ def _ended_from_json(value: list[Any]) -> Ended:
         Outcome(outcome),
         Code(code) if code else None,
         detail,
-        known,
+        read_candidates,
         disposition_read,
         Guarded(guard) if guard else None,
     )
@@ -141,11 +146,11 @@ def _verdicts_from_json(value: dict[str, Any]) -> dict[PostfixPart, Verdict]:
 
 def _ids(values: Iterable[str]) -> tuple[MessageId, ...]:
     """Return ids; raise ValueError if there are none, or what stands there is no id."""
-    found = tuple(map(MessageId, values))
-    check_types(str, found)
-    if not found or not all(found):
+    ids = tuple(map(MessageId, values))
+    check_types(str, ids)
+    if not ids or not all(ids):
         raise ValueError
-    return found
+    return ids
 
 
 def _stored_state(value: str) -> State:
