@@ -1,170 +1,22 @@
-"""What the search tells of a message: when to look for it, which entries are its own, and what they prove."""
+"""What entries of the search show of a message: which are its own, and what they prove."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
-from itertools import pairwise, permutations
+from itertools import permutations
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from quarantine_release.cloudflare.entries import RELEASE, agree, dicts, id_of, judge, match
-from quarantine_release.cloudflare.windows import Window, windows_of
-from quarantine_release.domain.ids import MessageId, contradict, is_bare, is_partial, is_undated, postfix_part, time_of
+from quarantine_release.domain.ids import MessageId, contradict, postfix_part
 from quarantine_release.domain.verdicts import Reading, Seen
-from tests.support.cloudflare_entries import (
-    DAY,
-    FREED,
-    HELD,
-    HOUR,
-    MINUTE,
-    QUARANTINED,
-    RELEASED,
-    UNCLEAR,
-    anything,
-    full_id,
-    likely,
-    queue_id,
-    want,
-)
-from tests.support.shapes import family, message_ids
-from tests.support.stand_ins import BARE, FULL, NOON, OK, OTHER
+from tests.support.cloudflare_entries import FREED, HELD, QUARANTINED, RELEASED, UNCLEAR, anything, likely, want
+from tests.support.shapes import family
+from tests.support.stand_ins import BARE, FULL, OK, OTHER
 
 ALERT = MessageId("4Njp3P0STMz2c02Q-2024-01-05T10:00:00")
 SIBLING = MessageId("4Njp3P0STMz2c02Q-2024-01-05T10:00:00-87654321")
-
-
-# --- When a message arrived ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("message_id", "at"),
-    [
-        ("4WtWkr6nlBz9sNH", datetime(2024, 8, 27, 15, 32, 36, tzinfo=UTC)),
-        ("4Njp3P0STMz2c02Q", datetime(2022, 12, 30, 1, 44, 49, tzinfo=UTC)),
-        ("4WtWkr6nlBz9sNH-2024-08-28T15:32:35", datetime(2024, 8, 28, 15, 32, 35, tzinfo=UTC)),
-        ("4Njp3P0STMz2c02Q-2024-01-05T10:00:00-12345678", datetime(2024, 1, 5, 10, tzinfo=UTC)),
-    ],
-)
-def test_the_published_examples_tell_their_time(message_id: str, at: datetime) -> None:
-    assert time_of(MessageId(message_id), at + DAY) == at
-
-
-@given(st.integers(1, 15 * 10**9).map(lambda seconds: datetime.fromtimestamp(seconds, UTC)))
-def test_a_long_queue_id_tells_the_second(at: datetime) -> None:
-    assert time_of(queue_id(at), at + DAY) == at
-
-
-@pytest.mark.parametrize(
-    "message_id",
-    [
-        "another.shape-1",
-        "4NAp3P0STMz2c02Q",  # a vowel is no digit
-        "4_Wkr6nlBz9sNHxx",
-        "AAAAAAAAAA",
-        f"{BARE}-2026-02-30T10:00:00-1",
-        f"{BARE}-2026-11-22T25:00:00-1",
-        f"{BARE}-2026-11-22T10:00:00x1",
-        f"{BARE}-0001-01-01T00:00:00-1",  # no time to search around: it would begin before there are years
-        f"{BARE}-9999-12-31T23:59:59-1",
-        f"{BARE}-0000-01-01T00:00:00-1",
-        "0000000000",
-        "zzzzzzzzzzzz",
-    ],
-)
-def test_nonsense_tells_no_time(message_id: str) -> None:
-    assert time_of(MessageId(message_id), NOON) is None
-    assert windows_of([want(message_id)], NOON) == []
-
-
-@pytest.mark.parametrize("make", [queue_id, full_id])
-def test_only_times_that_a_search_could_reach_are_believed(make: Any) -> None:
-    reachable = [NOON - 366 * DAY + timedelta(seconds=1), NOON, NOON + DAY - timedelta(seconds=1)]
-    assert [time_of(make(at), NOON) for at in reachable] == reachable
-    assert [time_of(make(at), NOON) for at in (NOON - 366 * DAY, NOON + DAY)] == [None, None]
-
-
-@pytest.mark.parametrize("message_id", ["AEIOUAEIOU", "3F2B1D4C5D", "zzzzzzzzzz", queue_id(NOON + 2 * DAY)])
-def test_a_bare_id_whose_first_characters_are_no_time_is_undated(message_id: str) -> None:
-    assert is_undated(MessageId(message_id), NOON)
-    assert time_of(MessageId(message_id), NOON) is None
-
-
-@pytest.mark.parametrize("message_id", ["4Njp3P0STMz2c02Q", queue_id(NOON + HOUR), full_id(NOON), "an:odd.1"])
-def test_any_other_id_is_not(message_id: str) -> None:
-    assert not is_undated(MessageId(message_id), NOON)
-
-
-# --- Where to look ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("message_id", "around"),
-    [(full_id(NOON - 9 * DAY), HOUR), (full_id(NOON - 9 * DAY)[:-9], HOUR), (queue_id(NOON - 9 * DAY), 36 * HOUR)],
-    ids=["full", "alert", "bare"],
-)
-def test_a_message_is_sought_around_its_time(message_id: str, around: timedelta) -> None:
-    one = want(message_id)
-    assert windows_of([one], NOON) == [Window(NOON - 9 * DAY - around, NOON - 9 * DAY + around, [one])]
-
-
-def test_no_window_reaches_into_the_future() -> None:
-    assert [window.end for window in windows_of([want(queue_id(NOON - HOUR))], NOON)] == [NOON]
-    assert [window.end for window in windows_of([want(full_id(NOON + 59 * MINUTE))], NOON)] == [NOON]
-    assert windows_of([want(full_id(NOON + HOUR))], NOON) == []
-
-
-def test_windows_that_are_near_are_one_and_the_latest_comes_first() -> None:
-    at = NOON - 20 * DAY
-    together = [want(full_id(at + hours * HOUR)) for hours in (0, 1, 3, 11)]
-    apart = want(full_id(at + 20 * HOUR))
-    within = want(full_id(at + 30 * MINUTE, "2"))
-    assert windows_of([*together, apart, within], NOON) == [
-        Window(at + 19 * HOUR, at + 21 * HOUR, [apart]),
-        Window(at - HOUR, at + 12 * HOUR, [together[0], within, *together[1:]]),
-    ]
-
-
-def test_a_wide_window_swallows_a_narrow_one() -> None:
-    wide, narrow = want(queue_id(NOON - 9 * DAY)), want(full_id(NOON - 9 * DAY))
-    assert windows_of([narrow, wide], NOON) == [
-        Window(NOON - 9 * DAY - 36 * HOUR, NOON - 9 * DAY + 36 * HOUR, [wide, narrow])
-    ]
-
-
-@given(
-    st.lists(
-        st.builds(
-            lambda make, ago: make(NOON - ago),
-            st.sampled_from([queue_id, full_id]),
-            st.timedeltas(-2 * DAY, 400 * DAY).map(lambda ago: timedelta(seconds=int(ago.total_seconds()))),
-        )
-        | message_ids
-    )
-)
-@example([MessageId(f"{BARE}-0001-01-01T00:00:00-1"), MessageId(f"{BARE}-9999-12-31T23:59:59")])
-def test_windows_are_apart_and_hold_every_message_that_tells_its_time(ids: list[MessageId]) -> None:
-    wanted = [want(each) for each in ids]
-    windows = windows_of(wanted, NOON)
-    assert all(window.start < window.end <= NOON for window in windows)
-    assert all(later.start - earlier.end > 6 * HOUR for later, earlier in pairwise(windows))
-    placed = {id(one): window for window in windows for one in window.wanted}
-    for one in wanted:
-        at = time_of(one.message_id, NOON)
-        around = 36 * HOUR if is_bare(one.message_id) else HOUR
-        if at is None or at - around >= NOON:
-            assert id(one) not in placed
-        else:
-            window = placed[id(one)]
-            assert window.start <= at - around < min(at + around, NOON) <= window.end
-
-
-@pytest.mark.parametrize(
-    ("message_id", "expected"), [(BARE, True), (ALERT, True), (FULL, False), ("another.shape-1", False)]
-)
-def test_a_partial_id_leaves_open_which_message_it_is(message_id: str, expected: bool) -> None:
-    assert is_partial(MessageId(message_id)) is expected
 
 
 # --- Whose an entry is -----------------------------------------------------------------------------------------------
