@@ -1,4 +1,4 @@
-"""Call Cloudflare for what was claimed, then record the answer or give the call back. Pure but for its ports.
+"""Claim, call Cloudflare, then record the answer or give the call back. Pure but for its ports.
 
 The only way to Cloudflare's release call, whoever comes: the webhook with one request, the worker with many.
 """
@@ -10,12 +10,13 @@ from typing import Final
 from quarantine_release.domain.identity import believed
 from quarantine_release.domain.ids import PostfixPart
 from quarantine_release.domain.ledger_errors import LedgerUnavailable
+from quarantine_release.domain.packing import Call
 from quarantine_release.domain.rows import AttemptRow, AttemptState, MessageRow
 from quarantine_release.domain.states import Code, State
 from quarantine_release.domain.transitions import answered, given_back, not_made, recorded, refused
 from quarantine_release.domain.verdicts import NO_RECIPIENTS, Answered, Evidence, RefusalReason, Refused, Verdict
-from quarantine_release.releasing.claim import Claims
-from quarantine_release.releasing.ports import Move, Reservation
+from quarantine_release.releasing.claim import Claims, claim
+from quarantine_release.releasing.ports import Conflict, Move, Reservation
 from quarantine_release.releasing.progress import Run
 
 # Seconds that must remain before a claim: Cloudflare's total deadline and the record after it (hazards: 10 + 4).
@@ -26,12 +27,30 @@ RECORD_SECONDS: Final = 4.0
 # With less than this a call would mostly end without an answer, and nobody would know of its effect.
 LEAST_CALL_SECONDS: Final = 4.0
 
-# What passes by itself, or in smaller calls, so that the request can be gone on with later.
+# Such a refusal passes by itself, or in smaller calls, so the request can continue later.
 _PASSING: Final = frozenset(
     {RefusalReason.RATE_LIMITED, RefusalReason.UNREACHABLE, RefusalReason.NO_TIME, RefusalReason.CALL_REJECTED}
 )
 
 _MISSING: Final = Verdict(State.UNKNOWN, Code.MISSING_IN_ANSWER)
+
+
+def dispatch(run: Run, planned: Call, reserved: Reservation, *, is_last: bool = False) -> Conflict | Refused | None:
+    """Claim what may be claimed of a planned call, and make the call for it.
+
+    None means that the next may follow: the call was made, or there was nothing to claim. A Conflict holds the earlier
+    request under the same key. `is_last` is as in `make_call`. Raises LedgerUnavailable, but not if a claim fails while
+    the caller of an accepted request waits.
+    """
+    try:
+        claims = claim(run, planned)
+    except LedgerUnavailable:
+        if not run.has_waiting_caller:
+            raise
+        return None  # the outcome of the earlier calls must still reach the caller
+    if not isinstance(claims, Claims):
+        return claims
+    return make_call(run, claims, reserved, is_last=is_last)
 
 
 def make_call(run: Run, claims: Claims, reserved: Reservation, *, is_last: bool = False) -> Refused | None:
@@ -42,16 +61,16 @@ def make_call(run: Run, claims: Claims, reserved: Reservation, *, is_last: bool 
     """
     ports, attempt = run.ports, claims.attempt
     ids = [target.message_id for target in attempt.targets]
-    called: Answered | Refused | None = _withheld(run, attempt)
-    seconds = min(CALL_SECONDS, ports.time_left() - RECORD_SECONDS)  # what was just asked may have taken some
-    called = called or _too_late(run, attempt, reserved, seconds)
-    if called is None:
-        called = ports.cloudflare.release(run.account_id, attempt.wire_form, ids, seconds)
-        ports.budget.heard(run.account_id, called)
-    if isinstance(called, Refused):
-        _give_back(run, claims, called)
-        return called
-    _record(run, claims, called, is_last=is_last)
+    reply: Answered | Refused | None = _withheld(run, attempt)
+    seconds = min(CALL_SECONDS, ports.time_left() - RECORD_SECONDS)  # asking for the permit may have taken some
+    reply = reply or _too_late(run, attempt, reserved, seconds)
+    if reply is None:
+        reply = ports.cloudflare.release(run.account_id, attempt.wire_form, ids, seconds)
+        ports.budget.heard(run.account_id, reply)
+    if isinstance(reply, Refused):
+        _give_back(run, claims, reply)
+        return reply
+    _record(run, claims, reply, is_last=is_last)
     return None
 
 
@@ -115,21 +134,21 @@ def _unconfirmed(row: MessageRow) -> MessageRow:
     return replace(row, state=State.UNKNOWN, code=Code.NO_ANSWER, recipients=NO_RECIPIENTS)
 
 
-def _give_back(run: Run, claims: Claims, no: Refused) -> None:
+def _give_back(run: Run, claims: Claims, refusal: Refused) -> None:
     """Give back what was claimed for a call that had no effect.
 
-    What can be made up for later leaves the request open, and so does what was accepted before, or in part called.
-    Else the request is refused. A forced release is made while somebody waits for it, or not at all.
+    The request stays open if the call can be made later, and if it was accepted before or another call was made for it.
+    Otherwise it is refused. A forced release is made while somebody waits for it, or not at all.
     """
     attempt, now, terms = claims.attempt, run.ports.clock(), run.ports.terms
-    rejected_with = len(attempt.targets) if no.reason is RefusalReason.CALL_REJECTED else None
+    rejected_with = len(attempt.targets) if refusal.reason is RefusalReason.CALL_REJECTED else None
     backs = [
         Move(move.after, given_back(move.before, move.after, now, rejected_with=rejected_with)) for move in claims.moves
     ]
-    ended = not_made(attempt, no.evidence, now, terms)
+    ended = not_made(attempt, refusal.evidence, now, terms)
     request = None
     if run.may_be_refused:
-        is_done_with = run.request.force or no.reason not in _PASSING
+        is_done_with = run.request.force or refusal.reason not in _PASSING
         request = refused(run.request, now, terms) if is_done_with else None
     try:
         others = run.ports.ledger.record(ended, AttemptState.OPEN, backs, request)

@@ -42,8 +42,8 @@ class Gate:
 
     def is_held(self, name: RequestId) -> bool:
         """Say whether a request is held to anything: a client's own policy holds also where the guard is off."""
-        policy = self._ports.permit(self._run.requests[name]).policy
-        return self._ports.guard.mode is not Mode.OFF or policy is not None
+        is_on = self._ports.guard.mode is not Mode.OFF
+        return is_on or self._ports.permit(self._run.requests[name]).policy is not None
 
     def _pass(self, name: RequestId, target: Target, told: Told, facts: Facts | None) -> Guarded | None:
         """Say how a message came past the guard for a request; None if it did not."""

@@ -15,9 +15,8 @@ from quarantine_release.domain.results import Result
 from quarantine_release.domain.rows import RequestRow, Target, targets_of
 from quarantine_release.domain.verdicts import RefusalReason, Refused
 from quarantine_release.releasing.asking import ask_each
-from quarantine_release.releasing.call import CALL_SECONDS, RECORD_SECONDS
+from quarantine_release.releasing.call import CALL_SECONDS, RECORD_SECONDS, dispatch
 from quarantine_release.releasing.confirm import confirm
-from quarantine_release.releasing.dispatch import dispatch
 from quarantine_release.releasing.hints import free_of, hinted, hinted_ids
 from quarantine_release.releasing.ports import Hint, Ports, Reservation
 from quarantine_release.releasing.progress import Acceptance, Run

@@ -54,7 +54,7 @@ def admit(run: Run, vetting: Vetting, *, heeds_pause: bool = True) -> list[Want]
     """
     request, ports = run.request, run.ports
     if _is_read_first(request, ports):
-        earlier = _read_ledger(run, vetting)
+        earlier = _read_ledger(request, run, vetting)
         if earlier is not None:
             return _replay(request, earlier, ports)
         stop = run.stop_of(request) if heeds_pause else None
@@ -105,9 +105,9 @@ def _is_read_first(request: RequestRow, ports: Ports) -> bool:
     return is_held or request.dry_run or any(is_header(given) or ALERT_ID.match(given) for given in request.ids)
 
 
-def _read_ledger(run: Run, vetting: Vetting) -> RequestRow | None:
+def _read_ledger(request: RequestRow, run: Run, vetting: Vetting) -> RequestRow | None:
     """Read what the ledger knows of the request, its messages and its Message-IDs; return it if it was made before."""
-    request, ports = run.request, run.ports
+    ports = run.ports
     headers = [given for given in request.ids if is_header(given)]
     questions = {question_of(request, given, ports.guard.window).text for given in headers}
     parts = {postfix_part(given) for given in request.ids} - set(map(postfix_part, headers))
@@ -133,15 +133,15 @@ def _vetted(run: Run, vetting: Vetting) -> list[Want]:
     wants = [
         Want(t, (request.request_id,)) for t in targets_of(request.wanted_ids) if t.part not in request.ended_parts
     ]
-    claimable_now, others = _by_claim(run, wants)
+    claimable_now, others = _by_claim(request, run, wants)
     passed = vetting.vet(claimable_now, [want for want in others if vetting.is_to_be_compared(want)])
     only_asked = {want.target.part for want in others} | vetting.findings.moved
     return [*passed, *(want for want in wants if want.target.part in only_asked)]
 
 
-def _by_claim(run: Run, wants: list[Want]) -> tuple[list[Want], list[Want]]:
+def _by_claim(request: RequestRow, run: Run, wants: list[Want]) -> tuple[list[Want], list[Want]]:
     """Part wanted messages that may be claimed from those that may not."""
-    force, now = run.request.force, run.ports.clock()
-    free = {w.target.part for w in wants if claimable(run.rows.get(w.target.part), w.target, force=force, now=now)}
+    rows, force, now = run.rows, request.force, run.ports.clock()
+    free = {w.target.part for w in wants if claimable(rows.get(w.target.part), w.target, force=force, now=now)}
     held = [want for want in wants if want.target.part not in free]
     return [want for want in wants if want.target.part in free], held

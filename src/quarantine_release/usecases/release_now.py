@@ -13,9 +13,8 @@ from quarantine_release.domain.ledger_errors import LedgerUnavailable
 from quarantine_release.domain.packing import Call, Want, calls_of
 from quarantine_release.domain.rows import RequestRow, RequestState, WireForm
 from quarantine_release.domain.verdicts import RefusalReason, Refused, Stop
-from quarantine_release.releasing.call import CALL_SECONDS, RECORD_SECONDS
+from quarantine_release.releasing.call import CALL_SECONDS, RECORD_SECONDS, dispatch
 from quarantine_release.releasing.confirm import confirm
-from quarantine_release.releasing.dispatch import dispatch
 from quarantine_release.releasing.hints import free_of, hints_of
 from quarantine_release.releasing.ports import Conflict, Ports, Reservation
 from quarantine_release.releasing.progress import Answer, Run
