@@ -79,7 +79,7 @@ check:  ## runs lint, types and the unit tests that need no process or socket, i
 	@$(MAKE) lint types unit
 
 unit: ready-dev  ## runs these unit tests alone: make unit ARGS='-k claim'
-	@$(in_dev) -m pytest --no-header --quiet --unit --hypothesis-profile=check --numprocesses=2 $(UNIT) $(ARGS)
+	@$(in_dev) -m pytest --no-header --quiet --unit --numprocesses=2 $(UNIT) $(ARGS)
 
 # The longest first, so that `make --jobs=2` has the others done beside it.
 test: tests template types lint  ## runs every check and test

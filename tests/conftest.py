@@ -29,7 +29,6 @@ pytest_plugins = ("tests.support.pytest_plugin",)
 
 # The first example pays for imports: a time limit would measure the machine.
 hypothesis.settings.register_profile("project", deadline=None)
-hypothesis.settings.register_profile("check", deadline=None, max_examples=20)
 hypothesis.settings.load_profile("project")
 
 

@@ -10,6 +10,7 @@ from collections.abc import Generator
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
 from tests.support.canaries import leaked
@@ -65,6 +66,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """With several processes, begin with the tests that mostly wait, and end with the many short simulations."""
     if config.option.unit:
         items[:] = [item for item in items if _is_unit(item)]
+        for item in items:
+            _shorten(item)
     if "PYTEST_XDIST_WORKER" in os.environ:
         items.sort(key=lambda item: 0 if "slow" in _names(item) else 2 if item.nodeid.startswith(SIMULATION) else 1)
 
@@ -100,6 +103,13 @@ def pytest_runtest_makereport(
 
 def _names(item: pytest.Item) -> set[str]:
     return {mark.name for mark in item.iter_markers()}
+
+
+def _shorten(item: pytest.Item) -> None:
+    """Give a property test 20 examples at most. Hypothesis has no public way to change what a test says of itself."""
+    test = getattr(item, "function", None)
+    if own := getattr(test, "_hypothesis_internal_use_settings", None):
+        test._hypothesis_internal_use_settings = settings(own, max_examples=min(20, own.max_examples))  # type: ignore[union-attr]
 
 
 def _is_unit(item: pytest.Item) -> bool:
