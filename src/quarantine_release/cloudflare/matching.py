@@ -103,6 +103,8 @@ def _by_message(entries: Iterable[Mapping[str, Any]], header: str, now: datetime
             continue
         message = messages.setdefault(message_id, _Message())
         if details is not None:
+            if not message.rows:  # messages come in the order of the first rows that can be read
+                messages[message_id] = messages.pop(message_id)
             message.rows.append((details, entry))
         elif is_match:
             message.has_unreadable_match = True
