@@ -190,16 +190,15 @@ class Run:
         """Tell what each request has come to, and close those that this is the end of."""
         now, now_closed = self.ports.clock(), []
         for request in list(self._requests.values()):
-            is_open = request.state is RequestState.OPEN
-            ended = self._closed(request, self._results(request, self._rows, now), now) if is_open else None
+            results = self._results(request, self._rows, now) if request.state is RequestState.OPEN else ()
+            ended = closed(request, results, now, self.ports.terms) if results else None
             if ended is not None:
                 now_closed.append(ended)
                 self.replace(ended)
         if now_closed:
             with suppress(LedgerUnavailable):  # the rows say it all; whoever looks next closes the request
                 self.ports.ledger.close(now_closed)
-        settled = tuple(self._settled)
-        requests = self._requests.values()
+        settled, requests = tuple(self._settled), self._requests.values()
         return [Answer(each, self._results(each, self._rows, now), settled=settled) for each in requests]
 
     def results(self, request: RequestRow) -> tuple[Result, ...]:
@@ -220,9 +219,7 @@ class Run:
     def closed_by(self, request: RequestRow, changes: Mapping[PostfixPart, MessageRow]) -> RequestRow | None:
         """Return the request closed, if all of it has ended once its messages have changed to these rows."""
         now = self.ports.clock()
-        return self._closed(request, self._results(request, {**self._rows, **changes}, now), now)
-
-    def _closed(self, request: RequestRow, results: Sequence[Result], now: datetime) -> RequestRow | None:
+        results = self._results(request, {**self._rows, **changes}, now)
         return closed(request, results, now, self.ports.terms)
 
     def _results(
