@@ -969,7 +969,7 @@ class _Measured(ModelDynamoDB):
 @pytest.mark.parametrize(
     ("ended", "resolved"),
     [
-        (replace(DENIED, detail="d" * 200), True),
+        (replace(DENIED, detail="d" * 180), True),
         (replace(AMBIGUOUS, detail="d" * 80, candidates=AMBIGUOUS.candidates[:1] * 10), False),
     ],
 )

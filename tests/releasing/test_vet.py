@@ -403,6 +403,19 @@ def test_a_shorter_id_waits_until_it_is_read_itself(guarded: World) -> None:
     assert told(later(guarded)) == [(Outcome.ALREADY_RELEASED, None)]
 
 
+@pytest.mark.parametrize("given", [BARE, ALERT])
+@pytest.mark.parametrize("why", [Unreadable.FAILED, Unreadable.UNCLEAR, Unreadable.CONTRADICTED])
+def test_a_shorter_id_that_cannot_be_read_does_not_pass_by_the_full_id_of_another_request(
+    guarded: World, given: MessageId, why: Unreadable
+) -> None:
+    guarded.lookup.messages[given] = why
+    ask(guarded, given, inline=False)
+    ask(guarded, FULL, inline=False, name="two")
+    guarded.work()
+    assert told(later(guarded)) == [(Outcome.DENIED, Code.GUARD_UNAVAILABLE)]
+    assert told(later(guarded, "two")) == [RELEASED]
+
+
 def test_a_bare_id_that_was_released_and_that_two_messages_go_by_now_is_ambiguous(guarded: World) -> None:
     guarded.lookup.messages[BARE] = SPAM
     ask(guarded, BARE)

@@ -154,10 +154,15 @@ def judge(
     return _passed(details, policy) if ended is None else replace(ended, disposition=details.disposition_name)
 
 
+def end_unread(why: Unreadable) -> Ended:
+    """Return how a message ends that cannot be read, unless something else lets it pass."""
+    return _ENDS.get(why, UNREADABLE)
+
+
 def judge_unread(why: Unreadable, policy: Policy, *, is_bare: bool) -> Guarded | Ended:
     """Judge a message that cannot be read: only a bare id may be released, and only if no rule forbids it."""
     if not is_bare or why not in (Unreadable.ABSENT, Unreadable.NOT_OFFERED):
-        return _ENDS.get(why, UNREADABLE)
+        return end_unread(why)
     # A rule that somebody has written down holds for what cannot be read too.
     has_rule = policy.is_strict or policy.keeps_unread
     has_rule |= policy.max_age is not None or policy.recipient_domains is not None

@@ -9,7 +9,7 @@ from typing import Final
 
 from quarantine_release.domain.details import Details, NotRead, NotYetRead, Several, Unreadable
 from quarantine_release.domain.facts import several as several_facts
-from quarantine_release.domain.guard import UNREADABLE, Ended
+from quarantine_release.domain.guard import UNREADABLE, Ended, end_unread
 from quarantine_release.domain.ids import (
     MessageId,
     PostfixPart,
@@ -30,6 +30,8 @@ from quarantine_release.releasing.progress import Run
 
 # Cloudflare knows no message by this id.
 _NOTHING: Final = (Unreadable.ABSENT, Unreadable.NOT_LISTED)
+# There may be something under an id, and nobody knows what.
+_UNKNOWN: Final = (Unreadable.CONTRADICTED, Unreadable.UNCLEAR, Unreadable.FAILED)
 _NOT_FOUND: Final = Ended(
     Outcome.NOT_FOUND, None, "Cloudflare knows no such message. A shorter id in the same request is judged by itself."
 )
@@ -71,23 +73,34 @@ class OwnIds:
         return {want.target.message_id: found[0]} if found else {}
 
     def told_apart(self, want: Want, shown: Mapping[MessageId, Told]) -> Want:
-        """Leave out requests whose own ids mean several messages or another one, or could not be read for now.
+        """Leave out requests whose own ids mean several messages or another one, or could not be read.
 
         They are read too, because a fuller id of another request does not tell what they mean.
         """
-        left, meant = [], shown.get(want.target.message_id)
-        for name in want.requests:
-            told = [shown.get(each, NotYetRead.NOT_NOW) for each in self.shorter(want, name)]
-            several = next((found for each in told if (found := _several(each, meant)) is not None), None)
-            unread = next((each for each in told if isinstance(each, NotYetRead)), None)
-            if several is not None:
-                self._findings.keep(want.target.part, several_facts(want.target.part, self._ports.clock()))
-                self._findings.propose(name, want.target.part, undecided(several))
-            elif unread is not None:
-                self._findings.wait(name, want.target.part, unread, UNREADABLE)
-            else:
-                left.append(name)
-        return replace(want, requests=tuple(left))
+        going_on = [name for name in want.requests if not self._is_told_apart(want, name, shown)]
+        return replace(want, requests=tuple(going_on))
+
+    def _is_told_apart(self, want: Want, name: RequestId, shown: Mapping[MessageId, Told]) -> bool:
+        part, readings = want.target.part, [shown.get(each, NotYetRead.NOT_NOW) for each in self.shorter(want, name)]
+        meant = shown.get(want.target.message_id)
+        several = next((found for each in readings if (found := _several(each, meant)) is not None), None)
+        if several is None:
+            return self._is_unknown(name, part, readings)
+        self._findings.keep(part, several_facts(part, self._ports.clock()))
+        self._findings.propose(name, part, undecided(several))
+        return True
+
+    def _is_unknown(self, name: RequestId, part: PostfixPart, readings: Sequence[Told]) -> bool:
+        """End or postpone a request if nobody knows what its own ids mean."""
+        for reading in readings:
+            if isinstance(reading, NotYetRead):
+                self._findings.wait(name, part, reading, UNREADABLE)
+                return True
+        for reading in readings:
+            if isinstance(reading, Unreadable) and reading in _UNKNOWN:
+                self._findings.propose(name, part, end_unread(reading))
+                return True
+        return False
 
     def parted(self, want: Want, shown: Mapping[MessageId, Told]) -> list[Want]:
         """Have requests go on by a shorter id of their own where there is nothing under the fullest one.
