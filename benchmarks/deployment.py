@@ -27,12 +27,12 @@ from quarantine_release.domain.states import State
 from quarantine_release.domain.verdicts import (
     Answered,
     Evidence,
-    Reading,
+    NoEffect,
+    ReadBack,
+    ReadBackTarget,
     Recipients,
     RefusalReason,
-    Refused,
     Verdict,
-    Wanted,
 )
 from quarantine_release.ledger.call_budget import AccountBudget
 from quarantine_release.ledger.table import Table
@@ -205,13 +205,15 @@ class _Cloudflare:
     def __init__(self, account: LimitedCloudflare) -> None:
         self._account = account
 
-    def release(self, _: AccountId, __: WireForm, ids: Sequence[MessageId], ___: float) -> Answered | Refused:
+    def release(self, _: AccountId, __: WireForm, ids: Sequence[MessageId], ___: float) -> Answered | NoEffect:
         """Make one call."""
         retry_after = self._account.release(ids)
         if retry_after is not None:
-            return Refused(RefusalReason.RATE_LIMITED, Evidence(429), retry_after)
+            return NoEffect(RefusalReason.RATE_LIMITED, Evidence(429), retry_after)
         return Answered(dict.fromkeys(ids, _DELIVERED), Evidence(200))
 
-    def read(self, _: AccountId, __: Sequence[Wanted], ___: float, ____: Budget) -> Mapping[PostfixPart, Reading]:
+    def read(
+        self, _: AccountId, __: Sequence[ReadBackTarget], ___: float, ____: Budget
+    ) -> Mapping[PostfixPart, ReadBack]:
         """Raise RuntimeError: every call is answered here, so there is nothing to find out."""
         raise RuntimeError("a read of what no call left unknown")

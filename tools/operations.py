@@ -14,8 +14,8 @@ from quarantine_release.domain.call_limit import EVERYBODY, AccountRow
 from quarantine_release.domain.ids import AccountId, MessageId, OperationId, PostfixPart, RequestId, postfix_part
 from quarantine_release.domain.ledger_errors import LedgerUnavailable
 from quarantine_release.domain.operation_rows import OperationKind, OperationRow
-from quarantine_release.domain.results import Result, results_of
-from quarantine_release.domain.rows import AttemptRow, MessageRow, RequestRow, RequestState, targets_of
+from quarantine_release.domain.results import Result, derive_results
+from quarantine_release.domain.rows import AttemptRow, MessageRow, RequestRow, RequestState, parse_targets
 from quarantine_release.domain.settlement import settled_by_hand
 from quarantine_release.domain.states import EXPIRING, Code, Outcome, State, may_claim
 from quarantine_release.domain.transitions import Terms
@@ -23,7 +23,7 @@ from quarantine_release.domain.unreadable import UnreadableRequest
 from quarantine_release.domain.verdicts import Seen, Stop
 from quarantine_release.ledger.transactions import DynamoLedger
 from quarantine_release.ledger.writes import Switch
-from quarantine_release.releasing.hints import hints_of
+from quarantine_release.releasing.hints import plan_hints
 from quarantine_release.releasing.ports import Hint, Move, Queue
 
 # Of a switch that is set and lifted again and again the account's row, which every call writes, holds the last few.
@@ -169,7 +169,7 @@ def redrive(
         return Unchanged("there is no such request")
     if request.state is not RequestState.CLOSED:
         return Unchanged(f"it is {request.state}: only what has ended can be redriven")
-    rows = ledger.messages(request.account_id, [target.part for target in targets_of(request.ids)])
+    rows = ledger.messages(request.account_id, [target.part for target in parse_targets(request.ids)])
     ids = redrivable(request, rows, person.at)
     if not ids:
         return Unchanged("nothing of it failed that may be released without force")
@@ -178,13 +178,13 @@ def redrive(
     if not ledger.operate(operation, again):
         return Unchanged(f"it was redriven already: {again.request_id}")
     if queue is not None:
-        queue.send(hints_of(again, {target.part for target in targets_of(ids)}))
+        queue.send(plan_hints(again, {target.part for target in parse_targets(ids)}))
     return again
 
 
 def redrivable(request: RequestRow, rows: Mapping[PostfixPart, MessageRow], now: datetime) -> tuple[MessageId, ...]:
     """Return what a request did not get released, and whoever asks may claim: nothing that is out, or may be."""
-    return tuple(result.id for result in results_of(request, rows, now) if _is_left(result, rows))
+    return tuple(result.id for result in derive_results(request, rows, now) if _is_left(result, rows))
 
 
 def _is_left(result: Result, rows: Mapping[PostfixPart, MessageRow]) -> bool:

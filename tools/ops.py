@@ -17,13 +17,13 @@ from quarantine_release import telemetry, wiring
 from quarantine_release.api.problems import InvalidRequest
 from quarantine_release.api.release_answer import answer_body
 from quarantine_release.api.request_fields import parse_account_id, parse_message_id, parse_request_id
-from quarantine_release.api.trace_answer import attempts_of, operation_body, request_body, trace_body
+from quarantine_release.api.trace_answer import list_attempts, operation_body, request_body, trace_body
 from quarantine_release.domain.call_limit import EVERYBODY
 from quarantine_release.domain.ids import AccountId, OperationId, RequestId, postfix_part
 from quarantine_release.domain.ledger_errors import LedgerUnavailable, RowUnreadable
 from quarantine_release.domain.operation_rows import OperationRow
-from quarantine_release.domain.results import results_of
-from quarantine_release.domain.rows import RequestRow, targets_of
+from quarantine_release.domain.results import derive_results
+from quarantine_release.domain.rows import RequestRow, parse_targets
 from quarantine_release.domain.unreadable import UnreadableRequest
 from quarantine_release.releasing.progress import Answer
 from tools.operations import ALL_DUE, Person, Unchanged, in_doubt, pause, redrive, resume, settle
@@ -129,7 +129,7 @@ def _trace(options: argparse.Namespace, place: Place) -> tuple[Mapping[str, Any]
     if row is None and not unclaimed:
         raise Ended("Nobody has asked for this message, or what was asked still waits for its turn")
     requests = place.ledger.requests(sorted(unclaimed | (row.asks if row is not None else frozenset())))
-    attempts = place.ledger.attempts(account_id, sorted(attempts_of(row)))
+    attempts = place.ledger.attempts(account_id, sorted(list_attempts(row)))
     operations = place.ledger.operations_met(account_id, row, requests.values())
     body = trace_body(
         row, requests, attempts, operations, account_id=account_id, part=part, visible_to=None, now=wiring.clock()
@@ -148,8 +148,8 @@ def _trace(options: argparse.Namespace, place: Place) -> tuple[Mapping[str, Any]
 
 def _request(options: argparse.Namespace, place: Place) -> tuple[Mapping[str, Any], str]:
     request = _found(options, place)
-    rows = place.ledger.messages(request.account_id, [target.part for target in targets_of(request.message_ids)])
-    answer = Answer(request, results_of(request, rows, wiring.clock()))
+    rows = place.ledger.messages(request.account_id, [target.part for target in parse_targets(request.message_ids)])
+    answer = Answer(request, derive_results(request, rows, wiring.clock()))
     operations = [] if request.operation is None else [request.operation]
     body = {
         **request_body(request),

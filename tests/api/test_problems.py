@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from quarantine_release.api.problems import PROBLEMS, Declined, problem_body
+from quarantine_release.api.problems import PROBLEMS, Problem, problem_body
 from quarantine_release.domain.verdicts import RefusalReason
 
 PACKAGE = Path(__file__).parent.parent.parent / "src" / "quarantine_release"
@@ -36,7 +36,7 @@ def test_only_what_passes_by_itself_is_retryable_and_says_when(code: str) -> Non
 
 
 def test_a_problem_has_the_members_of_rfc_9457_ours_and_its_own() -> None:
-    declined = Declined("cloudflare_rate_limited", "Wait.", retry_after=77, field="ids")
+    declined = Problem("cloudflare_rate_limited", "Wait.", retry_after=77, field="ids")
     assert declined.retry_after == 77
     assert problem_body(declined, "gateway-1") == {
         "type": "urn:quarantine-release:problem:cloudflare_rate_limited",
@@ -52,6 +52,6 @@ def test_a_problem_has_the_members_of_rfc_9457_ours_and_its_own() -> None:
 
 
 def test_without_a_time_of_its_own_a_problem_waits_as_the_table_says() -> None:
-    assert Declined("cloudflare_rate_limited", "Wait.").retry_after == 300
-    assert Declined("cloudflare_rate_limited", "Wait.", retry_after=0).retry_after == 0
-    assert Declined("not_found", "Nothing.").retry_after is None
+    assert Problem("cloudflare_rate_limited", "Wait.").retry_after == 300
+    assert Problem("cloudflare_rate_limited", "Wait.", retry_after=0).retry_after == 0
+    assert Problem("not_found", "Nothing.").retry_after is None

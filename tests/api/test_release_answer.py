@@ -13,7 +13,7 @@ from quarantine_release.domain.guard import Guarded
 from quarantine_release.domain.ids import AttemptId, MessageId, OperationId, PostfixPart, RequestId, postfix_part
 from quarantine_release.domain.operation_rows import OperationKind, OperationRow
 from quarantine_release.domain.request_options import FailOn
-from quarantine_release.domain.results import Result, results_of
+from quarantine_release.domain.results import Result, derive_results
 from quarantine_release.domain.rows import (
     AttemptRow,
     AttemptState,
@@ -173,7 +173,7 @@ def test_a_request_fails_as_its_caller_asked_and_never_while_it_is_open(
 def test_every_answer_is_consistent_in_itself(
     request: RequestRow, rows: dict[PostfixPart, MessageRow], now: Any
 ) -> None:
-    results = results_of(request, rows, now)
+    results = derive_results(request, rows, now)
     body = answer_body(Answer(request, results))
     outcomes = [result["outcome"] for result in body["results"]]
     assert [result["id"] for result in body["results"]] == list(request.ids)

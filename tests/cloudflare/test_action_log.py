@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from quarantine_release.cloudflare.action_log import ActionLog, clarify, released, unnamed
 from quarantine_release.cloudflare.entries import RELEASE, dicts
 from quarantine_release.domain.details import NotRead, NotYetRead, Unreadable
-from quarantine_release.domain.verdicts import Evidence, Reading, Recipients, Seen
+from quarantine_release.domain.verdicts import Evidence, ReadBack, Recipients, Seen
 from tests.support.cloudflare_entries import (
     DAY,
     MINUTE,
@@ -111,13 +111,13 @@ def test_only_a_release_that_worked_is_one(entry: dict[str, Any]) -> None:
 # --- What it makes of a reading --------------------------------------------------------------------------------------
 
 
-CHANGED = {seen: Reading(seen, LOG, FULL) for seen in Seen}
-KEPT = {seen: Reading(seen, OK, FULL) for seen in Seen}
+CHANGED = {seen: ReadBack(seen, LOG, FULL) for seen in Seen}
+KEPT = {seen: ReadBack(seen, OK, FULL) for seen in Seen}
 
 
 def clarified(
     seen: Seen, actions: list[Any], since: datetime | None = None, why: NotRead | None = None
-) -> Reading | None:
+) -> ReadBack | None:
     return clarify(KEPT[seen], ActionLog(tuple(actions), LOG, why), since)
 
 
@@ -192,7 +192,7 @@ def of(name: str, *, success: bool | None = True, **more: Any) -> dict[str, Any]
 def test_a_success_for_any_recipient_is_a_release_and_names_those_whom_it_missed(
     actions: list[dict[str, Any]], seen: Seen, recipients: Recipients
 ) -> None:
-    assert released(actions, NOON) == Reading(seen, Evidence(), None, recipients)
+    assert released(actions, NOON) == ReadBack(seen, Evidence(), None, recipients)
 
 
 @pytest.mark.parametrize(
@@ -205,13 +205,13 @@ def test_a_success_for_any_recipient_is_a_release_and_names_those_whom_it_missed
     ],
 )
 def test_a_recipient_is_found_in_the_action_and_in_its_properties(where: dict[str, Any]) -> None:
-    expected = Reading(RELEASED, Evidence(), None, Recipients.of(["ann"]))
+    expected = ReadBack(RELEASED, Evidence(), None, Recipients.of(["ann"]))
     assert released([action(**where)], None) == released([action(properties=where)], None) == expected
 
 
 def test_a_reading_without_names_keeps_their_number() -> None:
-    named = Reading(PARTIAL, OK, FULL, Recipients.of(["ann"], [], ["bob"]))
-    assert unnamed(named) == Reading(PARTIAL, OK, FULL, Recipients(counts=(1, 0, 1)))
+    named = ReadBack(PARTIAL, OK, FULL, Recipients.of(["ann"], [], ["bob"]))
+    assert unnamed(named) == ReadBack(PARTIAL, OK, FULL, Recipients(counts=(1, 0, 1)))
     assert unnamed(KEPT[RELEASED]) is KEPT[RELEASED]
 
 

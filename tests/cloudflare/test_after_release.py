@@ -28,7 +28,15 @@ from quarantine_release.config.secret import SecretMalformed, SecretUnavailable
 from quarantine_release.domain.call_limit import Mark
 from quarantine_release.domain.ids import AccountId, MessageId, PostfixPart, postfix_part
 from quarantine_release.domain.ledger_errors import LedgerUnavailable
-from quarantine_release.domain.verdicts import Evidence, Reading, Recipients, RefusalReason, Refused, Seen, Wanted
+from quarantine_release.domain.verdicts import (
+    Evidence,
+    NoEffect,
+    ReadBack,
+    ReadBackTarget,
+    Recipients,
+    RefusalReason,
+    Seen,
+)
 from tests.support.cloudflare_entries import (
     DAY,
     FREED,
@@ -74,7 +82,7 @@ from tests.support.stand_ins import ACCOUNT, NOON, RememberingBudget, Unreadable
 
 pytestmark = pytest.mark.outside
 
-Readings = Mapping[PostfixPart, Reading]
+Readings = Mapping[PostfixPart, ReadBack]
 BY_KEY = {"account_id": ACCOUNT, "api_email": "analyst@example.com", "api_key": "0123456789abcdef0123456789abcdef01234"}
 BARES = [postfix_part(each) for each in FULLS]
 LISTED: Mapping[str, Any] = {"post_delivery_operations": [RELEASE]}
@@ -104,14 +112,14 @@ def shown(readings: Readings) -> dict[str, Seen]:
 
 def read(
     plays: Sequence[Play],
-    *wanted: str | Wanted,
+    *wanted: str | ReadBackTarget,
     seconds: float = 10.0,
     secret: Held | None = None,
     budget: RememberingBudget | None = None,
 ) -> tuple[Readings, list[str]]:
     """Read from a server that plays these, one per call; return the readings and the calls, without their base."""
     with FaultServer(plays) as server, reader_at(server.url, secret) as reader:
-        some = [each if isinstance(each, Wanted) else want(each) for each in wanted]
+        some = [each if isinstance(each, ReadBackTarget) else want(each) for each in wanted]
         readings = reader.read(ACCOUNT, some, seconds, budget or RememberingBudget())
     assert all(request.method == "GET" and request.path.startswith(INVESTIGATE) for request in server.requests)
     return readings, [request.path.removeprefix(INVESTIGATE) for request in server.requests]
@@ -132,9 +140,9 @@ def test_many_are_listed_page_by_page_with_exactly_the_documented_query() -> Non
     )
     evidence = Evidence(200, (), "ray-1")
     assert readings == {
-        BARES[0]: Reading(RELEASED, evidence, first),
-        BARES[1]: Reading(QUARANTINED, evidence, second),
-        BARES[2]: Reading(RELEASED, evidence, MessageId(BARES[2])),
+        BARES[0]: ReadBack(RELEASED, evidence, first),
+        BARES[1]: ReadBack(QUARANTINED, evidence, second),
+        BARES[2]: ReadBack(RELEASED, evidence, MessageId(BARES[2])),
     }
     assert calls == [AROUND_THREE, AROUND_THREE + "&cursor=to%2Fthe%2Bnext%3D", log_of(second)]
 
@@ -223,7 +231,7 @@ def test_logs_count_among_the_100_single_reads() -> None:
 
 
 def test_no_log_is_read_for_what_would_not_free_the_message_yet() -> None:
-    three = [Wanted(postfix_part(each), each, may_free=False) for each in FULLS[:3]]
+    three = [ReadBackTarget(postfix_part(each), each, may_free=False) for each in FULLS[:3]]
     listed = page({"id": FULLS[0], **HELD}, {"id": FULLS[1], **HELD, **LISTED}, {"id": FULLS[2], **FREED})
     readings, calls = read([listed, logged(action())], *three)
     assert shown(readings) == {BARES[1]: RELEASED, BARES[2]: RELEASED}
@@ -370,7 +378,7 @@ def test_a_partial_release_is_told_with_its_recipients(held: Mapping[str, Any]) 
     log = logged(action(recipient="ann"), action(recipient="bob", success=False))
     readings, _ = read([ok({"id": FULLS[0], **held}), log], FULLS[0])
     expected = Recipients.of(["ann"], [], ["bob"])
-    assert readings == {BARES[0]: Reading(Seen.PARTIAL, Evidence(200, (), "ray-1"), FULLS[0], expected)}
+    assert readings == {BARES[0]: ReadBack(Seen.PARTIAL, Evidence(200, (), "ray-1"), FULLS[0], expected)}
 
 
 def test_a_reader_that_keeps_no_recipients_keeps_their_number() -> None:
@@ -463,11 +471,11 @@ def test_a_full_id_that_is_not_there_is_absent_whatever_the_lists_were_like() ->
 def test_a_partial_id_that_cannot_be_read_by_is_listed_and_learns_its_full_id(wanted: str, around: str) -> None:
     entry = {"id": FULLS[0], "postfix_id": BARES[0], **HELD}
     readings, calls = read([refusal(404), page(entry), logged()], wanted)
-    assert readings == {BARES[0]: Reading(QUARANTINED, Evidence(200, (), "ray-1"), FULLS[0])}
+    assert readings == {BARES[0]: ReadBack(QUARANTINED, Evidence(200, (), "ray-1"), FULLS[0])}
     assert calls == [escaped(wanted), around, log_of(FULLS[0])]
 
     readings, calls = read([refusal(404), page({**entry, **FREED})], wanted)
-    assert readings == {BARES[0]: Reading(RELEASED, Evidence(200, (), "ray-1"), FULLS[0])}
+    assert readings == {BARES[0]: ReadBack(RELEASED, Evidence(200, (), "ray-1"), FULLS[0])}
     assert calls == [escaped(wanted), around]
 
 
@@ -551,7 +559,7 @@ def test_of_a_forced_postfix_id_the_list_tells_the_full_id_and_nothing_else() ->
     assert calls[1::2] == [escaped(each) for each in FULLS[:3]]
 
     readings, calls = read([refusal(404), listed, singles[0], log], want(BARES[0], NOON - 4 * HOUR))
-    assert readings == {BARES[0]: Reading(RELEASED, Evidence(200, (), "ray-1"), FULLS[0])}
+    assert readings == {BARES[0]: ReadBack(RELEASED, Evidence(200, (), "ray-1"), FULLS[0])}
     assert calls[2:] == [escaped(FULLS[0]), log_of(FULLS[0])]
 
 
@@ -632,7 +640,7 @@ def test_leave_is_asked_for_once_for_each_call_and_for_no_other(
 def test_a_reading_that_is_told_to_wait_has_all_calls_wait() -> None:
     budget = RememberingBudget()
     read([answers(429, b"", "Retry-After: 17")], FULLS[0], budget=budget)
-    assert budget.heard_of == [Refused(RefusalReason.RATE_LIMITED, Evidence(429), 17)]
+    assert budget.heard_of == [NoEffect(RefusalReason.RATE_LIMITED, Evidence(429), 17)]
     budget.heard_of.clear()
     read([refusal(403)], FULLS[0], budget=budget)
     assert budget.heard_of == []
@@ -720,7 +728,7 @@ class Canned(DeadlineSession):
         self.urls.append(url)
         return self.replies[(len(self.urls) - 1) % len(self.replies)]
 
-    def read(self, *wanted: Wanted, seconds: float = 20.0, secret: Held | None = None) -> Readings:
+    def read(self, *wanted: ReadBackTarget, seconds: float = 20.0, secret: Held | None = None) -> Readings:
         reader = CloudflareReader(SearchApi("https://api.example", secret or Held(), self, lambda: NOON))
         return reader.read(ACCOUNT, wanted, seconds, RememberingBudget())
 
@@ -777,7 +785,7 @@ family_wanted = st.lists(
 
 @given(st.lists(replies | st.just(NoReply(True, "connection_lost")), min_size=1, max_size=4), family_wanted)
 def test_whatever_comes_back_nothing_is_raised_and_nothing_said_without_ground(
-    several: list[Reply | NoReply], wanted: list[Wanted]
+    several: list[Reply | NoReply], wanted: list[ReadBackTarget]
 ) -> None:
     session = Canned(*several)
     readings = session.read(*wanted)
@@ -792,7 +800,7 @@ def test_whatever_comes_back_nothing_is_raised_and_nothing_said_without_ground(
         if reading.seen is ABSENT:
             assert reading.evidence.status == 404
     for one in wanted:
-        reading = readings.get(one.part, Reading(Seen.UNREAD, Evidence()))
+        reading = readings.get(one.part, ReadBack(Seen.UNREAD, Evidence()))
         if one.since is not None and reading.seen is RELEASED:
             assert any('"success": true, "started_at": "2026-11-22T12:00:00Z"' in text for text in texts)
 
@@ -837,11 +845,11 @@ class Simulated:
         at = self.now - timedelta(seconds=seconds_ago)
         return f"{queue_id(at, name)}-{at:%Y-%m-%dT%H:%M:%S}-12345678"
 
-    def read(self, *wanted: str | Wanted) -> tuple[Readings, list[str]]:
+    def read(self, *wanted: str | ReadBackTarget) -> tuple[Readings, list[str]]:
         """Read; return the readings and the endpoints of the calls made for them."""
         before = len(self.control("/calls"))
         with reader_at(self.url, clock=lambda: datetime.now(UTC)) as reader:
-            some = [each if isinstance(each, Wanted) else want(each) for each in wanted]
+            some = [each if isinstance(each, ReadBackTarget) else want(each) for each in wanted]
             readings = reader.read(ACCOUNT, some, 25, RememberingBudget())
         return readings, [call["endpoint"] for call in self.control("/calls")[before:]]
 

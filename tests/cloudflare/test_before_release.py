@@ -28,7 +28,7 @@ from quarantine_release.domain.ledger_errors import LedgerUnavailable
 from quarantine_release.domain.lookup import Question, choose
 from quarantine_release.domain.policy import DEFAULT_POLICY
 from quarantine_release.domain.request_options import Narrowing
-from quarantine_release.domain.verdicts import Evidence, RefusalReason, Refused
+from quarantine_release.domain.verdicts import Evidence, NoEffect, RefusalReason
 from quarantine_release.usecases.release_queued import LISTS_HOLD
 from tests.support.cloudflare_entries import DAY, HOUR, action, anything, full_id, likely, queue_id
 from tests.support.cloudflare_reads import (
@@ -960,7 +960,7 @@ def test_a_refusal_ends_all_searches_of_the_run() -> None:
 def test_a_429_is_told_to_all() -> None:
     budget = RememberingBudget()
     look([answers(429, b"", "Retry-After: 17")], FULLS[0], budget=budget)
-    assert budget.heard_of == [Refused(RefusalReason.RATE_LIMITED, Evidence(429), 17)]
+    assert budget.heard_of == [NoEffect(RefusalReason.RATE_LIMITED, Evidence(429), 17)]
 
 
 @pytest.mark.parametrize("wanted", [FULLS[:1], BARES[:1], ALERTS[:1], FULLS[:3], BARES[:3]])

@@ -34,9 +34,9 @@ from quarantine_release.domain.verdicts import (
     Answered,
     CredentialCheck,
     Evidence,
+    NoEffect,
     Recipients,
     RefusalReason,
-    Refused,
     Verdict,
 )
 from tests.support.fault_server import (
@@ -118,7 +118,7 @@ class Caller:
 
     def release(
         self, *ids: str, seconds: float = 10.0, wire_form: WireForm = WireForm.OBJECT, account_id: str = ACCOUNT
-    ) -> Answered | Refused:
+    ) -> Answered | NoEffect:
         wanted = [MessageId(each) for each in ids or (FULL,)]
         return self.client.release(AccountId(account_id), wire_form, wanted, seconds)
 
@@ -282,9 +282,9 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
     return Certificate.make(tmp_path_factory.mktemp("tls") / "server.pem")
 
 
-def assert_came_to(called: Answered | Refused, expected: Outcome, ids: Sequence[str], evidence: Evidence) -> None:
+def assert_came_to(called: Answered | NoEffect, expected: Outcome, ids: Sequence[str], evidence: Evidence) -> None:
     assert called.evidence == evidence
-    if isinstance(called, Refused):
+    if isinstance(called, NoEffect):
         assert called.reason == expected
     else:
         assert {each: (found.state, found.code) for each, found in called.verdicts.items()} == dict.fromkeys(
@@ -358,7 +358,7 @@ def test_a_rejected_call_with_several_ids_had_no_effect_only_if_the_setting_says
         FaultServer([refuses(400, 7003)]) as server,
         closing(Caller(server.url, bulk_4xx_is_atomic=True)) as caller,
     ):
-        assert caller.release(FULL, OTHER) == Refused(RefusalReason.CALL_REJECTED, status(400, 7003))
+        assert caller.release(FULL, OTHER) == NoEffect(RefusalReason.CALL_REJECTED, status(400, 7003))
         assert_came_to(caller.release(FULL), REJECTED, [FULL], status(400, 7003))
     assert len(server.requests) == 2
 
@@ -385,7 +385,7 @@ def test_how_little_is_left_is_told_with_the_answer() -> None:
 def test_a_rate_limit_tells_how_long_to_wait(value: str | None, seconds: int) -> None:
     headers = [f"Retry-After: {value}"] if value else []
     with FaultServer([answers(429, envelope(10429), *headers)]) as server, closing(Caller(server.url)) as caller:
-        assert caller.release() == Refused(LIMITED, status(429, 10429), seconds)
+        assert caller.release() == NoEffect(LIMITED, status(429, 10429), seconds)
 
 
 def test_a_good_answer_tells_of_every_recipient_and_keeps_the_ray() -> None:
@@ -473,18 +473,18 @@ def test_what_cannot_be_sent_is_given_up_while_there_would_be_time_for_an_answer
 ) -> None:
     monkeypatch.setattr(cloudflare, "_SECONDS_BETWEEN_TRIES", 0.05)
     looked_up = []
-    look_up = socket.getaddrinfo
+    status_of = socket.getaddrinfo
 
     def counted(*arguments: Any, **named: Any) -> Any:
         looked_up.append(arguments)
-        return look_up(*arguments, **named)
+        return status_of(*arguments, **named)
 
     monkeypatch.setattr(socket, "getaddrinfo", counted)
     with refusing_port() as port, closing(Caller(f"http://127.0.0.1:{port}")) as caller:
         began = time.monotonic()
         called = caller.release(seconds=4.5)
         took = time.monotonic() - began
-    assert called == Refused(UNREACHABLE, no_reply("connection_refused"))
+    assert called == NoEffect(UNREACHABLE, no_reply("connection_refused"))
     assert took < 3
     assert len(looked_up) > 4, "tried more than once"
 
@@ -498,7 +498,7 @@ def test_what_may_have_been_sent_is_never_tried_again(play: Play) -> None:
 
 def test_a_deadline_that_is_already_over_is_unreachable_and_sends_nothing() -> None:
     with FaultServer([delivers]) as server, closing(Caller(server.url)) as caller:
-        assert caller.release(seconds=-1) == Refused(UNREACHABLE, no_reply("deadline"))
+        assert caller.release(seconds=-1) == NoEffect(UNREACHABLE, no_reply("deadline"))
     assert server.connections == 0
 
 
@@ -524,7 +524,7 @@ def test_a_refused_credential_is_fetched_anew_once_and_the_call_repeated_with_an
 def test_the_same_credential_is_not_tried_twice() -> None:
     secret = Secret(accounts(BY_TOKEN), accounts(BY_TOKEN))
     with FaultServer([refuses(403, 9109), delivers]) as server, closing(Caller(server.url, secret=secret)) as caller:
-        assert caller.release() == Refused(CREDENTIALS, status(403, 9109), calls=1)
+        assert caller.release() == NoEffect(CREDENTIALS, status(403, 9109), calls=1)
     assert len(server.requests) == 1
     assert secret.refetches == 1
     assert telemetry.metrics.metric_set["CredentialsRefused"]["Value"] == [1]
@@ -534,7 +534,7 @@ def test_a_newer_credential_that_is_refused_as_well_ends_it() -> None:
     secret = Secret(accounts(BY_TOKEN), accounts(ROTATED))
     plays = [refuses(403, 9109), refuses(401, 1000), delivers]
     with FaultServer(plays) as server, closing(Caller(server.url, secret=secret)) as caller:
-        assert caller.release() == Refused(CREDENTIALS, status(401, 1000), calls=2)
+        assert caller.release() == NoEffect(CREDENTIALS, status(401, 1000), calls=2)
     assert len(server.requests) == 2
     assert secret.refetches == 1
 
@@ -543,13 +543,13 @@ def test_a_limit_that_is_met_by_the_newer_credential_is_told_with_its_time_and_b
     secret = Secret(accounts(BY_TOKEN), accounts(ROTATED))
     plays = [refuses(401, 1000), answers(429, envelope(10429), "Retry-After: 17")]
     with FaultServer(plays) as server, closing(Caller(server.url, secret=secret)) as caller:
-        assert caller.release() == Refused(LIMITED, status(429, 10429), 17, calls=2)
+        assert caller.release() == NoEffect(LIMITED, status(429, 10429), 17, calls=2)
 
 
 def test_without_time_for_an_answer_the_newer_credential_is_left_to_the_next_call() -> None:
     secret = Secret(accounts(BY_TOKEN), accounts(ROTATED))
     with FaultServer([knows_only(NEW_TOKEN)]) as server, closing(Caller(server.url, secret=secret)) as caller:
-        assert caller.release(seconds=3) == Refused(CREDENTIALS, status(403, 9109))
+        assert caller.release(seconds=3) == NoEffect(CREDENTIALS, status(403, 9109))
         assert_came_to(caller.release(seconds=3), RELEASED, [FULL], status(200))
     assert len(server.requests) == 2
     assert secret.refetches == 1
@@ -559,10 +559,10 @@ def test_without_time_for_an_answer_the_newer_credential_is_left_to_the_next_cal
 def test_a_secret_that_cannot_be_had_is_a_refusal_before_and_after_the_call(error: Exception) -> None:
     with FaultServer([refuses(403, 9109)]) as server:
         with closing(Caller(server.url, secret=Secret(error))) as caller:
-            assert caller.release() == Refused(CREDENTIALS, no_reply(type(error).__name__))
+            assert caller.release() == NoEffect(CREDENTIALS, no_reply(type(error).__name__))
         assert server.connections == 0
         with closing(Caller(server.url, secret=Secret(accounts(BY_TOKEN), error))) as caller:
-            assert caller.release() == Refused(CREDENTIALS, no_reply(type(error).__name__))
+            assert caller.release() == NoEffect(CREDENTIALS, no_reply(type(error).__name__))
         assert len(server.requests) == 1
 
 
@@ -570,7 +570,7 @@ def test_an_account_that_is_not_in_the_secret_is_a_refusal_unless_the_newer_secr
     with FaultServer([delivers]) as server:
         secret = Secret(accounts(ELSEWHERE), accounts(ELSEWHERE))
         with closing(Caller(server.url, secret=secret)) as caller:
-            assert caller.release() == Refused(CREDENTIALS, no_reply("account_not_configured"))
+            assert caller.release() == NoEffect(CREDENTIALS, no_reply("account_not_configured"))
         assert server.connections == 0
         secret = Secret(accounts(ELSEWHERE), accounts({"accounts": [ELSEWHERE, BY_TOKEN]}))
         with closing(Caller(server.url, secret=secret)) as caller:
@@ -659,7 +659,7 @@ def test_while_the_credential_is_wrong_the_secret_is_fetched_once_in_thirty_seco
     ):
         client = CloudflareClient(server.url, rotating.secret, session, rotating.clock)
         for _ in range(5):
-            assert isinstance(client.release(ACCOUNT, WireForm.OBJECT, [FULL], 10), Refused)
+            assert isinstance(client.release(ACCOUNT, WireForm.OBJECT, [FULL], 10), NoEffect)
         assert rotating.fetches == 2
         rotating.clock.move(seconds=30)
         client.release(ACCOUNT, WireForm.OBJECT, [FULL], 10)
@@ -773,7 +773,7 @@ def test_a_check_that_is_told_to_wait_has_all_calls_wait() -> None:
     budget = RememberingBudget()
     with FaultServer([answers(429, b"", "Retry-After: 17")]) as server, closing(Caller(server.url)) as caller:
         assert caller.check(budget=budget).is_accepted is None
-    assert budget.heard_of == [Refused(RefusalReason.RATE_LIMITED, Evidence(429), 17)]
+    assert budget.heard_of == [NoEffect(RefusalReason.RATE_LIMITED, Evidence(429), 17)]
 
 
 def test_another_credential_is_checked_at_once() -> None:

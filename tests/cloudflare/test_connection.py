@@ -97,13 +97,13 @@ def in_time(call: Callable[[], Reply | NoReply], seconds: float = SECONDS) -> Re
 
 def resolve_as(monkeypatch: pytest.MonkeyPatch, name: str, addresses: list[str], seconds: float = 0.0) -> None:
     """Have a name stand for these addresses, and the lookup take so long."""
-    look_up = socket.getaddrinfo
+    status_of = socket.getaddrinfo
 
     def found(host: Any, port: Any, *arguments: Any, **named: Any) -> Any:
         if host != name:
-            return look_up(host, port, *arguments, **named)
+            return status_of(host, port, *arguments, **named)
         time.sleep(seconds)
-        return [entry for address in addresses for entry in look_up(address, port, type=socket.SOCK_STREAM)]
+        return [entry for address in addresses for entry in status_of(address, port, type=socket.SOCK_STREAM)]
 
     monkeypatch.setattr(socket, "getaddrinfo", found)
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quarantine_release.cloudflare.entries import RELEASE, agree, dicts, id_of, judge, match
+from quarantine_release.cloudflare.entries import RELEASE, agree, dicts, id_of, match, shown_state
 from quarantine_release.domain.ids import MessageId, contradict, postfix_part
-from quarantine_release.domain.verdicts import Reading, Seen
+from quarantine_release.domain.verdicts import ReadBack, Seen
 from tests.support.cloudflare_entries import FREED, HELD, QUARANTINED, RELEASED, UNCLEAR, anything, likely, want
 from tests.support.shapes import family
 from tests.support.stand_ins import BARE, FULL, OK, OTHER
@@ -22,7 +22,7 @@ SIBLING = MessageId("4Njp3P0STMz2c02Q-2024-01-05T10:00:00-87654321")
 # --- Whose an entry is -----------------------------------------------------------------------------------------------
 
 
-def told(*entries: Mapping[str, Any], of: str = FULL) -> Reading | None:
+def told(*entries: Mapping[str, Any], of: str = FULL) -> ReadBack | None:
     """Return what entries show of one message."""
     found = match(entries, [want(of)], OK)
     assert found.keys() <= {BARE}
@@ -31,13 +31,13 @@ def told(*entries: Mapping[str, Any], of: str = FULL) -> Reading | None:
 
 @pytest.mark.parametrize("of", [BARE, ALERT, FULL])
 def test_an_entry_is_found_by_its_id_whatever_shape_is_wanted(of: str) -> None:
-    assert told({"id": FULL, **FREED}, of=of) == Reading(RELEASED, OK, FULL)
-    assert told({"id": FULL, "postfix_id": BARE, **HELD}, of=of) == Reading(QUARANTINED, OK, FULL)
+    assert told({"id": FULL, **FREED}, of=of) == ReadBack(RELEASED, OK, FULL)
+    assert told({"id": FULL, "postfix_id": BARE, **HELD}, of=of) == ReadBack(QUARANTINED, OK, FULL)
 
 
 @pytest.mark.parametrize("nothing", [{}, {"id": None}, {"id": ""}, {"id": 7}, {"id": ["x"]}, {"id": "ä" * 20}])
 def test_an_entry_without_an_id_is_found_by_its_postfix_id(nothing: Mapping[str, Any]) -> None:
-    assert told({**nothing, "postfix_id": BARE, **FREED}) == Reading(RELEASED, OK, BARE)
+    assert told({**nothing, "postfix_id": BARE, **FREED}) == ReadBack(RELEASED, OK, BARE)
     assert told({**nothing, "postfix_id": 7, **FREED}) is None
     assert told({**nothing, **FREED}) is None
 
@@ -56,7 +56,7 @@ def test_a_postfix_id_never_overrules_an_id() -> None:
 @pytest.mark.parametrize("other", [SIBLING, OTHER, "4Njp3P0STMz2c02Q-2024-01-05T10:00:01-12345678", "another.shape-1"])
 def test_what_tells_another_message_is_not_believed(other: str) -> None:
     assert told({"id": other, **FREED}) is None
-    assert told({"id": other, **FREED}, {"id": FULL, **HELD}) == Reading(QUARANTINED, OK, FULL)
+    assert told({"id": other, **FREED}, {"id": FULL, **HELD}) == ReadBack(QUARANTINED, OK, FULL)
 
 
 @pytest.mark.parametrize("of", [BARE, ALERT])
@@ -64,12 +64,12 @@ def test_of_two_messages_that_go_by_one_partial_id_nothing_is_said(of: str) -> N
     """Also when a released message is processed again, and comes up a second time."""
     again = {"id": SIBLING, "is_quarantined": False, "properties": {"allowlisted_pattern_type": "quarantine_release"}}
     for entries in permutations([{"id": FULL, **FREED}, again, {"id": FULL, **FREED}]):
-        assert told(*entries, of=of) == Reading(UNCLEAR, OK, None)
-    assert told({"id": FULL, **HELD}, {"id": SIBLING, **HELD}, of=of) == Reading(UNCLEAR, OK, None)
+        assert told(*entries, of=of) == ReadBack(UNCLEAR, OK, None)
+    assert told({"id": FULL, **HELD}, {"id": SIBLING, **HELD}, of=of) == ReadBack(UNCLEAR, OK, None)
 
 
 def test_a_full_id_is_not_confused_by_what_else_goes_by_its_postfix_id() -> None:
-    assert told({"id": SIBLING, **HELD}, {"id": FULL, **FREED}, {"id": OTHER, **HELD}) == Reading(RELEASED, OK, FULL)
+    assert told({"id": SIBLING, **HELD}, {"id": FULL, **FREED}, {"id": OTHER, **HELD}) == ReadBack(RELEASED, OK, FULL)
 
 
 @pytest.mark.parametrize(
@@ -87,15 +87,15 @@ def test_rows_of_one_message_that_differ_show_nothing_clear(
     first: Mapping[str, Any], second: Mapping[str, Any], expected: Seen
 ) -> None:
     one, other = {"id": FULL, **first}, {"id": FULL, **second}
-    assert told(one, other) == told(other, one) == Reading(expected, OK, FULL)
+    assert told(one, other) == told(other, one) == ReadBack(expected, OK, FULL)
 
 
-readings = st.builds(Reading, st.sampled_from([RELEASED, QUARANTINED, UNCLEAR]), st.just(OK), family)
+readings = st.builds(ReadBack, st.sampled_from([RELEASED, QUARANTINED, UNCLEAR]), st.just(OK), family)
 
 
 @given(st.lists(readings, min_size=1, max_size=4))
-def test_in_which_order_entries_come_makes_no_difference(several: list[Reading]) -> None:
-    def together(order: tuple[Reading, ...]) -> Reading:
+def test_in_which_order_entries_come_makes_no_difference(several: list[ReadBack]) -> None:
+    def together(order: tuple[ReadBack, ...]) -> ReadBack:
         reading = order[0]
         for other in order[1:]:
             reading = agree(reading, other)
@@ -122,13 +122,13 @@ for _ in range(500):
     ],
 )
 def test_the_operation_proves_the_release_of_a_message_that_is_no_longer_held(more: Mapping[str, Any]) -> None:
-    assert judge({"post_delivery_operations": [RELEASE], "is_quarantined": False, **more}) is RELEASED
+    assert shown_state({"post_delivery_operations": [RELEASE], "is_quarantined": False, **more}) is RELEASED
 
 
 @pytest.mark.parametrize("held", [True, None, 0, "false", []])
 def test_a_listed_operation_proves_nothing_while_the_message_may_be_held(held: object) -> None:
-    assert judge({"post_delivery_operations": [RELEASE], "is_quarantined": held}) is UNCLEAR
-    assert judge({"post_delivery_operations": [RELEASE]}) is UNCLEAR
+    assert shown_state({"post_delivery_operations": [RELEASE], "is_quarantined": held}) is UNCLEAR
+    assert shown_state({"post_delivery_operations": [RELEASE]}) is UNCLEAR
 
 
 @pytest.mark.parametrize(
@@ -157,14 +157,14 @@ def test_a_listed_operation_proves_nothing_while_the_message_may_be_held(held: o
     ],
 )
 def test_quarantined_is_what_says_so_and_bears_no_trace_of_a_release(more: Mapping[str, Any]) -> None:
-    assert judge({"is_quarantined": True, **more}) is QUARANTINED
-    assert judge({"is_quarantined": False, **more}) is UNCLEAR
+    assert shown_state({"is_quarantined": True, **more}) is QUARANTINED
+    assert shown_state({"is_quarantined": False, **more}) is UNCLEAR
 
 
 @pytest.mark.parametrize("claim", [None, 1, "true", "quarantined", [True], {}])
 def test_only_true_is_quarantined(claim: object) -> None:
-    assert judge({"is_quarantined": claim, "delivery_status": ["quarantined"]}) is UNCLEAR
-    assert judge({"delivery_status": ["quarantined"]}) is UNCLEAR
+    assert shown_state({"is_quarantined": claim, "delivery_status": ["quarantined"]}) is UNCLEAR
+    assert shown_state({"delivery_status": ["quarantined"]}) is UNCLEAR
 
 
 @pytest.mark.parametrize(
@@ -195,14 +195,14 @@ def test_only_true_is_quarantined(claim: object) -> None:
     ],
 )
 def test_a_trace_of_a_release_forbids_to_say_still_quarantined(trace: Mapping[str, Any]) -> None:
-    assert judge({"is_quarantined": True, **trace}) is UNCLEAR
+    assert shown_state({"is_quarantined": True, **trace}) is UNCLEAR
 
 
 @pytest.mark.parametrize(
     "operations", [RELEASE, {RELEASE: 1}, "QUARANTINE_RELEASED", ["QUARANTINE_RELEASED"], [[RELEASE]]]
 )
 def test_what_only_resembles_the_proof_is_none(operations: object) -> None:
-    assert judge({"post_delivery_operations": operations, "is_quarantined": False}) is UNCLEAR
+    assert shown_state({"post_delivery_operations": operations, "is_quarantined": False}) is UNCLEAR
 
 
 # --- Whatever Cloudflare sends ---------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quarantine_release.cloudflare.entries import RELEASE, details_of
+from quarantine_release.cloudflare.entries import RELEASE, parse_details
 from quarantine_release.cloudflare.matching import matches
 from quarantine_release.domain.details import Details
 from tests.support.cloudflare_entries import AT, ENTRY, HEADER, anything, asking, full_id, lacking, read
@@ -31,22 +31,22 @@ def test_an_entry_tells_what_the_guard_wants_to_know() -> None:
 
 def test_an_entry_that_tells_only_an_id_and_where_it_is_tells_nothing_else_but_the_time_in_it() -> None:
     held = {"is_quarantined": True}
-    assert details_of({"id": full_id(AT)} | held, NOON) == Details(full_id(AT), is_quarantined=True, at=AT)
+    assert parse_details({"id": full_id(AT)} | held, NOON) == Details(full_id(AT), is_quarantined=True, at=AT)
     long_ago = datetime(2024, 1, 5, 10, tzinfo=UTC)
-    assert details_of({"postfix_id": FULL} | held, NOON) == Details(FULL, is_quarantined=True, at=long_ago)
+    assert parse_details({"postfix_id": FULL} | held, NOON) == Details(FULL, is_quarantined=True, at=long_ago)
     nulls: dict[str, Any] = dict.fromkeys(ENTRY) | {"postfix_id": BARE, "is_quarantined": False}
-    assert details_of(nulls, NOON) == Details(BARE, is_quarantined=False)
+    assert parse_details(nulls, NOON) == Details(BARE, is_quarantined=False)
 
 
 @pytest.mark.parametrize("entry", [{}, {"id": None}, {"id": 7, "postfix_id": "x"}, {"id": "a/../b", "subject": "s"}])
 def test_an_entry_without_an_id_is_none(entry: dict[str, Any]) -> None:
-    assert details_of(entry, NOON) is None
+    assert parse_details(entry, NOON) is None
 
 
 @pytest.mark.parametrize("value", ["true", 1, None, [True], {}])
 def test_an_entry_that_does_not_tell_whether_it_is_held_is_none(value: Any) -> None:
     """Else an answer to something else would be taken for mail that was delivered."""
-    assert details_of(ENTRY | {"is_quarantined": value}, NOON) is None
+    assert parse_details(ENTRY | {"is_quarantined": value}, NOON) is None
     assert not read(is_quarantined=False).is_quarantined
 
 
@@ -144,7 +144,7 @@ def test_of_what_has_no_end_so_much_is_kept_that_it_can_be_written_and_told() ->
 @given(st.dictionaries(st.sampled_from(sorted(ENTRY)), anything))
 def test_whatever_an_entry_holds_nothing_is_raised(members: dict[str, Any]) -> None:
     entry = ENTRY | members
-    details = details_of(entry, NOON)
+    details = parse_details(entry, NOON)
     if details is not None:
         assert details.is_quarantined is (entry["is_quarantined"] is True)
         told = entry["final_disposition"]

@@ -12,16 +12,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from quarantine_release.cloudflare.release_reply import classify
-from quarantine_release.cloudflare.reply import LOCKOUT_SECONDS, Reply, evidence_of, is_verified
+from quarantine_release.cloudflare.reply import LOCKOUT_SECONDS, Reply, gather_evidence, is_verified
 from quarantine_release.domain.ids import MessageId, contradict, postfix_part
 from quarantine_release.domain.states import Code, State
 from quarantine_release.domain.verdicts import (
     RECIPIENTS_KEPT,
     Answered,
     Evidence,
+    NoEffect,
     Recipients,
     RefusalReason,
-    Refused,
     Verdict,
 )
 from tests.support.shapes import family
@@ -46,7 +46,7 @@ def refusal(*codes: Any, **members: Any) -> bytes:
 
 def answer(
     status: int, body: bytes = b"", headers: Mapping[str, str] | None = None, *ids: str, atomic: bool = False
-) -> Answered | Refused:
+) -> Answered | NoEffect:
     wanted = [MessageId(each) for each in ids or (FULL,)]
     return classify(Reply(status, headers or {}, body), wanted, NOON, bulk_4xx_is_atomic=atomic)
 
@@ -344,7 +344,7 @@ def test_whatever_is_no_good_answer_proves_a_refusal_or_nothing(
     for ids, expected in (((FULL,), one), ((FULL, OTHER), several)):
         came = answer(status, body, None, *ids)
         assert came.evidence.status == status
-        if isinstance(came, Refused):
+        if isinstance(came, NoEffect):
             assert came.reason == meaning[expected]
         else:
             assert came.verdicts == {asked: Verdict(*meaning[expected]) for asked in ids}
@@ -355,7 +355,7 @@ def test_whatever_is_no_good_answer_proves_a_refusal_or_nothing(
 @pytest.mark.parametrize("status", [400, 404, 409, 413, 422])
 def test_a_rejected_call_with_several_ids_had_no_effect_only_if_the_setting_says_so(status: int) -> None:
     evidence = Evidence(status, (7003,))
-    assert answer(status, refusal(7003), None, FULL, OTHER, atomic=True) == Refused(
+    assert answer(status, refusal(7003), None, FULL, OTHER, atomic=True) == NoEffect(
         RefusalReason.CALL_REJECTED, evidence
     )
     alone = Answered({FULL: Verdict(FAILED, Code.CLOUDFLARE_REJECTED)}, evidence)
@@ -461,13 +461,13 @@ def test_a_quota_that_reads_on_and_on_is_judged_in_no_time() -> None:
 )
 def test_retry_after_is_seconds_or_a_date_and_otherwise_the_lock_out(value: str | None, seconds: int) -> None:
     came = answer(429, refusal(10429), None if value is None else {"retry-after": value})
-    assert came == Refused(RefusalReason.RATE_LIMITED, Evidence(status=429, error_codes=(10429,)), seconds)
+    assert came == NoEffect(RefusalReason.RATE_LIMITED, Evidence(status=429, error_codes=(10429,)), seconds)
 
 
 @given(st.one_of(st.text(), st.text("MonSuJan0123456789 :,+-GT", max_size=60)))
 def test_no_retry_after_is_beyond_reason(value: str) -> None:
     came = answer(429, b"", {"retry-after": value})
-    assert isinstance(came, Refused)
+    assert isinstance(came, NoEffect)
     assert came.retry_after is not None
     assert 1 <= came.retry_after <= 3600
 
@@ -490,13 +490,13 @@ def test_of_the_headers_only_a_printable_ray_is_kept(headers: dict[str, str], cf
 
 def test_of_the_errors_eight_codes_are_kept_and_no_text() -> None:
     body = refusal(*range(1000, 1020))
-    assert evidence_of(Reply(500, {}, body)) == Evidence(500, tuple(range(1000, 1008)))
-    assert answer(500, body).evidence == evidence_of(Reply(500, {}, body))
+    assert gather_evidence(Reply(500, {}, body)) == Evidence(500, tuple(range(1000, 1008)))
+    assert answer(500, body).evidence == gather_evidence(Reply(500, {}, body))
 
 
 def test_a_code_has_at_most_nine_digits() -> None:
     body = refusal(-1, 0, 999_999_999, 1_000_000_000, True, 7.0, "8", None)
-    assert evidence_of(Reply(400, {}, body)).error_codes == (0, 999_999_999)
+    assert gather_evidence(Reply(400, {}, body)).error_codes == (0, 999_999_999)
 
 
 # --- What a verify call tells --------------------------------------------------------------------------------------
@@ -592,9 +592,9 @@ def test_no_answer_leads_to_an_exception_or_to_released_without_proof(
     status: int, headers: dict[str, str], body: bytes, asked: Sequence[MessageId], atomic: bool
 ) -> None:
     came = classify(Reply(status, headers, body), asked, NOON, bulk_4xx_is_atomic=atomic)
-    assert came.evidence == evidence_of(Reply(status, headers, body))
+    assert came.evidence == gather_evidence(Reply(status, headers, body))
     assert came.calls == 1
-    if isinstance(came, Refused):
+    if isinstance(came, NoEffect):
         is_rejection = came.reason is RefusalReason.CALL_REJECTED
         assert is_rejection or status in (400, 401, 403, 429)
         assert not is_rejection or (atomic and len(asked) > 1 and 400 <= status < 500 and came.evidence.error_codes)
@@ -634,5 +634,5 @@ def test_what_is_said_of_one_message_says_nothing_of_another(asked: list[Message
 def test_the_time_given_is_the_only_clock() -> None:
     reply = Reply(429, {"retry-after": "Sun, 22 Nov 2026 12:01:00 GMT"}, b"")
     came = classify(reply, [FULL], NOON + timedelta(seconds=50), bulk_4xx_is_atomic=False)
-    assert isinstance(came, Refused)
+    assert isinstance(came, NoEffect)
     assert came == replace(came, retry_after=10)

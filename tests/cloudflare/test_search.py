@@ -14,14 +14,14 @@ import pytest
 from quarantine_release import telemetry
 from quarantine_release.cloudflare import search as cloudflare_calls
 from quarantine_release.cloudflare.connection import ANSWER_LIMIT, DeadlineSession
-from quarantine_release.cloudflare.search import Calls, Got, Page, SearchApi
+from quarantine_release.cloudflare.search import Got, Page, SearchApi, SearchSession
 from quarantine_release.config.accounts import Accounts, parse_accounts
 from quarantine_release.config.secret import SecretMalformed, SecretUnavailable
 from quarantine_release.domain.call_limit import Mark
 from quarantine_release.domain.details import NotRead, NotYetRead, Unreadable
 from quarantine_release.domain.ids import AccountId
 from quarantine_release.domain.ledger_errors import LedgerUnavailable
-from quarantine_release.domain.verdicts import Evidence, RefusalReason, Refused
+from quarantine_release.domain.verdicts import Evidence, NoEffect, RefusalReason
 from tests.support.cloudflare_reads import INVESTIGATE, ok, page, refusal
 from tests.support.fault_server import (
     FaultServer,
@@ -76,7 +76,7 @@ class Rotated:
 @contextmanager
 def calls_to(
     url: str, seconds: float = 10.0, secret: Rotated | None = None, budget: RememberingBudget | None = None, **more: Any
-) -> Iterator[Calls]:
+) -> Iterator[SearchSession]:
     with closing(DeadlineSession(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))) as session:
         account_id, mark = more.pop("account_id", ACCOUNT), more.pop("mark", Mark.ALL)
         search = SearchApi(f"{url}/client/v4", secret or Rotated(), session, lambda: NOON, **more)
@@ -212,7 +212,7 @@ def test_a_429_has_all_calls_wait_and_is_not_answered_by_another() -> None:
     budget = RememberingBudget()
     got, shown = get([answers(429, b"", "Retry-After: 17"), GOOD], times=3, budget=budget)
     assert [one.why for one in got] == [NOT_NOW] * 3
-    assert budget.heard_of == [Refused(RefusalReason.RATE_LIMITED, Evidence(429), 17)]
+    assert budget.heard_of == [NoEffect(RefusalReason.RATE_LIMITED, Evidence(429), 17)]
     assert len(shown) == 1
 
 

@@ -24,7 +24,7 @@ from local.children import CannotStart
 from local.stack import Stack
 from local.template import Template
 from quarantine_release.api.event import HttpRequest
-from quarantine_release.api.problems import PROBLEMS, Declined, problem_body
+from quarantine_release.api.problems import PROBLEMS, Problem, problem_body
 from quarantine_release.api.release_answer import answer_body, result_body
 from quarantine_release.api.release_request import BODY_LIMIT
 from quarantine_release.api.request_fields import _MEMBERS, _TEXT_LIMITS, IDS_LIMIT
@@ -35,7 +35,7 @@ from quarantine_release.config.accounts import parse_accounts
 from quarantine_release.config.clients import Scope, parse_clients
 from quarantine_release.domain.guard import Candidate, Ended, Guarded
 from quarantine_release.domain.ids import AttemptId, PostfixPart
-from quarantine_release.domain.results import results_of
+from quarantine_release.domain.results import derive_results
 from quarantine_release.domain.rows import AttemptRow, AttemptState, MessageRow, Target, WireForm
 from quarantine_release.domain.states import LETTERS, TRANSITIONS, Code, Outcome, State
 from quarantine_release.domain.verdicts import Recipients
@@ -232,7 +232,7 @@ def test_each_named_variable_of_make_run_has_an_effect() -> None:
 
 def answer(recipients: Recipients = DELIVERED.recipients) -> Answer:
     request = request_row()
-    return Answer(request, results_of(request, {row.part: row for row in [message(recipients)]}, NOON))
+    return Answer(request, derive_results(request, {row.part: row for row in [message(recipients)]}, NOON))
 
 
 def message(recipients: Recipients = DELIVERED.recipients) -> MessageRow:
@@ -295,7 +295,7 @@ def test_each_example_has_exactly_the_members_that_the_code_gives() -> None:
                 expected = {**result_body(answer().results[0]), "released_by": {"request_id": None, "at": None}}
             case {"title": _}:
                 kinds.append("problem")
-                expected = problem_body(Declined(example["code"], example["detail"]), example["request_id"])
+                expected = problem_body(Problem(example["code"], example["detail"]), example["request_id"])
                 assert example == expected
             case {"clients": _}:
                 kinds.append("clients")

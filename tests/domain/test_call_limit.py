@@ -12,17 +12,17 @@ from quarantine_release.domain.call_limit import (
     SLOT_SECONDS,
     AccountRow,
     allowed,
+    find_slot,
     is_past,
     pause_after,
     pause_left,
-    slot_of,
+    seconds_to_wait,
     used,
-    wait_of,
     wait_of_several,
 )
 from tests.support.stand_ins import NOON
 
-SLOT = slot_of(NOON)  # noon is where a slot begins
+SLOT = find_slot(NOON)  # noon is where a slot begins
 LIMIT = 900
 
 
@@ -42,7 +42,7 @@ def paused(seconds: float, resumed: int = 0) -> AccountRow:
 
 def test_a_slot_is_half_a_minute() -> None:
     assert SLOT_SECONDS == 30
-    assert [slot_of(at(seconds)) - SLOT for seconds in (-0.001, 0, 29.999, 30)] == [-1, 0, 0, 1]
+    assert [find_slot(at(seconds)) - SLOT for seconds in (-0.001, 0, 29.999, 30)] == [-1, 0, 0, 1]
 
 
 def test_calls_count_for_five_minutes_and_at_most_a_minute_longer() -> None:
@@ -57,7 +57,7 @@ def test_calls_count_for_five_minutes_and_at_most_a_minute_longer() -> None:
 
 
 def test_an_account_that_nobody_knows_may_call() -> None:
-    assert wait_of(AccountRow(), 1, NOON) == 0
+    assert seconds_to_wait(AccountRow(), 1, NOON) == 0
     assert allowed(AccountRow(), LIMIT, NOON) == LIMIT
 
 
@@ -76,11 +76,11 @@ def test_an_account_that_nobody_knows_may_call() -> None:
     ],
 )
 def test_who_has_used_up_the_limit_is_silent_until_enough_is_past(calls: dict[int, int], wait: float) -> None:
-    assert wait_of(counted(calls), LIMIT, NOON) == wait
+    assert seconds_to_wait(counted(calls), LIMIT, NOON) == wait
 
 
 def test_the_wait_ends_no_sooner_than_in_a_second() -> None:
-    assert wait_of(counted({-11: 900}), LIMIT, at(29.9)) == 1
+    assert seconds_to_wait(counted({-11: 900}), LIMIT, at(29.9)) == 1
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_the_wait_for_more_calls_than_the_limit_ends_when_all_are_free(calls: di
 
 def test_of_no_call_there_is_none_whenever_asked() -> None:
     for row in (AccountRow(), counted({0: 5}), counted({-20: 5})):
-        assert wait_of(row, 0, NOON) == 30
+        assert seconds_to_wait(row, 0, NOON) == 30
 
 
 def test_what_was_counted_too_much_leaves_less_than_nothing() -> None:
@@ -114,13 +114,13 @@ def test_what_was_counted_too_much_leaves_less_than_nothing() -> None:
 
 
 def test_a_pause_is_silent_to_its_end() -> None:
-    assert [wait_of(paused(10), LIMIT, at(seconds)) for seconds in (-5, 0, 9.5)] == [15, 10, 0.5]
+    assert [seconds_to_wait(paused(10), LIMIT, at(seconds)) for seconds in (-5, 0, 9.5)] == [15, 10, 0.5]
     assert [pause_left(paused(10), at(seconds)) for seconds in (-5, 0, 9.5, 10, 11)] == [15, 10, 0.5, 0, 0]
     assert pause_left(AccountRow(), NOON) == 0
 
 
 def test_a_pause_counts_before_the_limit() -> None:
-    assert wait_of(replace(counted({0: 900}), paused_until=at(5)), LIMIT, NOON) == 5
+    assert seconds_to_wait(replace(counted({0: 900}), paused_until=at(5)), LIMIT, NOON) == 5
 
 
 @pytest.mark.parametrize(
@@ -129,19 +129,19 @@ def test_a_pause_counts_before_the_limit() -> None:
 def test_after_a_pause_calls_begin_again_one_by_one(seconds: float, calls: int) -> None:
     assert allowed(paused(0), LIMIT, at(seconds)) == calls
     assert allowed(paused(0, resumed=calls - 1), LIMIT, at(seconds)) >= 1
-    assert wait_of(paused(0, resumed=calls - 1), LIMIT, at(seconds)) == 0
+    assert seconds_to_wait(paused(0, resumed=calls - 1), LIMIT, at(seconds)) == 0
 
 
 def test_after_a_pause_who_is_too_soon_waits_for_the_next_call() -> None:
-    assert wait_of(paused(0, resumed=1), LIMIT, NOON) == 0.5
-    assert wait_of(paused(0, resumed=21), LIMIT, at(10)) == 0.5
-    assert wait_of(paused(0, resumed=5000), LIMIT, at(60)) == 0
+    assert seconds_to_wait(paused(0, resumed=1), LIMIT, NOON) == 0.5
+    assert seconds_to_wait(paused(0, resumed=21), LIMIT, at(10)) == 0.5
+    assert seconds_to_wait(paused(0, resumed=5000), LIMIT, at(60)) == 0
 
 
 def test_after_a_pause_the_limit_still_holds() -> None:
     row = replace(counted({-1: 899}), paused_until=NOON)
     assert allowed(row, LIMIT, at(10)) == 1
-    assert wait_of(replace(row, calls={SLOT: 900}), LIMIT, at(10)) == 350
+    assert seconds_to_wait(replace(row, calls={SLOT: 900}), LIMIT, at(10)) == 350
 
 
 def test_from_the_third_trouble_in_a_row_pauses_grow_to_a_minute() -> None:
@@ -161,7 +161,7 @@ moments = st.floats(0, SLOT_SECONDS, exclude_max=True).map(at)
 @given(rows, st.integers(1, 100), moments)
 def test_to_wait_is_the_same_as_to_be_allowed_nothing(row: AccountRow, limit: int, now: datetime) -> None:
     may_call = not pause_left(row, now) and allowed(row, limit, now) > 0
-    assert (wait_of(row, limit, now) == 0) == may_call
+    assert (seconds_to_wait(row, limit, now) == 0) == may_call
     assert used(row, now) + allowed(row, limit, now) <= limit
 
 
@@ -171,7 +171,7 @@ def test_silence_ends_and_soon_enough(row: AccountRow, limit: int, now: datetime
     paused_until = row.paused_until or now
     latest = max(paused_until, now) + timedelta(seconds=60 + 360)
     waits = 0
-    while wait := wait_of(row, limit, now):
+    while wait := seconds_to_wait(row, limit, now):
         now += timedelta(seconds=wait)
         waits += 1
         assert now <= latest
@@ -183,19 +183,19 @@ def test_a_wait_is_no_longer_than_needed_but_for_the_last_second(
     calls: dict[int, int], limit: int, now: datetime
 ) -> None:
     row = counted(calls)
-    wait = wait_of(row, limit, now)
-    assert wait_of(row, limit, now + timedelta(seconds=wait)) == 0
+    wait = seconds_to_wait(row, limit, now)
+    assert seconds_to_wait(row, limit, now + timedelta(seconds=wait)) == 0
     if wait > 1:
-        assert wait_of(row, limit, now + timedelta(seconds=wait - 0.01)) > 0
+        assert seconds_to_wait(row, limit, now + timedelta(seconds=wait - 0.01)) > 0
 
 
 @given(rows, st.integers(1, 100), moments, st.integers(1, 50))
 def test_one_call_more_never_allows_more(row: AccountRow, limit: int, now: datetime, more: int) -> None:
-    slot = slot_of(now)
+    slot = find_slot(now)
     called = replace(row, calls={**row.calls, slot: row.calls.get(slot, 0) + more}, resumed=row.resumed + more)
     assert allowed(called, limit, now) <= allowed(row, limit, now)
-    assert wait_of(called, limit, now) >= wait_of(row, limit, now)
+    assert seconds_to_wait(called, limit, now) >= seconds_to_wait(row, limit, now)
 
 
 def test_the_time_is_the_one_given_and_utc() -> None:
-    assert slot_of(datetime(1970, 1, 1, 0, 1, tzinfo=UTC)) == 2
+    assert find_slot(datetime(1970, 1, 1, 0, 1, tzinfo=UTC)) == 2

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from quarantine_release.domain.details import Details, Unreadable
 from quarantine_release.domain.guard import Ended, Guarded, judge
-from quarantine_release.domain.policy import DEFAULT_POLICY, DISPOSITIONS, HARMFUL, Policy, policy_entry, policy_of
+from quarantine_release.domain.policy import DEFAULT_POLICY, DISPOSITIONS, HARMFUL, Policy, parse_policy, policy_entry
 from quarantine_release.domain.states import Code, Outcome
 from tests.support.stand_ins import FULL, NOON
 
@@ -320,7 +320,7 @@ def test_of_two_policies_the_stricter_of_each_rule_counts(one: Policy, other: Po
 
 @given(policies)
 def test_a_policy_is_read_as_it_was_written(policy: Policy) -> None:
-    assert policy_of(policy_entry(policy)) == policy
+    assert parse_policy(policy_entry(policy)) == policy
 
 
 def test_an_entry_with_every_member_is_a_policy() -> None:
@@ -330,11 +330,13 @@ def test_an_entry_with_every_member_is_a_policy() -> None:
         "recipient_domains": ["Example.COM"],
         "strict": True,
     }
-    assert policy_of(entry) == Policy(
+    assert parse_policy(entry) == Policy(
         frozenset({"SPAM", "BULK"}), timedelta(days=7), frozenset({"example.com"}), is_strict=True
     )
     assert (
-        policy_of({}) == policy_of({"dispositions": None, "max_age_days": None, "recipient_domains": None}) == ANYTHING
+        parse_policy({})
+        == parse_policy({"dispositions": None, "max_age_days": None, "recipient_domains": None})
+        == ANYTHING
     )
 
 
@@ -366,7 +368,7 @@ NO_TEXTS: list[Any] = ["SPAM", {}, 7, False, [7], [""], [None], [["SPAM"]]]
 )
 def test_an_entry_that_is_no_policy_is_told_with_its_member_and_rule(entry: dict[str, Any], problem: str) -> None:
     with pytest.raises(ValueError, match=r"\Apolicy: ") as invalid:
-        policy_of(entry)
+        parse_policy(entry)
     assert str(invalid.value) == f"policy: {problem}"
 
 

@@ -19,11 +19,11 @@ from quarantine_release.domain.identity import (
     with_confirmed,
 )
 from quarantine_release.domain.ids import MessageId, contradict, postfix_part
-from quarantine_release.domain.results import claimable, results_of
+from quarantine_release.domain.results import claimable, derive_results
 from quarantine_release.domain.rows import MessageRow, Target
 from quarantine_release.domain.states import Code, Outcome, State
 from quarantine_release.domain.transitions import claimed, given_back
-from quarantine_release.domain.verdicts import Evidence, Reading, Seen, Verdict
+from quarantine_release.domain.verdicts import Evidence, ReadBack, Seen, Verdict
 from quarantine_release.ledger.items import message_item, message_row
 from tests.domain.test_transitions import sent
 from tests.support.shapes import family, message_rows
@@ -136,26 +136,26 @@ def test_only_a_confirmed_id_makes_another_one_a_conflict(state: State) -> None:
     code = Code.CLOUDFLARE_REJECTED if state is State.FAILED else None
     unsure = message(state, code=code)
     confirmed = replace(unsure, confirmed_id=FULL)
-    (told,) = results_of(request, {PART: confirmed}, NOON)
+    (told,) = derive_results(request, {PART: confirmed}, NOON)
     assert (told.outcome, told.code, told.row) == (Outcome.NEEDS_REVIEW, Code.ID_CONFLICT, None)
     assert not claimable(confirmed, target, force=True, now=NOON)
-    (told,) = results_of(request, {PART: unsure}, NOON)
+    (told,) = derive_results(request, {PART: unsure}, NOON)
     assert told.code is not Code.ID_CONFLICT
-    (other,) = results_of(request_row(FULL, name="three"), {PART: confirmed}, NOON)
+    (other,) = derive_results(request_row(FULL, name="three"), {PART: confirmed}, NOON)
     assert other.code is not Code.ID_CONFLICT
 
 
 def test_what_was_rejected_under_one_id_may_be_tried_under_another() -> None:
     row = message(State.FAILED, MADE_UP, code=Code.CLOUDFLARE_REJECTED, rejected=frozenset({LATER}))
     for given_id, outcome in ((FULL, Outcome.IN_PROGRESS), (MADE_UP, Outcome.FAILED), (LATER, Outcome.FAILED)):
-        (told,) = results_of(request_row(given_id), {PART: row}, NOON)
+        (told,) = derive_results(request_row(given_id), {PART: row}, NOON)
         assert told.outcome is outcome
         assert claimable(row, Target(PART, given_id), force=False, now=NOON)
 
 
 def test_a_request_of_several_shapes_has_failed_with_the_one_that_was_sent() -> None:
     row = message(State.FAILED, FULL, code=Code.CLOUDFLARE_REJECTED)
-    assert {told.outcome for told in results_of(request_row(BARE, FULL), {PART: row}, NOON)} == {Outcome.FAILED}
+    assert {told.outcome for told in derive_results(request_row(BARE, FULL), {PART: row}, NOON)} == {Outcome.FAILED}
 
 
 @pytest.mark.parametrize(
@@ -173,17 +173,17 @@ def test_a_message_under_review_is_unconfirmed_for_an_id_that_was_not_read_yet(
     evidence = Evidence(seen=seen) if seen else None
     row = message(State.NEEDS_REVIEW, code=Code.UNSETTLED, candidates=frozenset({FULL}), evidence=evidence)
     now = NOON + timedelta(hours=hours)
-    (told,) = results_of(request_row(FULL), {PART: row}, now)
+    (told,) = derive_results(request_row(FULL), {PART: row}, now)
     assert (told.outcome, told.code) == (outcome, Code.UNSETTLED)
-    (told,) = results_of(request_row(BARE), {PART: row}, now)
+    (told,) = derive_results(request_row(BARE), {PART: row}, now)
     assert told.outcome is Outcome.NEEDS_REVIEW
 
 
 # --- What readings under several ids show together -------------------------------------------------------------------
 
 
-def reading(seen: Seen, message_id: MessageId | None = None) -> Reading:
-    return Reading(seen, OK, message_id)
+def reading(seen: Seen, message_id: MessageId | None = None) -> ReadBack:
+    return ReadBack(seen, OK, message_id)
 
 
 ABSENT, UNREAD = reading(Seen.ABSENT), reading(Seen.UNREAD)
@@ -209,7 +209,7 @@ HELD, OUT, ELSE = reading(Seen.QUARANTINED, FULL), reading(Seen.RELEASED, FULL),
         ([(BARE, reading(Seen.RELEASED)), (MADE_UP, ABSENT)], reading(Seen.RELEASED)),
     ],
 )
-def test_only_what_cloudflare_shows_counts(readings: list[tuple[MessageId, Reading]], together: Reading) -> None:
+def test_only_what_cloudflare_shows_counts(readings: list[tuple[MessageId, ReadBack]], together: ReadBack) -> None:
     assert combined(readings) == together
 
 
@@ -224,7 +224,7 @@ readings = st.lists(
 
 @given(readings)
 def test_a_message_is_released_or_held_only_if_some_id_shows_it_and_none_shows_another(
-    several: list[tuple[MessageId, Reading]],
+    several: list[tuple[MessageId, ReadBack]],
 ) -> None:
     together = combined(several)
     if together.seen in (Seen.RELEASED, Seen.QUARANTINED):
@@ -236,7 +236,7 @@ def test_a_message_is_released_or_held_only_if_some_id_shows_it_and_none_shows_a
 
 
 @pytest.mark.parametrize(("one", "expected"), [(None, False), (UNREAD, False), (HELD, True)])
-def test_a_reading_tells_the_message_by_its_full_id(one: Reading | None, expected: bool) -> None:
+def test_a_reading_tells_the_message_by_its_full_id(one: ReadBack | None, expected: bool) -> None:
     assert tells_id(one) is expected
     assert not tells_id(reading(Seen.QUARANTINED, BARE))
 
@@ -279,7 +279,7 @@ def test_in_a_row_of_4c3b95d_only_the_full_id_of_a_released_message_counts_as_co
 ) -> None:
     row = message_row({**OLD_ROW, **members})
     assert (row.own_id, row.confirmed_id, row.candidates, row.rejected) == (own, None, frozenset(), frozenset())
-    (result,) = results_of(request_row(MADE_UP, name="two"), {PART: row}, NOON)
+    (result,) = derive_results(request_row(MADE_UP, name="two"), {PART: row}, NOON)
     assert result.code is told
     assert message_row(message_item(row)) == row
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quarantine_release.cloudflare.windows import windows_of
-from quarantine_release.domain.ids import MessageId, is_partial, is_undated, time_of
+from quarantine_release.cloudflare.windows import plan_windows
+from quarantine_release.domain.ids import MessageId, decode_time, is_partial, is_undated
 from tests.support.cloudflare_entries import DAY, HOUR, full_id, queue_id, want
 from tests.support.stand_ins import BARE, FULL, NOON
 
@@ -25,12 +25,12 @@ ALERT = MessageId("4Njp3P0STMz2c02Q-2024-01-05T10:00:00")
     ],
 )
 def test_the_published_examples_tell_their_time(message_id: str, at: datetime) -> None:
-    assert time_of(MessageId(message_id), at + DAY) == at
+    assert decode_time(MessageId(message_id), at + DAY) == at
 
 
 @given(st.integers(1, 15 * 10**9).map(lambda seconds: datetime.fromtimestamp(seconds, UTC)))
 def test_a_long_queue_id_tells_the_second(at: datetime) -> None:
-    assert time_of(queue_id(at), at + DAY) == at
+    assert decode_time(queue_id(at), at + DAY) == at
 
 
 @pytest.mark.parametrize(
@@ -51,21 +51,21 @@ def test_a_long_queue_id_tells_the_second(at: datetime) -> None:
     ],
 )
 def test_nonsense_tells_no_time(message_id: str) -> None:
-    assert time_of(MessageId(message_id), NOON) is None
-    assert windows_of([want(message_id)], NOON) == []
+    assert decode_time(MessageId(message_id), NOON) is None
+    assert plan_windows([want(message_id)], NOON) == []
 
 
 @pytest.mark.parametrize("make", [queue_id, full_id])
 def test_only_times_that_a_search_could_reach_are_believed(make: Any) -> None:
     reachable = [NOON - 366 * DAY + timedelta(seconds=1), NOON, NOON + DAY - timedelta(seconds=1)]
-    assert [time_of(make(at), NOON) for at in reachable] == reachable
-    assert [time_of(make(at), NOON) for at in (NOON - 366 * DAY, NOON + DAY)] == [None, None]
+    assert [decode_time(make(at), NOON) for at in reachable] == reachable
+    assert [decode_time(make(at), NOON) for at in (NOON - 366 * DAY, NOON + DAY)] == [None, None]
 
 
 @pytest.mark.parametrize("message_id", ["AEIOUAEIOU", "3F2B1D4C5D", "zzzzzzzzzz", queue_id(NOON + 2 * DAY)])
 def test_a_bare_id_whose_first_characters_are_no_time_is_undated(message_id: str) -> None:
     assert is_undated(MessageId(message_id), NOON)
-    assert time_of(MessageId(message_id), NOON) is None
+    assert decode_time(MessageId(message_id), NOON) is None
 
 
 @pytest.mark.parametrize("message_id", ["4Njp3P0STMz2c02Q", queue_id(NOON + HOUR), full_id(NOON), "an:odd.1"])

@@ -8,15 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quarantine_release.domain.ids import AttemptId, MessageId, PostfixPart, RequestId, postfix_part
-from quarantine_release.domain.packing import Call, Want, calls_of
+from quarantine_release.domain.packing import PlannedCall, WantedRelease, plan_calls
 from quarantine_release.domain.rows import MessageRow, Target, WireForm
 from quarantine_release.domain.states import State
 from tests.support.stand_ins import ACCOUNT, FULL, NOON, OTHER, ids
 
 
-def want(given: MessageId, *names: str) -> Want:
+def want(given: MessageId, *names: str) -> WantedRelease:
     requests = tuple(RequestId(f"rq_{name}") for name in names or ("one",))
-    return Want(Target(postfix_part(given), given), requests, dict.fromkeys(requests))
+    return WantedRelease(Target(postfix_part(given), given), requests, dict.fromkeys(requests))
 
 
 def row(given: MessageId, largest_call: int | None = None) -> MessageRow:
@@ -31,31 +31,34 @@ def row(given: MessageId, largest_call: int | None = None) -> MessageRow:
     )
 
 
-def sizes(calls: Sequence[Call]) -> list[int]:
+def sizes(calls: Sequence[PlannedCall]) -> list[int]:
     return [len(call.wants) for call in calls]
 
 
 def test_what_one_request_wants_goes_out_98_to_a_call() -> None:
-    calls = calls_of([want(each) for each in ids(1000)], {}, None)
+    calls = plan_calls([want(each) for each in ids(1000)], {}, None)
     assert sizes(calls) == [98] * 10 + [20]
     assert [want.target.message_id for call in calls for want in call.wants] == ids(1000)
 
 
 def test_what_many_requests_want_goes_out_49_to_a_call_since_each_is_looked_at() -> None:
     wants = [want(each, str(number)) for number, each in enumerate(ids(100))]
-    assert sizes(calls_of(wants, {}, None)) == [49, 49, 2]
+    assert sizes(plan_calls(wants, {}, None)) == [49, 49, 2]
 
 
 def test_a_few_requests_with_several_messages_each_share_a_call() -> None:
     wants = [want(each, str(number // 3)) for number, each in enumerate(ids(90))]
-    assert sizes(calls_of(wants, {}, None)) == [74, 16]
+    assert sizes(plan_calls(wants, {}, None)) == [74, 16]
 
 
 def test_each_wire_form_is_a_call_of_its_own_unless_a_setting_forces_one() -> None:
     bare, full = want(OTHER), want(FULL)
-    assert calls_of([full, bare], {}, None) == [Call(WireForm.OBJECT, (full,)), Call(WireForm.ARRAY, (bare,))]
-    assert calls_of([full, bare], {}, WireForm.ARRAY) == [Call(WireForm.ARRAY, (full, bare))]
-    assert calls_of([], {}, None) == []
+    assert plan_calls([full, bare], {}, None) == [
+        PlannedCall(WireForm.OBJECT, (full,)),
+        PlannedCall(WireForm.ARRAY, (bare,)),
+    ]
+    assert plan_calls([full, bare], {}, WireForm.ARRAY) == [PlannedCall(WireForm.ARRAY, (full, bare))]
+    assert plan_calls([], {}, None) == []
 
 
 def test_what_was_rejected_with_others_goes_out_with_fewer_and_holds_up_no_other() -> None:
@@ -63,7 +66,7 @@ def test_what_was_rejected_with_others_goes_out_with_fewer_and_holds_up_no_other
     limits = [10] * 12 + [1] * 2
     rows = {postfix_part(each): row(each, limit) for each, limit in zip(given, limits, strict=False)}
     rows |= {postfix_part(given[20]): row(given[20])}
-    calls = calls_of([want(each) for each in given], rows, None)
+    calls = plan_calls([want(each) for each in given], rows, None)
     assert sizes(calls) == [10, 2, 1, 1, 16]
 
 
@@ -71,7 +74,7 @@ SHAPES = ("", "-2024-01-05T10:00:00", "-2024-01-05T10:00:00-1")
 
 
 @st.composite
-def wanted(draw: st.DrawFn) -> tuple[list[Want], dict[PostfixPart, MessageRow]]:
+def wanted(draw: st.DrawFn) -> tuple[list[WantedRelease], dict[PostfixPart, MessageRow]]:
     """Draw what up to fifty requests want of up to 300 messages, and what is known of these."""
     # One seed for all: to draw some hundreds of values one by one takes ten times as long.
     chance = random.Random(draw(st.integers(0, 2**32)))  # noqa: S311
@@ -88,10 +91,10 @@ def wanted(draw: st.DrawFn) -> tuple[list[Want], dict[PostfixPart, MessageRow]]:
 
 @given(wanted(), st.sampled_from([None, *WireForm]))
 def test_every_message_is_in_one_call_and_every_call_is_one_claim(
-    given: tuple[list[Want], dict[PostfixPart, MessageRow]], forced: WireForm | None
+    given: tuple[list[WantedRelease], dict[PostfixPart, MessageRow]], forced: WireForm | None
 ) -> None:
     wants, rows = given
-    calls = calls_of(wants, rows, forced)
+    calls = plan_calls(wants, rows, forced)
     assert sorted(each.target.part for call in calls for each in call.wants) == sorted(w.target.part for w in wants)
     for call in calls:
         owners = {each.requests[0] for each in call.wants}

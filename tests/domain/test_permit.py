@@ -14,7 +14,7 @@ from quarantine_release import telemetry
 from quarantine_release.aws.current_clients import CurrentClients
 from quarantine_release.aws.secret_store import CachedSecret
 from quarantine_release.config.clients import Client, Clients, Scope, Token, parse_clients
-from quarantine_release.config.permits import permit_of
+from quarantine_release.config.permits import check_permit
 from quarantine_release.config.secret import SecretMalformed, SecretUnavailable
 from quarantine_release.domain.details import Details
 from quarantine_release.domain.guard import Guard, Mode
@@ -24,7 +24,7 @@ from quarantine_release.domain.policy import DISPOSITIONS, Policy
 from quarantine_release.domain.rows import MessageRow, RequestRow
 from quarantine_release.domain.states import Outcome, State
 from quarantine_release.releasing.ports import Hint
-from quarantine_release.usecases.accepted_request import look_up
+from quarantine_release.usecases.accepted_request import status_of
 from quarantine_release.usecases.release_now import release
 from quarantine_release.usecases.sweep import QUIET, Swept, sweep
 from tests.support.stand_ins import ACCOUNT, BARE, FULL, NOON, OTHER, World, request_row
@@ -65,7 +65,7 @@ def clients(*entries: Client, **problems: str) -> Clients:
     ],
 )
 def test_work_is_withheld_unless_the_client_may_still_do_it(known: Clients | None, withheld: Withheld | None) -> None:
-    assert permit_of(request_row(), known, NOON) == Permit(None, withheld)
+    assert check_permit(request_row(), known, NOON) == Permit(None, withheld)
 
 
 @pytest.mark.parametrize(
@@ -79,10 +79,10 @@ def test_work_is_withheld_unless_the_client_may_still_do_it(known: Clients | Non
 def test_a_request_still_needs_each_scope_that_it_used(members: dict[str, Any], scopes: set[Scope]) -> None:
     request = request_row(**members, reason="reported")
     allowed = RELEASES | scopes
-    assert permit_of(request, clients(client(scopes=allowed)), NOON).withheld is None
+    assert check_permit(request, clients(client(scopes=allowed)), NOON).withheld is None
     for lost in allowed:
         left = clients(client(scopes=allowed - {lost}))
-        assert permit_of(request, left, NOON).withheld is Withheld.SCOPE_LOST
+        assert check_permit(request, left, NOON).withheld is Withheld.SCOPE_LOST
 
 
 @pytest.mark.parametrize(
@@ -98,8 +98,8 @@ def test_the_stricter_of_the_policies_then_and_now_holds(
     then: Policy | None, now: Policy | None, policy: Policy | None
 ) -> None:
     request = request_row(policy=then)
-    assert permit_of(request, clients(client(policy=now)), NOON).policy == policy
-    assert permit_of(request, None, NOON).policy == as_accepted(request).policy == then
+    assert check_permit(request, clients(client(policy=now)), NOON).policy == policy
+    assert check_permit(request, None, NOON).policy == as_accepted(request).policy == then
 
 
 policies = st.none() | st.builds(
@@ -113,7 +113,7 @@ policies = st.none() | st.builds(
 
 @given(policies, policies)
 def test_no_change_of_a_policy_loosens_what_was_asked_for_under_it(then: Policy | None, now: Policy | None) -> None:
-    left = permit_of(request_row(policy=then), clients(client(policy=now)), NOON).policy or Policy()
+    left = check_permit(request_row(policy=then), clients(client(policy=now)), NOON).policy or Policy()
     for each in filter(None, (then, now)):
         assert left.with_stricter(each) == left
 
@@ -221,7 +221,7 @@ def message(world: World, message_id: MessageId = BARE) -> MessageRow | None:
 
 def outcomes(world: World, request: RequestRow) -> list[Outcome]:
     row = world.ledger.requests([request.request_id])[request.request_id]
-    return [result.outcome for result in look_up(row, world.ports()).results]
+    return [result.outcome for result in status_of(row, world.ports()).results]
 
 
 def sent_again(world: World, **ports: Any) -> tuple[list[Hint], Swept]:
@@ -301,7 +301,7 @@ def test_a_policy_that_was_tightened_meanwhile_denies_what_it_forbids(world: Wor
     world.guard = Guard(mode)
     world.lookup.messages[FULL] = Details(FULL, True, "BULK")
     request = accept(world, FULL)
-    batch = world.work(permit=lambda request: permit_of(request, clients(client(policy=SPAM_ONLY)), NOON))
+    batch = world.work(permit=lambda request: check_permit(request, clients(client(policy=SPAM_ONLY)), NOON))
     assert world.cloudflare.calls == []
     assert [result.outcome for result, _ in batch.ended] == [Outcome.DENIED]
     assert outcomes(world, request) == [Outcome.DENIED]

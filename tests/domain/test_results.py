@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 
 from quarantine_release.domain.ids import AttemptId, MessageId, PostfixPart, RequestId, postfix_part
-from quarantine_release.domain.results import Result, claimable, is_forgotten, results_of
+from quarantine_release.domain.results import Result, claimable, derive_results, is_forgotten
 from quarantine_release.domain.rows import MessageRow, RequestRow, RequestState, Target
 from quarantine_release.domain.states import Code, Outcome, State
 from quarantine_release.domain.transitions import closed
@@ -78,7 +78,7 @@ OUTCOMES: list[tuple[MessageRow | None, Outcome, Code | None]] = [
 @pytest.mark.parametrize(("row", "outcome", "code"), OUTCOMES)
 def test_each_state_means_its_outcome(row: MessageRow | None, outcome: Outcome, code: Code | None) -> None:
     shown = None if code is Code.ID_CONFLICT else row  # it was never sent: what became of the message is not its own
-    assert results_of(request_row(FULL), {PART: row} if row else {}, NOON) == (Result(FULL, outcome, code, shown),)
+    assert derive_results(request_row(FULL), {PART: row} if row else {}, NOON) == (Result(FULL, outcome, code, shown),)
 
 
 def test_every_state_has_a_meaning() -> None:
@@ -86,7 +86,7 @@ def test_every_state_has_a_meaning() -> None:
 
 
 def test_one_result_per_id_as_given_whatever_their_shapes() -> None:
-    results = results_of(request_row(BARE, OTHER, FULL), {PART: message()}, NOON)
+    results = derive_results(request_row(BARE, OTHER, FULL), {PART: message()}, NOON)
     assert [(result.id, result.outcome) for result in results] == [
         (BARE, Outcome.RELEASED),
         (OTHER, Outcome.IN_PROGRESS),
@@ -95,7 +95,7 @@ def test_one_result_per_id_as_given_whatever_their_shapes() -> None:
 
 
 def test_ids_that_contradict_each_other_within_a_request_are_for_a_person_to_look_at() -> None:
-    results = results_of(request_row(FULL, CONTRARY, BARE), {PART: message()}, NOON)
+    results = derive_results(request_row(FULL, CONTRARY, BARE), {PART: message()}, NOON)
     assert {(result.outcome, result.code) for result in results} == {(Outcome.NEEDS_REVIEW, Code.ID_CONFLICT)}
 
 
@@ -103,7 +103,7 @@ def test_ids_that_contradict_each_other_within_a_request_are_for_a_person_to_loo
 def test_cancelling_ends_what_is_not_claimed_and_leaves_the_rest_as_it_is(
     row: MessageRow | None, outcome: Outcome, code: Code | None
 ) -> None:
-    (result,) = results_of(replace(request_row(FULL), cancelled_at=NOON), {PART: row} if row else {}, NOON)
+    (result,) = derive_results(replace(request_row(FULL), cancelled_at=NOON), {PART: row} if row else {}, NOON)
     if row is None or row.state is State.RETRYABLE:
         assert result == Result(FULL, Outcome.CANCELLED, None, None)
         return
@@ -131,7 +131,7 @@ def test_what_was_over_before_it_was_asked_for_and_may_be_tried_again_has_not_en
     row: MessageRow, asked_at: datetime, outcome: Outcome
 ) -> None:
     request = request_row(FULL, name="three", created_at=asked_at)
-    (result,) = results_of(request, {PART: row}, NOON)
+    (result,) = derive_results(request, {PART: row}, NOON)
     assert (result.outcome, result.code) == (outcome, row.code if outcome is Outcome.FAILED else None)
     if outcome is Outcome.IN_PROGRESS:
         assert claimable(row, Target(PART, FULL), force=False, now=NOON)
@@ -150,21 +150,21 @@ def test_an_id_whose_message_could_have_two_rows_claims_nothing(given_id: str, f
 
 def test_a_closed_request_says_what_it_said_also_when_the_row_is_gone_or_has_moved_on() -> None:
     released = Result(FULL, Outcome.RELEASED, None, None)
-    assert results_of(stored("R"), {}, NOON) == (released,)
-    assert results_of(stored("R"), {PART: message(State.RELEASING)}, NOON) == (released,)
-    assert results_of(stored("R"), {PART: message()}, NOON) == (replace(released, row=message()),)
+    assert derive_results(stored("R"), {}, NOON) == (released,)
+    assert derive_results(stored("R"), {PART: message(State.RELEASING)}, NOON) == (released,)
+    assert derive_results(stored("R"), {PART: message()}, NOON) == (replace(released, row=message()),)
 
 
 def test_what_was_not_attempted_shows_nothing_of_an_attempt_made_for_another() -> None:
     row = message(State.FAILED, code=Code.NOT_DELIVERED, owner=FOREIGN)
-    assert results_of(stored("N"), {PART: row}, NOON) == (Result(FULL, Outcome.FAILED, Code.NOT_ATTEMPTED, None),)
+    assert derive_results(stored("N"), {PART: row}, NOON) == (Result(FULL, Outcome.FAILED, Code.NOT_ATTEMPTED, None),)
 
 
 def test_only_a_review_says_something_else_once_it_is_settled() -> None:
     settled = message(State.RELEASED)
-    assert results_of(stored("V"), {PART: settled}, NOON) == (Result(FULL, Outcome.RELEASED, None, settled),)
+    assert derive_results(stored("V"), {PART: settled}, NOON) == (Result(FULL, Outcome.RELEASED, None, settled),)
     for unsettled in (message(State.NEEDS_REVIEW), message(State.RELEASING)):
-        (result,) = results_of(stored("V"), {PART: unsettled}, NOON)
+        (result,) = derive_results(stored("V"), {PART: unsettled}, NOON)
         assert (result.outcome, result.code) == (Outcome.NEEDS_REVIEW, Code.UNSETTLED)
 
 
@@ -172,7 +172,7 @@ def test_only_a_review_says_something_else_once_it_is_settled() -> None:
 def test_a_request_closes_when_every_id_has_ended_and_then_says_the_same(
     request: RequestRow, rows: Table, now: object
 ) -> None:
-    results = results_of(request, rows, now)  # type: ignore[arg-type]
+    results = derive_results(request, rows, now)  # type: ignore[arg-type]
     ended = closed(request, results, NOON, TERMS)
     if ended is None:
         assert any(not result.is_end for result in results)
@@ -180,16 +180,16 @@ def test_a_request_closes_when_every_id_has_ended_and_then_says_the_same(
     assert ended.letters is not None
     assert len(ended.letters) == len(request.ids)
     assert (ended.state, ended.closed_at, ended.expires_at) == (RequestState.CLOSED, NOON, TERMS.expiry(NOON))
-    assert results_of(ended, rows, NOON) == results
+    assert derive_results(ended, rows, NOON) == results
 
 
 @given(requests, tables, tables)
 def test_letters_do_not_change_whatever_becomes_of_the_rows(request: RequestRow, rows: Table, later: Table) -> None:
-    results = results_of(request, rows, NOON)
+    results = derive_results(request, rows, NOON)
     ended = closed(request, results, NOON, TERMS)
     if ended is None:
         return
-    for before, after in zip(results, results_of(ended, later, NOON), strict=True):
+    for before, after in zip(results, derive_results(ended, later, NOON), strict=True):
         assert after.is_end
         if (before.outcome, before.code) != (Outcome.NEEDS_REVIEW, Code.UNSETTLED):
             assert (after.outcome, after.code) == (before.outcome, before.code)
@@ -198,7 +198,7 @@ def test_letters_do_not_change_whatever_becomes_of_the_rows(request: RequestRow,
 
 @given(requests, tables)
 def test_released_is_said_only_to_the_request_on_whose_behalf_it_was_done(request: RequestRow, rows: Table) -> None:
-    for result in results_of(request, rows, NOON):
+    for result in derive_results(request, rows, NOON):
         if result.outcome is Outcome.RELEASED:
             assert result.row is not None
             assert (result.row.state, result.row.owner) == (State.RELEASED, request.request_id)
@@ -206,7 +206,7 @@ def test_released_is_said_only_to_the_request_on_whose_behalf_it_was_done(reques
 
 @given(message_rows(), moments)
 def test_nothing_uncertain_is_ever_told_as_success_or_failure(row: MessageRow, now: object) -> None:
-    (result,) = results_of(request_row(row.message_id), {row.part: row}, now)  # type: ignore[arg-type]
+    (result,) = derive_results(request_row(row.message_id), {row.part: row}, now)  # type: ignore[arg-type]
     assert result.is_end == (row.state not in (State.RELEASING, State.RETRYABLE, State.UNKNOWN))
 
 
@@ -244,5 +244,5 @@ def test_a_message_under_review_stays_open_for_a_request_that_is_not_in_its_row_
     members: dict[str, object], waited: timedelta, outcome: Outcome
 ) -> None:
     row = message(State.NEEDS_REVIEW, **{"message_id": CONTRARY, **members})
-    (result,) = results_of(request_row(FULL), {PART: row}, NOON + waited)
+    (result,) = derive_results(request_row(FULL), {PART: row}, NOON + waited)
     assert result.outcome is outcome

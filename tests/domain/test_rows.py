@@ -15,8 +15,8 @@ from quarantine_release.domain.ids import (
     contradict,
     postfix_part,
 )
-from quarantine_release.domain.operation_rows import OperationKind, OperationRow, met_by
-from quarantine_release.domain.rows import AttemptRow, AttemptState, RequestState, Target, WireForm, targets_of
+from quarantine_release.domain.operation_rows import OperationKind, OperationRow, select_orders
+from quarantine_release.domain.rows import AttemptRow, AttemptState, RequestState, Target, WireForm, parse_targets
 from quarantine_release.domain.states import State
 from quarantine_release.domain.verdicts import Verdict
 from tests.support.shapes import family, message_ids
@@ -28,16 +28,16 @@ PART = postfix_part(BARE)
 
 
 def test_ids_of_one_message_are_one_target_under_the_fullest() -> None:
-    assert targets_of((BARE, OTHER, FULL, ALERT)) == (Target(PART, FULL), Target(PostfixPart(OTHER), OTHER))
+    assert parse_targets((BARE, OTHER, FULL, ALERT)) == (Target(PART, FULL), Target(PostfixPart(OTHER), OTHER))
 
 
 def test_ids_that_contradict_each_other_are_no_target_and_harm_no_other() -> None:
-    assert targets_of((BARE, FULL, CONTRARY, OTHER)) == (Target(PostfixPart(OTHER), OTHER),)
+    assert parse_targets((BARE, FULL, CONTRARY, OTHER)) == (Target(PostfixPart(OTHER), OTHER),)
 
 
 @given(st.lists(message_ids | family, min_size=1, max_size=8))
 def test_every_target_is_a_message_asked_for_and_none_is_named_twice(ids: list[MessageId]) -> None:
-    targets = targets_of(tuple(ids))
+    targets = parse_targets(tuple(ids))
     assert len({target.part for target in targets}) == len(targets)
     for target in targets:
         assert target.message_id in ids
@@ -83,13 +83,13 @@ def order(kind: OperationKind, minutes: int, client: str | None = None) -> Opera
 def test_requests_may_have_met_what_was_paused_or_resumed_since_the_first_of_them() -> None:
     asked = [request_row(FULL, created_at=NOON + timedelta(minutes=5)), request_row(FULL, client="other")]
     orders = [order(PAUSE, 0), order(RESUME, 1), order(PAUSE, 2, "soar"), order(RESUME, 3, "other")]
-    assert met_by(asked, [*reversed(orders), order(PAUSE, 2, "nobody")]) == orders
-    assert met_by(asked[:1], orders) == [order(PAUSE, 2, "soar")]
-    assert met_by([], orders) == []
+    assert select_orders(asked, [*reversed(orders), order(PAUSE, 2, "nobody")]) == orders
+    assert select_orders(asked[:1], orders) == [order(PAUSE, 2, "soar")]
+    assert select_orders([], orders) == []
 
 
 def test_of_what_was_ordered_before_they_have_met_the_pauses_that_stood() -> None:
     asked = [request_row(FULL)]
     stood = [order(PAUSE, -9), order(PAUSE, -7)]
     lifted = [order(PAUSE, -8, "soar"), order(RESUME, -1, "soar")]
-    assert met_by(asked, [*stood, *lifted, order(RESUME, 1)]) == [stood[1], order(RESUME, 1)]
+    assert select_orders(asked, [*stood, *lifted, order(RESUME, 1)]) == [stood[1], order(RESUME, 1)]

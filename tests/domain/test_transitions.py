@@ -27,7 +27,7 @@ from quarantine_release.domain.transitions import (
     recorded,
     refused,
 )
-from quarantine_release.domain.verdicts import NO_RECIPIENTS, Evidence, Reading, Recipients, Seen, Verdict
+from quarantine_release.domain.verdicts import NO_RECIPIENTS, Evidence, ReadBack, Recipients, Seen, Verdict
 from tests.support.shapes import evidence, family, request_ids, verdicts
 from tests.support.stand_ins import ACCOUNT, BARE, DELIVERED, FULL, NOON, OK, TERMS, request_row
 
@@ -162,7 +162,7 @@ def test_what_was_rejected_with_others_is_sent_with_fewer_and_then_alone(ids_in_
 
 def test_how_many_may_be_in_a_call_is_kept_until_another_is_rejected() -> None:
     row = recorded(claim(), Verdict(State.UNKNOWN, Code.CALL_REJECTED), OK, LATER, TERMS, ids_in_call=98)
-    free = settled(row, sent("a-one"), Reading(Seen.QUARANTINED, OK), WAITED, WAITED, TERMS)
+    free = settled(row, sent("a-one"), ReadBack(Seen.QUARANTINED, OK), WAITED, WAITED, TERMS)
     assert free is not None
     again = claim(free, "two")
     lost = recorded(again, Verdict(State.UNKNOWN, Code.NO_ANSWER), OK, LATER, TERMS, ids_in_call=10)
@@ -250,7 +250,7 @@ REVIEWED = replace(
 def test_a_read_settles_what_it_proves_once_it_can(
     row: MessageRow, seen: Seen, read_at: datetime, now: datetime, state: State | None
 ) -> None:
-    reading = Reading(seen, Evidence(200), FULL)
+    reading = ReadBack(seen, Evidence(200), FULL)
     after = settled(row, sent("a-one"), reading, read_at, now, TERMS)
     assert (after.state if after else None) is state
     if after:
@@ -261,7 +261,7 @@ def test_a_read_settles_what_it_proves_once_it_can(
 def test_a_partial_release_with_a_result_to_come_waits_for_it() -> None:
     pending = Recipients.of(["ann"], ["bob"])
     for named in (pending, pending.unnamed):
-        reading = Reading(Seen.PARTIAL, OK, FULL, named)
+        reading = ReadBack(Seen.PARTIAL, OK, FULL, named)
         assert settled(UNKNOWN, sent("a-one"), reading, LATER, LATER, TERMS) is None
         after = settled(UNKNOWN, sent("a-one"), reading, WAITED, WAITED, TERMS)
         assert after is not None
@@ -270,7 +270,7 @@ def test_a_partial_release_with_a_result_to_come_waits_for_it() -> None:
 
 def test_an_attempt_whose_messages_are_settled_says_what_each_was_found_to_be() -> None:
     attempt = answered(sent("a-one"), {PART: Verdict(State.UNKNOWN)}, OK, LATER, TERMS)
-    released = settled(UNKNOWN, attempt, Reading(Seen.RELEASED, OK, FULL), LATER, LATER, TERMS)
+    released = settled(UNKNOWN, attempt, ReadBack(Seen.RELEASED, OK, FULL), LATER, LATER, TERMS)
     assert released is not None
     ended = found_out(attempt, {PART: released}, WAITED, TERMS)
     assert (ended.state, ended.ended_at, ended.expires_at) == (AttemptState.SETTLED, LATER, TERMS.expiry(WAITED))
@@ -316,7 +316,7 @@ class Life:
 
     def read(self, seen: Seen, found: Evidence) -> None:
         if self.row is not None and self.row.state in UNSETTLED:
-            row = settled(self.row, self.attempt, Reading(seen, found), self.now, self.now, TERMS)
+            row = settled(self.row, self.attempt, ReadBack(seen, found), self.now, self.now, TERMS)
             if row is not None:
                 self.move(row)
 

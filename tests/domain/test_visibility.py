@@ -19,7 +19,7 @@ from quarantine_release.domain.ids import (
     postfix_part,
 )
 from quarantine_release.domain.operation_rows import OperationKind, OperationRow
-from quarantine_release.domain.results import results_of
+from quarantine_release.domain.results import derive_results
 from quarantine_release.domain.rows import AttemptRow, AttemptState, MessageRow, RequestRow, Target, WireForm
 from quarantine_release.domain.states import Code, Outcome, State
 from quarantine_release.domain.transitions import claimed, given_back, recorded
@@ -65,11 +65,11 @@ def test_nothing_of_anothers_release_is_in_an_answer(
 ) -> None:
     request = replace(request, client="soar")
     shown = {row.part: replace(row, owner_client=owner_client, **SECRETS)}
-    answer = Answer(request, results_of(request, shown, now))
+    answer = Answer(request, derive_results(request, shown, now))
     assert "canary" not in str(answer_body(answer)).lower()
     own = {part: replace(each, owner_client="soar") for part, each in shown.items()}
-    assert answer_body(Answer(request, results_of(request, own, now))) == answer_body(
-        Answer(request, results_of(request, own, now)), sees_all=True
+    assert answer_body(Answer(request, derive_results(request, own, now))) == answer_body(
+        Answer(request, derive_results(request, own, now)), sees_all=True
     )
 
 

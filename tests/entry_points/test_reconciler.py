@@ -233,7 +233,7 @@ def test_a_run_that_had_to_leave_something_out_fails_at_its_end(
     def fail(*_: object) -> None:
         raise LedgerUnavailable("broken")
 
-    monkeypatch.setattr(wiring.ledger(), "look_again", fail)
+    monkeypatch.setattr(wiring.ledger(), "postpone", fail)
     deployment.upstream.answers.append(Reply(500))
     with pytest.raises(Unhandled, match=r"\ALedgerUnavailable\Z"):
         run()

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quarantine_release.domain.call_limit import Mark, slot_of
+from quarantine_release.domain.call_limit import Mark, find_slot
 from quarantine_release.domain.ids import AccountId, OperationId
 from quarantine_release.domain.ledger_errors import LedgerUnavailable
 from quarantine_release.domain.states import Code, State
-from quarantine_release.domain.verdicts import Answered, Evidence, RefusalReason, Refused, Verdict
+from quarantine_release.domain.verdicts import Answered, Evidence, NoEffect, RefusalReason, Verdict
 from quarantine_release.ledger.call_budget import AccountBudget
 from quarantine_release.ledger.reserved_call import ReservedCall
 from quarantine_release.ledger.table import Table
@@ -29,13 +29,13 @@ KEY = f"A#{ACCOUNT}"
 GOOD = Answered({BARE: DELIVERED}, OK)
 NO_ANSWER = Answered({BARE: Verdict(State.UNKNOWN, Code.NO_ANSWER)}, Evidence(failure="deadline"))
 BROKEN = Answered({BARE: Verdict(State.UNKNOWN, Code.UNCLEAR_ANSWER)}, Evidence(503))
-UNREACHABLE = Refused(RefusalReason.UNREACHABLE, Evidence(failure="connection_refused"))
-REJECTED = Refused(RefusalReason.CALL_REJECTED, Evidence(400, (7003,)))
-FORBIDDEN = Refused(RefusalReason.CREDENTIALS, Evidence(403))
+UNREACHABLE = NoEffect(RefusalReason.UNREACHABLE, Evidence(failure="connection_refused"))
+REJECTED = NoEffect(RefusalReason.CALL_REJECTED, Evidence(400, (7003,)))
+FORBIDDEN = NoEffect(RefusalReason.CREDENTIALS, Evidence(403))
 
 
-def limited(seconds: int) -> Refused:
-    return Refused(RefusalReason.RATE_LIMITED, Evidence(429), seconds)
+def limited(seconds: int) -> NoEffect:
+    return NoEffect(RefusalReason.RATE_LIMITED, Evidence(429), seconds)
 
 
 @dataclass
@@ -145,11 +145,11 @@ def test_a_block_holds_less_than_a_second_and_what_is_left_of_it_is_given_back_w
     assert take(budget) == 0
     assert processes.round_trips() == ["UpdateItem"] * 3
     processes.move(0.11)
-    old = slot_of(processes.now)
+    old = find_slot(processes.now)
     processes.move(40)
     assert take(budget) == 0
     assert processes.round_trips() == ["TransactWriteItems", "UpdateItem"]
-    assert processes.row == {f"calls_{old}": 5, f"calls_{slot_of(processes.now)}": 1, "resumed": 6}
+    assert processes.row == {f"calls_{old}": 5, f"calls_{find_slot(processes.now)}": 1, "resumed": 6}
     assert take(budget) == 0
     assert processes.counted == 8  # a block that was not used up is followed by a lone call, that one by two
 
@@ -202,7 +202,7 @@ def test_a_call_is_put_back_only_into_the_slot_that_counts_it(processes: Process
     budget = processes.start()
     processes.move(29.5)
     reserved = reserve(budget)
-    old = slot_of(processes.now)
+    old = find_slot(processes.now)
     processes.move(1)
     assert take(budget) == 0  # for a read, which is made
     put_back(reserved)
@@ -247,7 +247,7 @@ def test_a_call_reserved_a_moment_ago_costs_no_round_trip_to_renew(processes: Pr
 def test_a_call_reserved_46_seconds_ago_is_counted_again_when_it_is_made(processes: Processes) -> None:
     budget = processes.start()
     reserved = reserve(budget)
-    old = slot_of(processes.now)
+    old = find_slot(processes.now)
     processes.move(46)
     assert reserved.use() == 0
     assert processes.row == {f"calls_{old}": 1, f"calls_{old + 1}": 1, "resumed": 2}
@@ -272,7 +272,7 @@ def test_a_block_that_arrives_late_is_given_back_and_bought_again(processes: Pro
     assert take(budget) == 0
     assert processes.round_trips() == ["UpdateItem", "TransactWriteItems", "UpdateItem"]
     assert {name: number for name, number in processes.row.items() if number} == {
-        f"calls_{slot_of(processes.now)}": 1,
+        f"calls_{find_slot(processes.now)}": 1,
         "resumed": 1,
     }
 
@@ -302,7 +302,7 @@ def test_the_slots_that_are_past_leave_the_row(processes: Processes) -> None:
         processes.move(30)
     assert take(budget) == 0
     slots = sorted(int(name.removeprefix("calls_")) for name in processes.row if name.startswith("calls_"))
-    assert slots == list(range(slot_of(processes.now) - 11, slot_of(processes.now) + 1))
+    assert slots == list(range(find_slot(processes.now) - 11, find_slot(processes.now) + 1))
 
 
 # --- Marks -----------------------------------------------------------------------------------------------------------
@@ -459,13 +459,13 @@ def test_a_longer_pause_lengthens_a_shorter_one(processes: Processes) -> None:
         limited(60),
         Answered({}, OK, rest=60),
         # Here the write that fails is the one before the pause: the second call is counted first, and so is a trouble.
-        Refused(RefusalReason.RATE_LIMITED, Evidence(429), 60, calls=2),
+        NoEffect(RefusalReason.RATE_LIMITED, Evidence(429), 60, calls=2),
         Answered({}, Evidence(503), rest=60),
     ],
 )
 @pytest.mark.parametrize("fault", [Fault.TIMEOUT_BEFORE, Fault.TIMEOUT_AFTER, Fault.THROTTLED])
 def test_a_pause_that_cannot_be_told_to_all_holds_here_all_the_same(
-    processes: Processes, called: Answered | Refused, fault: Fault
+    processes: Processes, called: Answered | NoEffect, fault: Fault
 ) -> None:
     budget = processes.start()
     assert take(budget) == 0
@@ -490,7 +490,7 @@ def test_a_pause_asked_for_while_a_longer_one_is_known_does_not_shorten_it_thoug
     one.heard(ACCOUNT, limited(300))
     # The first of the two calls is counted, which tells of the longer pause; the pause itself is not written.
     processes.faults.extend([None, Fault.TIMEOUT_BEFORE])
-    other.heard(ACCOUNT, Refused(RefusalReason.RATE_LIMITED, Evidence(429), 5, calls=2))
+    other.heard(ACCOUNT, NoEffect(RefusalReason.RATE_LIMITED, Evidence(429), 5, calls=2))
     assert take(other) == 300
 
 
@@ -503,7 +503,7 @@ def test_few_calls_that_cloudflare_tells_are_left_are_a_pause(processes: Process
 
 
 @pytest.mark.parametrize("called", [GOOD, REJECTED, FORBIDDEN])
-def test_what_says_nothing_of_the_limit_costs_no_round_trip(processes: Processes, called: Answered | Refused) -> None:
+def test_what_says_nothing_of_the_limit_costs_no_round_trip(processes: Processes, called: Answered | NoEffect) -> None:
     budget = processes.start()
     assert take(budget) == 0
     processes.round_trips()
@@ -514,7 +514,7 @@ def test_what_says_nothing_of_the_limit_costs_no_round_trip(processes: Processes
 def test_a_call_that_was_made_twice_counts_twice(processes: Processes) -> None:
     budget = processes.start()
     assert take(budget) == 0
-    budget.heard(ACCOUNT, Refused(RefusalReason.CREDENTIALS, Evidence(403), calls=2))
+    budget.heard(ACCOUNT, NoEffect(RefusalReason.CREDENTIALS, Evidence(403), calls=2))
     assert processes.counted == 2
     assert take(budget) == 0
     budget.heard(ACCOUNT, Answered({BARE: DELIVERED}, OK, calls=2))
@@ -526,7 +526,7 @@ def test_a_call_that_was_made_twice_counts_twice(processes: Processes) -> None:
 
 @pytest.mark.parametrize("trouble", [UNREACHABLE, NO_ANSWER, BROKEN])
 def test_the_third_trouble_in_a_row_pauses_and_each_more_for_longer(
-    processes: Processes, trouble: Answered | Refused
+    processes: Processes, trouble: Answered | NoEffect
 ) -> None:
     budgets = [processes.start() for _ in range(2)]
     pauses = []
@@ -781,7 +781,7 @@ def test_who_has_just_taken_a_call_knows_of_a_pause_without_a_look(processes: Pr
     budget = processes.start()
     assert take(budget) == 0
     processes.round_trips()
-    stop = budget.stop_of(ACCOUNT, "soar")
+    stop = budget.active_pause(ACCOUNT, "soar")
     assert stop is not None
     assert (stop.reason, stop.by, stop.since) == ("a wrong rule", "ann", processes.now)
     assert processes.round_trips() == []
@@ -789,23 +789,23 @@ def test_who_has_just_taken_a_call_knows_of_a_pause_without_a_look(processes: Pr
 
 def test_a_pause_reaches_every_process_within_a_second_and_so_does_its_end(processes: Processes) -> None:
     budget = processes.start()
-    assert budget.stop_of(ACCOUNT, "soar") is None
+    assert budget.active_pause(ACCOUNT, "soar") is None
     assert processes.round_trips() == ["BatchGetItem"]
     order(processes)
     processes.move(0.9)
-    assert budget.stop_of(ACCOUNT, "soar") is not None
+    assert budget.active_pause(ACCOUNT, "soar") is not None
     assert processes.round_trips() == ["BatchGetItem"]
     order(processes, lifts=True)
     processes.move(0.9)
-    assert budget.stop_of(ACCOUNT, "soar") is None
+    assert budget.active_pause(ACCOUNT, "soar") is None
 
 
 def test_a_pause_of_one_client_is_nobody_elses(processes: Processes) -> None:
     order(processes, "soar")
     budget = processes.start()
-    assert budget.stop_of(ACCOUNT, "soar") is not None
-    assert budget.stop_of(ACCOUNT, "other") is None
-    assert budget.stop_of(OTHER_ACCOUNT, "soar") is None
+    assert budget.active_pause(ACCOUNT, "soar") is not None
+    assert budget.active_pause(ACCOUNT, "other") is None
+    assert budget.active_pause(OTHER_ACCOUNT, "soar") is None
 
 
 def test_counting_and_silence_leave_the_pause_in_place(processes: Processes) -> None:
@@ -817,12 +817,12 @@ def test_counting_and_silence_leave_the_pause_in_place(processes: Processes) -> 
     for called in (BROKEN, GOOD):
         assert take(budget) == 0
         budget.heard(ACCOUNT, called)
-    assert budget.stop_of(ACCOUNT, "soar") is not None
-    assert processes.start().stop_of(ACCOUNT, "soar") is not None
+    assert budget.active_pause(ACCOUNT, "soar") is not None
+    assert processes.start().active_pause(ACCOUNT, "soar") is not None
 
 
 def test_a_pause_that_cannot_be_read_is_not_taken_for_none(processes: Processes) -> None:
     budget = processes.start()
     processes.faults += [Fault.TIMEOUT_BEFORE] * 9
     with pytest.raises(LedgerUnavailable):
-        budget.stop_of(ACCOUNT, "soar")
+        budget.active_pause(ACCOUNT, "soar")

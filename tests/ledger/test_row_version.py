@@ -398,7 +398,7 @@ def test_an_account_that_cannot_be_read_has_no_budget_and_lets_no_call_pass(rows
     calls: tuple[Callable[[], Any], ...] = (
         lambda: budget.take(ACCOUNT, Mark.ALL),
         lambda: budget.pause_left(ACCOUNT),
-        lambda: budget.stop_of(ACCOUNT, "soar"),
+        lambda: budget.active_pause(ACCOUNT, "soar"),
         lambda: rows.ledger.account(ACCOUNT),
     )
     for call in calls:
@@ -461,7 +461,7 @@ def test_no_write_passes_a_row_of_a_newer_version(rows: Rows) -> None:
     request, message, attempt = READ["OPEN_REQUEST"], READ["FULL_MESSAGE"], READ["ANSWERED_ATTEMPT"]
     noted = replace(request, ended={OTHER: Ended(Outcome.NOT_FOUND, None, "Nothing.")})
     closed = replace(request, state=RequestState.CLOSED, letters="Z", closed_at=NOON, expires_at=YEAR)
-    ledger.look_again([request, attempt], YEAR)
+    ledger.postpone([request, attempt], YEAR)
     assert ledger.note(request, noted) == request
     ledger.close([closed])
     with pytest.raises(RowUnreadable):
@@ -495,7 +495,7 @@ def test_a_newer_request_row_is_not_replaced_though_it_is_refused_or_past_its_ti
 
 def test_every_write_stamps_the_version(rows: Rows) -> None:
     rows.put("OPEN_REQUEST")
-    rows.ledger.look_again([READ["OPEN_REQUEST"]], YEAR)
+    rows.ledger.postpone([READ["OPEN_REQUEST"]], YEAR)
     assert rows.item(request_key(RequestId("rq_two")))["v"] == {"N": str(VERSION)}
     rows.ledger.project([Move(None, READ["REVIEWED_MESSAGE"])])
     assert rows.item(message_key(ACCOUNT, OTHER_PART))["v"] == {"N": str(VERSION)}

@@ -24,7 +24,7 @@ from quarantine_release.domain.ledger_errors import LedgerUnavailable
 from quarantine_release.domain.lookup import Kept
 from quarantine_release.domain.policy import Policy
 from quarantine_release.domain.request_options import Narrowing
-from quarantine_release.domain.results import results_of
+from quarantine_release.domain.results import derive_results
 from quarantine_release.domain.rows import (
     AttemptRow,
     AttemptState,
@@ -257,7 +257,7 @@ def test_the_outcome_closes_attempt_message_and_request_in_one_round_trip(ledger
     moves = claims(request, own)
     ledger.claim(own, moves, opened=request)
     rows = {move.after.part: move.after for move in outcomes(moves, DELIVERED)}
-    closing = closed(request, results_of(request, rows, NOON), NOON, TERMS)
+    closing = closed(request, derive_results(request, rows, NOON), NOON, TERMS)
     assert ledger.record(ended(own), AttemptState.OPEN, outcomes(moves, DELIVERED), closing) == {}
     assert message(ledger) == rows[PART]
     assert ledger.attempts(ACCOUNT, [own.attempt]) == [ended(own)]
@@ -733,12 +733,12 @@ def test_what_is_put_off_is_due_behind_all_others_and_what_has_ended_is_not_due_
         ledger.accept(request)
     ledger.close([closed_row(requests[1])])
     later = NOON + timedelta(minutes=10)
-    ledger.look_again([*requests[:2], own], later)
+    ledger.postpone([*requests[:2], own], later)
     soon = later - timedelta(milliseconds=1)
     assert [ledger.open_requests(soon, 9), ledger.open_attempts(soon, 9)] == [requests[2:], []]
     assert ledger.open_requests(later, 9) == [requests[0], requests[2]]
     assert ledger.open_attempts(later, 9) == [own]
-    ledger.look_again([], later)
+    ledger.postpone([], later)
 
 
 def test_an_attempt_that_is_not_open_any_more_is_not_put_off(ledger: DynamoLedger, dynamodb: Any) -> None:
@@ -748,7 +748,7 @@ def test_an_attempt_that_is_not_open_any_more_is_not_put_off(ledger: DynamoLedge
     ledger.claim(own, moves, opened=request)
     ledger.record(ended(own), AttemptState.OPEN, outcomes(moves, DELIVERED), None)
     for seen in (own, ended(own)):
-        ledger.look_again([seen], NOON)
+        ledger.postpone([seen], NOON)
     assert "open_at" not in item_of(dynamodb, attempt_key(ACCOUNT, own.attempt))
 
 

@@ -15,11 +15,11 @@ from quarantine_release.domain.ids import AccountId, MessageId, message_key, pos
 from quarantine_release.domain.ledger_errors import RowUnreadable
 from quarantine_release.domain.rows import RequestRow, RequestState
 from quarantine_release.domain.states import Code, Outcome, State
-from quarantine_release.domain.verdicts import Answered, Evidence, Reading, RefusalReason, Refused, Seen, Verdict
+from quarantine_release.domain.verdicts import Answered, Evidence, NoEffect, ReadBack, RefusalReason, Seen, Verdict
 from quarantine_release.ledger.call_budget import AccountBudget
 from quarantine_release.ledger.keys import account_key, request_key
 from quarantine_release.releasing.progress import Answer
-from quarantine_release.usecases.accepted_request import cancel, look_up
+from quarantine_release.usecases.accepted_request import cancel, status_of
 from quarantine_release.usecases.release_now import release
 from quarantine_release.usecases.settle import Summary, reconcile
 from quarantine_release.usecases.sweep import Swept, sweep
@@ -99,7 +99,7 @@ def test_a_request_that_has_been_accepted_is_told_with_the_ids_it_is_about(world
     again = release(replace(request, nonce="again"), world.ports())
     assert isinstance(again, Answer)
     row, ports = stored(world, request), world.ports()
-    for answer in (again, look_up(row, ports), cancel(row, ports)):
+    for answer in (again, status_of(row, ports), cancel(row, ports)):
         assert answer.unreadable_ids == (BARE,)
     assert stored(world, request).letters == "RR"
 
@@ -112,7 +112,7 @@ def test_a_cancelled_request_ends_only_once_the_message_can_be_read(world: World
     assert [result.outcome for result in answer.results] == [Outcome.IN_PROGRESS, Outcome.CANCELLED]
     assert stored(world, request).state is RequestState.OPEN
     world.dynamodb.items[sound["pk"]["S"]] = sound
-    assert [one.outcome for one in look_up(stored(world, request), world.ports()).results] == [
+    assert [one.outcome for one in status_of(stored(world, request), world.ports()).results] == [
         Outcome.ALREADY_RELEASED,
         Outcome.CANCELLED,
     ]
@@ -180,7 +180,7 @@ def test_a_call_is_settled_but_for_the_message_that_cannot_be_read_and_stays_ope
     release(request, world.ports())
     sound = damage(world, message_key(ACCOUNT, postfix_part(BARE)), REJECTED)
     for given in (BARE, OTHER):
-        world.reader.readings[postfix_part(given)] = Reading(Seen.RELEASED, Evidence(200))
+        world.reader.readings[postfix_part(given)] = ReadBack(Seen.RELEASED, Evidence(200))
     attempt = next(key for key in world.dynamodb.items if key.startswith("T#"))
     for _ in range(2):
         world.clock.move(minutes=12)
@@ -193,7 +193,7 @@ def test_a_call_is_settled_but_for_the_message_that_cannot_be_read_and_stays_ope
     world.clock.move(minutes=12)
     reconcile(world.ports(), Summary())
     assert "open_kind" not in world.dynamodb.items[attempt]
-    results = look_up(stored(world, request), world.ports()).results
+    results = status_of(stored(world, request), world.ports()).results
     assert [result.outcome for result in results] == [Outcome.RELEASED] * 2
 
 
@@ -216,7 +216,7 @@ def test_what_is_given_back_while_its_row_cannot_be_read_is_given_back_later(wor
 
     def refuse(_: Sequence[MessageId]) -> Any:
         keys.append(damage(world, message_key(ACCOUNT, postfix_part(BARE)), REJECTED))
-        return Refused(RefusalReason.RATE_LIMITED, Evidence(429), 42)
+        return NoEffect(RefusalReason.RATE_LIMITED, Evidence(429), 42)
 
     world.cloudflare.answers.append(refuse)
     request = request_row(BARE)
@@ -228,7 +228,7 @@ def test_what_is_given_back_while_its_row_cannot_be_read_is_given_back_later(wor
     reconcile(world.ports(), Summary())
     assert world.ledger.messages(ACCOUNT, [postfix_part(BARE)])[postfix_part(BARE)].state is State.RETRYABLE
     world.work()
-    assert [one.outcome for one in look_up(stored(world, request), world.ports()).results] == [Outcome.RELEASED]
+    assert [one.outcome for one in status_of(stored(world, request), world.ports()).results] == [Outcome.RELEASED]
 
 
 def test_what_waits_for_a_message_that_cannot_be_read_does_not_expire(world: World) -> None:
@@ -238,7 +238,7 @@ def test_what_waits_for_a_message_that_cannot_be_read_does_not_expire(world: Wor
     world.queue.taken()
     world.clock.move(days=2)
     sweep(world.ports(), Swept())
-    results = look_up(stored(world, request), world.ports()).results
+    results = status_of(stored(world, request), world.ports()).results
     assert results[0].outcome is Outcome.IN_PROGRESS
     assert stored(world, request).created_at + timedelta(days=2) < world.clock.now
 

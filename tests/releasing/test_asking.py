@@ -8,7 +8,7 @@ import pytest
 from quarantine_release.domain.facts import Facts
 from quarantine_release.domain.ids import MessageId, PostfixPart, postfix_part
 from quarantine_release.domain.ledger_errors import LedgerContended, LedgerUnavailable
-from quarantine_release.domain.packing import Call
+from quarantine_release.domain.packing import PlannedCall
 from quarantine_release.domain.rows import RequestRow, RequestState, WireForm
 from quarantine_release.domain.states import Outcome
 from quarantine_release.ledger.table import FEW_TRIES
@@ -16,8 +16,8 @@ from quarantine_release.ledger.transactions import DynamoLedger
 from quarantine_release.releasing.asking import ask_for
 from quarantine_release.releasing.claim import claim
 from quarantine_release.releasing.ports import Conflict, Move
-from quarantine_release.releasing.progress import Acceptance, Answer, Run
-from quarantine_release.usecases.accepted_request import look_up
+from quarantine_release.releasing.progress import Acceptance, Answer, Progress
+from quarantine_release.usecases.accepted_request import status_of
 from quarantine_release.usecases.release_now import release
 from tests.domain.test_packing import want
 from tests.support.model_dynamodb import Fault
@@ -67,7 +67,7 @@ def test_a_request_whose_claim_is_contended_to_the_end_is_accepted_and_released_
     assert world.cloudflare.calls == []
     assert unclaimed(world) == {"rq_one"}
     world.work()
-    assert outcome(look_up(kept(world, request), world.ports())) is Outcome.RELEASED
+    assert outcome(status_of(kept(world, request), world.ports())) is Outcome.RELEASED
 
 
 class RestlessLedger(DynamoLedger):
@@ -96,7 +96,7 @@ def test_a_request_for_a_row_that_moves_in_every_round_is_accepted(world: World)
 
 def test_an_ask_for_a_row_that_moves_in_every_round_is_kept_apart(world: World) -> None:
     released(world)
-    run = Run([request_row(BARE, name="two")], world.ports(ledger=RestlessLedger(world.table)), Acceptance.EARLIER)
+    run = Progress([request_row(BARE, name="two")], world.ports(ledger=RestlessLedger(world.table)), Acceptance.EARLIER)
     run.learn(world.ledger.messages(ACCOUNT, [PART]))
     ask_for(run, [want(BARE, "two")])
     assert unclaimed(world) == {"rq_two"}
@@ -115,7 +115,7 @@ def test_the_worker_leaves_a_contended_claim_for_the_next_hint(world: World, fau
     assert world.ledger.accept(request) is None
     faults += CONTENDED
     with pytest.raises(LedgerContended):
-        claim(Run([request], world.ports(), Acceptance.EARLIER), Call(WireForm.ARRAY, (want(BARE),)))
+        claim(Progress([request], world.ports(), Acceptance.EARLIER), PlannedCall(WireForm.ARRAY, (want(BARE),)))
 
 
 def test_a_repeat_of_a_key_that_is_contended_is_a_replay(world: World, faults: list[Fault | None]) -> None:
@@ -131,7 +131,7 @@ def test_a_repeat_of_a_key_that_is_contended_is_a_replay(world: World, faults: l
 def test_asks_of_the_worker_are_kept_next_to_a_contended_row(world: World, faults: list[Fault | None]) -> None:
     released(world)
     requests = [request_row(BARE, OTHER, name=name) for name in ("two", "three")]
-    run = Run(requests, world.ports(), Acceptance.EARLIER)
+    run = Progress(requests, world.ports(), Acceptance.EARLIER)
     run.learn(world.ledger.messages(ACCOUNT, [PART]))
     faults += [Fault.CONFLICT] * FEW_TRIES
     read = Facts(FULL, NOON, was_held=True)
@@ -151,7 +151,7 @@ def test_an_ask_that_cannot_be_kept_fails_no_answer(world: World, faults: list[F
 
 def test_what_was_read_is_kept_or_the_caller_hears_of_it(world: World, faults: list[Fault | None]) -> None:
     released(world)
-    run = Run([request_row(BARE, name="two")], world.ports(), Acceptance.EARLIER)
+    run = Progress([request_row(BARE, name="two")], world.ports(), Acceptance.EARLIER)
     run.learn(world.ledger.messages(ACCOUNT, [PART]))
     faults += [*[Fault.CONFLICT] * FEW_TRIES, Fault.TIMEOUT_BEFORE]
     with pytest.raises(LedgerUnavailable):

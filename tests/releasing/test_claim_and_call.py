@@ -8,20 +8,20 @@ import pytest
 from quarantine_release.domain.guard import Ended
 from quarantine_release.domain.ids import MessageId, PostfixPart, RequestId, postfix_part
 from quarantine_release.domain.ledger_errors import LedgerUnavailable
-from quarantine_release.domain.packing import Call, calls_of
-from quarantine_release.domain.rows import AttemptState, MessageRow, RequestRow, RequestState, WireForm, targets_of
+from quarantine_release.domain.packing import PlannedCall, plan_calls
+from quarantine_release.domain.rows import AttemptState, MessageRow, RequestRow, RequestState, WireForm, parse_targets
 from quarantine_release.domain.states import Code, Outcome, State
 from quarantine_release.domain.transitions import ASKS_KEPT
-from quarantine_release.domain.verdicts import Answered, Evidence, RefusalReason, Refused, Verdict
+from quarantine_release.domain.verdicts import Answered, Evidence, NoEffect, RefusalReason, Verdict
 from quarantine_release.releasing.asking import ask_each, ask_for
 from quarantine_release.releasing.claim import Claims, claim
-from quarantine_release.releasing.progress import Acceptance, Run
+from quarantine_release.releasing.progress import Acceptance, Progress
 from tests.domain.test_packing import want
 from tests.support.model_dynamodb import Fault
 from tests.support.stand_ins import ACCOUNT, BARE, DELIVERED, NOON, OK, OTHER, TERMS, World, ids, request_row
 
 PART = postfix_part(BARE)
-REJECTED = Refused(RefusalReason.CALL_REJECTED, Evidence(400, (7003,)))
+REJECTED = NoEffect(RefusalReason.CALL_REJECTED, Evidence(400, (7003,)))
 
 
 def accept(world: World, *names: str, **members: object) -> list[RequestRow]:
@@ -31,8 +31,8 @@ def accept(world: World, *names: str, **members: object) -> list[RequestRow]:
     return requests
 
 
-def begin(world: World, requests: Sequence[RequestRow]) -> Run:
-    run = Run(requests, world.ports(), Acceptance.EARLIER)
+def begin(world: World, requests: Sequence[RequestRow]) -> Progress:
+    run = Progress(requests, world.ports(), Acceptance.EARLIER)
     run.learn(world.ledger.messages(ACCOUNT, [PART, postfix_part(OTHER)]))
     return run
 
@@ -45,7 +45,7 @@ def owner_of(world: World, given: MessageId = BARE) -> RequestId | None:
     return world.ledger.messages(ACCOUNT, [postfix_part(given)])[postfix_part(given)].owner
 
 
-CALL = Call(WireForm.ARRAY, (want(BARE, "one", "two"), want(OTHER, "two")))
+CALL = PlannedCall(WireForm.ARRAY, (want(BARE, "one", "two"), want(OTHER, "two")))
 
 
 def test_a_message_is_claimed_for_the_first_who_wants_it_and_all_are_in_its_trace(world: World) -> None:
@@ -93,7 +93,7 @@ def test_a_cancel_between_read_and_claim_leaves_no_trace_of_the_claim(world: Wor
     run = begin(world, [request])
     cancel(world, request)
     before = dict(world.dynamodb.items)
-    assert claim(run, Call(WireForm.ARRAY, (want(BARE), want(OTHER)))) is None
+    assert claim(run, PlannedCall(WireForm.ARRAY, (want(BARE), want(OTHER)))) is None
     assert world.dynamodb.items == before
     (answer,) = run.finish()
     assert [result.outcome for result in answer.results] == [Outcome.CANCELLED] * 2
@@ -103,7 +103,7 @@ def test_a_cancel_between_read_and_claim_leaves_no_trace_of_the_claim(world: Wor
 def test_what_another_has_claimed_meanwhile_is_told_and_the_rest_is_claimed(world: World) -> None:
     first, second = accept(world, "one", "two")
     run, other = begin(world, [second]), begin(world, [first])
-    claim(other, Call(WireForm.ARRAY, (want(BARE, "one"),)))
+    claim(other, PlannedCall(WireForm.ARRAY, (want(BARE, "one"),)))
     claims = claim(run, CALL)
     assert isinstance(claims, Claims)
     assert [each.message_id for each in claims.attempt.targets] == [OTHER]
@@ -123,7 +123,7 @@ def test_a_claim_of_nothing_writes_nothing(world: World) -> None:
 
 def test_a_claim_of_what_is_under_way_for_another_is_an_ask_and_no_attempt(world: World) -> None:
     first, second = accept(world, "one", "two")
-    claim(begin(world, [first]), Call(WireForm.ARRAY, (want(BARE), want(OTHER))))
+    claim(begin(world, [first]), PlannedCall(WireForm.ARRAY, (want(BARE), want(OTHER))))
     rows = world.dynamodb.items.keys()
     before = set(rows)
     assert claim(begin(world, [second]), CALL) is None
@@ -134,11 +134,11 @@ def test_a_claim_of_what_is_under_way_for_another_is_an_ask_and_no_attempt(world
 def test_only_who_forces_claims_what_has_ended(world: World) -> None:
     (first,) = accept(world, "one")
     run = begin(world, [first])
-    claims = claim(run, Call(WireForm.ARRAY, (want(BARE),)))
+    claims = claim(run, PlannedCall(WireForm.ARRAY, (want(BARE),)))
     assert isinstance(claims, Claims)
     assert world.call(run, claims) is None
     (second,), (forced,) = accept(world, "two"), accept(world, "forced", force=True)
-    call = Call(WireForm.ARRAY, (want(BARE, "two", "forced"),))
+    call = PlannedCall(WireForm.ARRAY, (want(BARE, "two", "forced"),))
     assert claim(begin(world, [second]), call) is None
     assert claim(begin(world, [second, forced]), call) is not None
     assert owner_of(world) == "rq_forced"
@@ -147,7 +147,7 @@ def test_only_who_forces_claims_what_has_ended(world: World) -> None:
 # What is recorded, given back, told.
 
 
-def claim_both(world: World) -> tuple[Run, Claims]:
+def claim_both(world: World) -> tuple[Progress, Claims]:
     run = begin(world, accept(world, "one", "two"))
     claims = claim(run, CALL)
     assert isinstance(claims, Claims)
@@ -188,14 +188,14 @@ def test_a_call_that_was_rejected_as_a_whole_is_given_back_to_be_sent_with_fewer
 @pytest.mark.parametrize("no", [RefusalReason.RATE_LIMITED, RefusalReason.CREDENTIALS, RefusalReason.UNREACHABLE])
 def test_a_call_that_was_not_made_says_nothing_about_how_many_may_be_in_it(world: World, no: RefusalReason) -> None:
     run, claims = claim_both(world)
-    world.cloudflare.answers.append(Refused(no, Evidence()))
+    world.cloudflare.answers.append(NoEffect(no, Evidence()))
     world.call(run, claims)
     assert {each.largest_call for each in run.rows.values()} == {None}
 
 
 def test_what_was_accepted_before_stays_open_whatever_refuses_it(world: World) -> None:
     run, claims = claim_both(world)
-    world.cloudflare.answers.append(Refused(RefusalReason.CREDENTIALS, Evidence(403)))
+    world.cloudflare.answers.append(NoEffect(RefusalReason.CREDENTIALS, Evidence(403)))
     world.call(run, claims)
     kept = world.ledger.requests([RequestId("rq_one"), RequestId("rq_two")])
     assert {request.state for request in kept.values()} == {RequestState.OPEN}
@@ -235,10 +235,10 @@ def test_who_asks_for_many_is_in_the_trace_of_all_a_hundred_in_a_round_trip(worl
     given = ids(150)
     (first,) = accept(world, "first")
     run = begin(world, [first])
-    for call in calls_of([want(each, "first") for each in given], {}, None):
+    for call in plan_calls([want(each, "first") for each in given], {}, None):
         claim(run, call)
     (second,) = accept(world, "second")
-    run = Run([second], world.ports(), Acceptance.EARLIER)
+    run = Progress([second], world.ports(), Acceptance.EARLIER)
     run.learn(world.ledger.messages(ACCOUNT, [postfix_part(each) for each in given]))
     world.dynamodb.calls.clear()
     ask_for(run, [want(each, "second") for each in [*given, OTHER]])
@@ -274,10 +274,10 @@ def test_asks_that_are_overtaken_in_every_round_are_kept_apart(world: World, fau
     assert all("rq_two" not in row.asks for row in run.rows.values())
 
 
-def overtaken(world: World) -> tuple[Run, dict[PostfixPart, MessageRow]]:
+def overtaken(world: World) -> tuple[Progress, dict[PostfixPart, MessageRow]]:
     """Begin to ask for two messages that are under way for another, one of which moves meanwhile."""
     first, second = accept(world, "one", "two")
-    claim(begin(world, [first]), Call(WireForm.ARRAY, (want(BARE), want(OTHER))))
+    claim(begin(world, [first]), PlannedCall(WireForm.ARRAY, (want(BARE), want(OTHER))))
     run = begin(world, [second])
     world.dynamodb.items[f"M#{ACCOUNT}#{PART}"]["state"] = {"S": State.UNKNOWN}
     return run, dict(run.rows)
@@ -306,21 +306,21 @@ OTHER_ID = MessageId("4Njp3P0STMz2c02Q-2024-01-05T10:00:00-87654321")
 
 def test_what_was_read_is_another_message_than_the_ledger_knows_and_is_not_claimed(world: World) -> None:
     (one,) = accept(world, "one")
-    run = Run([one], world.ports(), Acceptance.EARLIER)
-    claims = claim(run, Call(WireForm.ARRAY, (replace(want(BARE, "one"), confirmed=FULL_ID),)))
+    run = Progress([one], world.ports(), Acceptance.EARLIER)
+    claims = claim(run, PlannedCall(WireForm.ARRAY, (replace(want(BARE, "one"), confirmed=FULL_ID),)))
     assert isinstance(claims, Claims)
     world.cloudflare.answers.append(REJECTED)
     world.call(run, claims)
     assert run.rows[PART].own_id == FULL_ID
-    again = Call(WireForm.ARRAY, (replace(want(BARE, "one"), confirmed=OTHER_ID),))
+    again = PlannedCall(WireForm.ARRAY, (replace(want(BARE, "one"), confirmed=OTHER_ID),))
     assert claim(run, again) is None
-    assert isinstance(claim(run, Call(WireForm.ARRAY, (want(BARE, "one"),))), Claims)
+    assert isinstance(claim(run, PlannedCall(WireForm.ARRAY, (want(BARE, "one"),))), Claims)
 
 
 def test_an_answer_by_another_id_than_was_read_leaves_it_unknown(world: World) -> None:
     (one,) = accept(world, "one")
-    run = Run([one], world.ports(), Acceptance.EARLIER)
-    claims = claim(run, Call(WireForm.ARRAY, (replace(want(BARE, "one"), confirmed=FULL_ID),)))
+    run = Progress([one], world.ports(), Acceptance.EARLIER)
+    claims = claim(run, PlannedCall(WireForm.ARRAY, (replace(want(BARE, "one"), confirmed=FULL_ID),)))
     assert isinstance(claims, Claims)
     world.cloudflare.answers.append(Answered({BARE: replace(DELIVERED, message_id=OTHER_ID)}, OK))
     assert world.call(run, claims) is None
@@ -332,10 +332,10 @@ def test_an_answer_by_another_id_than_was_read_leaves_it_unknown(world: World) -
 
 def test_where_more_have_asked_than_are_kept_a_repeat_counts_nobody_twice(world: World) -> None:
     requests = accept(world, *(f"{number:03}" for number in range(ASKS_KEPT + 2)))
-    run = Run(requests, world.ports(), Acceptance.EARLIER)
-    claims = claim(run, Call(WireForm.ARRAY, (want(BARE, "000"),)))
+    run = Progress(requests, world.ports(), Acceptance.EARLIER)
+    claims = claim(run, PlannedCall(WireForm.ARRAY, (want(BARE, "000"),)))
     assert isinstance(claims, Claims)
-    named = [(request, targets_of(request.message_ids)) for request in requests]
+    named = [(request, parse_targets(request.message_ids)) for request in requests]
     for is_repeat in (False, True, True):
         ask_each(run, named, is_repeat=is_repeat)
     assert (len(run.rows[PART].asks), run.rows[PART].asks_uncounted) == (ASKS_KEPT, 2)
@@ -343,9 +343,9 @@ def test_where_more_have_asked_than_are_kept_a_repeat_counts_nobody_twice(world:
 
 def test_a_repeat_counts_a_new_request_once_if_the_list_of_asks_is_just_full(world: World) -> None:
     requests = accept(world, *(f"{number:03}" for number in range(ASKS_KEPT + 1)))
-    run = Run(requests, world.ports(), Acceptance.EARLIER)
-    assert isinstance(claim(run, Call(WireForm.ARRAY, (want(BARE, "000"),))), Claims)
-    named = [(request, targets_of(request.message_ids)) for request in requests]
+    run = Progress(requests, world.ports(), Acceptance.EARLIER)
+    assert isinstance(claim(run, PlannedCall(WireForm.ARRAY, (want(BARE, "000"),))), Claims)
+    named = [(request, parse_targets(request.message_ids)) for request in requests]
     ask_each(run, named[:-1])
     assert (len(run.rows[PART].asks), run.rows[PART].asks_uncounted) == (ASKS_KEPT, 0)
     ask_each(run, named, is_repeat=True)
@@ -357,11 +357,11 @@ def test_each_request_asks_by_its_own_id_unless_it_has_ended_or_been_cancelled(w
     one, two, three, four = (
         request_row(each, name=name) for each, name in zip((BARE, FULL_ID, OTHER_ID, FULL_ID), names, strict=True)
     )
-    run = Run([one, two, three, four], world.ports(), Acceptance.EARLIER)
+    run = Progress([one, two, three, four], world.ports(), Acceptance.EARLIER)
     world.ledger.accept(one)
-    assert isinstance(claim(run, Call(WireForm.ARRAY, (want(BARE, "one"),))), Claims)
+    assert isinstance(claim(run, PlannedCall(WireForm.ARRAY, (want(BARE, "one"),))), Claims)
     denied = Ended(Outcome.NOT_FOUND, None, "gone")
     others = [two, replace(three, ended={OTHER_ID: denied}), replace(four, cancelled_at=NOON)]
-    ask_each(run, [(request, targets_of(request.message_ids)) for request in others])
+    ask_each(run, [(request, parse_targets(request.message_ids)) for request in others])
     assert run.rows[PART].asks == {"rq_one", "rq_two"}
     assert run.rows[PART].candidates == {FULL_ID}

@@ -9,33 +9,33 @@ import pytest
 from quarantine_release.domain.ids import AccountId, AttemptId, MessageId, PostfixPart, postfix_part
 from quarantine_release.domain.rows import MessageRow
 from quarantine_release.domain.states import State
-from quarantine_release.domain.verdicts import Evidence, Reading, Seen, Wanted
+from quarantine_release.domain.verdicts import Evidence, ReadBack, ReadBackTarget, Seen
 from quarantine_release.releasing.ports import Budget
-from quarantine_release.releasing.read_back import read_back, wanted_of
+from quarantine_release.releasing.read_back import plan_read_back, read_back
 from tests.support.model_dynamodb import ModelDynamoDB
 from tests.support.stand_ins import ACCOUNT, BARE, FULL, NOON, OK, OTHER, World
 
 MADE_UP = MessageId("4Njp3P0STMz2c02Q-2024-01-05T10:00:00-87654321")
 LATER = MessageId("4Njp3P0STMz2c02Q-2024-01-06T10:00:00-12345678")
-PART, ABSENT = postfix_part(BARE), Reading(Seen.ABSENT, OK)
-HELD = Reading(Seen.QUARANTINED, OK, FULL)
+PART, ABSENT = postfix_part(BARE), ReadBack(Seen.ABSENT, OK)
+HELD = ReadBack(Seen.QUARANTINED, OK, FULL)
 
 
 @dataclass
 class ById:
     """Shows what it knows under each id; an id that is None is not read."""
 
-    known: Mapping[MessageId, Reading | None]
+    known: Mapping[MessageId, ReadBack | None]
     rounds: list[list[MessageId]] = field(default_factory=list)
     takes: Callable[[], object] = list
 
     def read(
         self,
         account_id: AccountId,  # noqa: ARG002
-        wanted: Sequence[Wanted],
+        wanted: Sequence[ReadBackTarget],
         seconds: float,
         budget: Budget,  # noqa: ARG002
-    ) -> Mapping[PostfixPart, Reading]:
+    ) -> Mapping[PostfixPart, ReadBack]:
         assert seconds > 0
         self.rounds.append([one.message_id for one in wanted])
         self.takes()
@@ -53,8 +53,8 @@ def row(message_id: MessageId, *candidates: MessageId) -> MessageRow:
     return MessageRow(**known, state=State.UNKNOWN, message_id=message_id, candidates=frozenset(candidates))  # type: ignore[arg-type]
 
 
-def read(world: World, reader: ById, *rows: MessageRow, seconds: float = 20) -> Mapping[PostfixPart, Reading]:
-    return read_back(world.ports(reader=reader), ACCOUNT, list(map(wanted_of, rows)), seconds)
+def read(world: World, reader: ById, *rows: MessageRow, seconds: float = 20) -> Mapping[PostfixPart, ReadBack]:
+    return read_back(world.ports(reader=reader), ACCOUNT, list(map(plan_read_back, rows)), seconds)
 
 
 def test_a_message_without_candidates_is_read_once(world: World) -> None:
@@ -70,9 +70,9 @@ def test_candidates_are_read_only_while_no_full_id_is_shown(world: World) -> Non
 
 
 def test_each_candidate_is_read_and_the_one_that_cloudflare_knows_counts(world: World) -> None:
-    reader = ById({FULL: HELD, OTHER: Reading(Seen.RELEASED, OK, OTHER)})
+    reader = ById({FULL: HELD, OTHER: ReadBack(Seen.RELEASED, OK, OTHER)})
     shown = read(world, reader, row(BARE, MADE_UP, FULL, LATER), row(OTHER))
-    assert shown == {PART: HELD, postfix_part(OTHER): Reading(Seen.RELEASED, OK, OTHER)}
+    assert shown == {PART: HELD, postfix_part(OTHER): ReadBack(Seen.RELEASED, OK, OTHER)}
     assert reader.rounds == [[BARE, OTHER], *([each] for each in sorted([MADE_UP, FULL, LATER]))]
 
 
@@ -93,8 +93,8 @@ def test_so_many_made_up_ids_are_read_in_one_run_and_the_messages_of_the_others_
 
 def test_what_was_sent_is_read_first_where_a_row_of_4c3b95d_has_another_id() -> None:
     since = NOON + timedelta(seconds=1)
-    assert wanted_of(row(MADE_UP), since, BARE) == Wanted(PART, BARE, since, candidates=(MADE_UP,))
-    assert wanted_of(row(BARE, FULL), sent=BARE) == Wanted(PART, BARE, candidates=(FULL,))
+    assert plan_read_back(row(MADE_UP), since, BARE) == ReadBackTarget(PART, BARE, since, candidates=(MADE_UP,))
+    assert plan_read_back(row(BARE, FULL), sent=BARE) == ReadBackTarget(PART, BARE, candidates=(FULL,))
 
 
 def test_a_confirmed_id_is_the_only_one_to_read() -> None:
@@ -109,4 +109,4 @@ def test_a_confirmed_id_is_the_only_one_to_read() -> None:
         confirmed_id=FULL,
         candidates=frozenset({MADE_UP}),
     )
-    assert wanted_of(confirmed, sent=BARE) == Wanted(PART, FULL)
+    assert plan_read_back(confirmed, sent=BARE) == ReadBackTarget(PART, FULL)

@@ -16,12 +16,21 @@ from quarantine_release.domain.policy import DEFAULT_POLICY, DISPOSITIONS, Polic
 from quarantine_release.domain.request_options import Narrowing
 from quarantine_release.domain.rows import MessageRow, RequestRow, RequestState, WireForm
 from quarantine_release.domain.states import Code, Outcome, State
-from quarantine_release.domain.verdicts import Answered, Evidence, Reading, RefusalReason, Refused, Seen, Stop, Verdict
+from quarantine_release.domain.verdicts import (
+    Answered,
+    Evidence,
+    NoEffect,
+    ReadBack,
+    RefusalReason,
+    Seen,
+    Stop,
+    Verdict,
+)
 from quarantine_release.ledger.keys import unclaimed_key
 from quarantine_release.releasing.ports import Move
 from quarantine_release.releasing.progress import Answer
-from quarantine_release.usecases.accepted_request import KeyReused, cancel, look_up
-from quarantine_release.usecases.admission import Refusal
+from quarantine_release.usecases.accepted_request import KeyReused, cancel, status_of
+from quarantine_release.usecases.admission import NotAccepted
 from quarantine_release.usecases.release_now import release
 from quarantine_release.usecases.sweep import Swept, sweep
 from tests.support.cloudflare_entries import full_id, queue_id
@@ -65,7 +74,7 @@ def kept(world: World, name: str = "one") -> RequestRow:
 
 
 def later(world: World, name: str = "one") -> Answer:
-    return look_up(kept(world, name), world.ports())
+    return status_of(kept(world, name), world.ports())
 
 
 def message(world: World, given: MessageId = FULL) -> MessageRow:
@@ -104,7 +113,7 @@ def test_whom_nothing_was_claimed_for_is_in_the_trace_all_the_same(guarded: Worl
 
 
 def test_who_is_denied_what_others_have_claimed_is_in_its_trace(guarded: World) -> None:
-    guarded.cloudflare.answers.append(Refused(RefusalReason.RATE_LIMITED, Evidence(429), 42))
+    guarded.cloudflare.answers.append(NoEffect(RefusalReason.RATE_LIMITED, Evidence(429), 42))
     ask(guarded, FULL)
     guarded.lookup.messages[FULL] = EVIL
     assert told(ask(guarded, FULL, name="two")) == [DENIED]
@@ -253,7 +262,7 @@ def test_what_became_free_since_it_was_read_is_not_claimed_unread(
     guarded: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is under way for another when the rows are read, and free when it would be claimed."""
-    guarded.cloudflare.answers.append(Refused(RefusalReason.RATE_LIMITED, Evidence(429), 42))
+    guarded.cloudflare.answers.append(NoEffect(RefusalReason.RATE_LIMITED, Evidence(429), 42))
     ask(guarded, FULL)
     under_way = replace(message(guarded), state=State.RELEASING, deadline=NOON + timedelta(hours=1))
     known = guarded.ledger.known
@@ -278,8 +287,8 @@ def test_a_replay_is_answered_as_it_was_and_reads_nothing(guarded: World) -> Non
 
 
 def test_a_refused_request_may_begin_again_under_its_key(guarded: World) -> None:
-    guarded.cloudflare.answers.append(Refused(RefusalReason.CREDENTIALS, Evidence(403, (10000,))))
-    assert isinstance(release(request_row(FULL), guarded.ports()), Refusal)
+    guarded.cloudflare.answers.append(NoEffect(RefusalReason.CREDENTIALS, Evidence(403, (10000,))))
+    assert isinstance(release(request_row(FULL), guarded.ports()), NotAccepted)
     assert told(ask(guarded, FULL, nonce="again")) == [RELEASED]
 
 
@@ -654,7 +663,7 @@ def test_a_new_full_id_and_a_bare_one_wait_together_while_neither_is_shown(guard
 def test_an_id_that_contradicts_the_confirmed_one_spoils_no_other_of_the_same_request(
     guarded: World, inline: bool
 ) -> None:
-    guarded.cloudflare.answers.append(Refused(RefusalReason.RATE_LIMITED, Evidence(429), 42))
+    guarded.cloudflare.answers.append(NoEffect(RefusalReason.RATE_LIMITED, Evidence(429), 42))
     guarded.lookup.messages |= {BARE: SPAM, MADE_UP: Unreadable.ABSENT}
     ask(guarded, FULL, name="before")
     guarded.queue.taken()
@@ -679,7 +688,7 @@ def test_two_requests_with_a_made_up_id_in_one_batch_have_their_message_in_a_cal
 
 
 def test_a_wrong_id_does_not_become_the_messages_own(guarded: World) -> None:
-    guarded.cloudflare.answers.append(Refused(RefusalReason.RATE_LIMITED, Evidence(429), 42))
+    guarded.cloudflare.answers.append(NoEffect(RefusalReason.RATE_LIMITED, Evidence(429), 42))
     guarded.lookup.messages |= {BARE: SPAM, (wrong := MessageId(f"{BARE}-2024-01-05T10:00:01-99")): Unreadable.ABSENT}
     ask(guarded, BARE)
     guarded.queue.taken()
@@ -732,13 +741,13 @@ def test_a_refusal_is_no_replay_of_what_is_forgotten(guarded: World) -> None:
     ask(guarded, FULL)
     guarded.clock.move(days=401)
     guarded.lookup.messages[FULL] = NotYetRead.REFUSED
-    assert isinstance(release(request_row(FULL, created_at=guarded.clock()), guarded.ports()), Refusal)
+    assert isinstance(release(request_row(FULL, created_at=guarded.clock()), guarded.ports()), NotAccepted)
 
 
 def test_while_releases_are_paused_nothing_is_read_for_who_waits_but_a_dry_run(guarded: World) -> None:
     guarded.budget.stops["*"] = Stop("a wrong rule", "ann", NOON, OperationId("01OPERATION"))
     refusal = release(request_row(FULL), guarded.ports())
-    assert isinstance(refusal, Refusal)
+    assert isinstance(refusal, NotAccepted)
     assert refusal.reason is RefusalReason.PAUSED
     assert guarded.lookup.looked == []
     assert told(ask(guarded, FULL, dry_run=True, name="two"))[0][0] is Outcome.WOULD_RELEASE
@@ -748,7 +757,7 @@ def test_a_refused_credential_ends_nothing(guarded: World) -> None:
     guarded.lookup.messages[FULL] = NotYetRead.REFUSED
     for force in (False, True):
         refusal = release(request_row(FULL, force=force), guarded.ports())
-        assert isinstance(refusal, Refusal)
+        assert isinstance(refusal, NotAccepted)
         assert refusal.reason is RefusalReason.CREDENTIALS
     assert guarded.ledger.requests([RequestId("rq_one")]) == {}
     ask(guarded, FULL, inline=False)
@@ -992,11 +1001,11 @@ def test_what_is_done_now_or_never_is_told_no_where_nothing_may_be_read(
     guarded.lookup.messages[FULL] = guarded.lookup.answers[HEADER] = NotYetRead.NOT_NOW
     guarded.budget.paused = 41.5
     refusal = release(request_row(given, **how), guarded.ports())
-    assert isinstance(refusal, Refusal)
+    assert isinstance(refusal, NotAccepted)
     assert (refusal.reason, refusal.retry_after) == (RefusalReason.RATE_LIMITED, 42)
     guarded.budget.paused = 0.0
     refusal = release(request_row(given, **how), guarded.ports())
-    assert isinstance(refusal, Refusal)
+    assert isinstance(refusal, NotAccepted)
     assert (refusal.reason, refusal.retry_after) == (RefusalReason.NO_TIME, None)
     assert guarded.ledger.requests([RequestId("rq_one")]) == {}
 
@@ -1021,8 +1030,8 @@ def test_a_dry_run_may_be_asked_again(guarded: World, monkeypatch: pytest.Monkey
 # --- Proof of delivery
 
 
-def shown(seen: Seen) -> Reading:
-    return Reading(seen, Evidence(200))
+def shown(seen: Seen) -> ReadBack:
+    return ReadBack(seen, Evidence(200))
 
 
 def test_a_release_is_confirmed_by_a_read(guarded: World) -> None:
@@ -1188,8 +1197,8 @@ def test_a_row_that_was_given_back_explains_nothing(guarded: World, monkeypatch:
 
     def overtaken(*arguments: Any) -> Any:
         monkeypatch.setattr(guarded.lookup, "look", look)
-        guarded.cloudflare.answers.append(Refused(RefusalReason.CREDENTIALS, Evidence(403)))
-        assert isinstance(release(request_row(FULL, name="first"), guarded.ports()), Refusal)
+        guarded.cloudflare.answers.append(NoEffect(RefusalReason.CREDENTIALS, Evidence(403)))
+        assert isinstance(release(request_row(FULL, name="first"), guarded.ports()), NotAccepted)
         guarded.lookup.messages[FULL] = GONE
         return look(*arguments)
 
@@ -1329,8 +1338,8 @@ def test_a_message_id_of_another_mail_than_the_ledger_knows_is_ambiguous(ended: 
 
 
 def test_an_alert_id_of_another_mail_than_the_ledger_knows_is_ambiguous(guarded: World) -> None:
-    guarded.cloudflare.answers.append(Refused(RefusalReason.CREDENTIALS, Evidence(403)))
-    assert isinstance(release(request_row(FULL, name="first"), guarded.ports()), Refusal)
+    guarded.cloudflare.answers.append(NoEffect(RefusalReason.CREDENTIALS, Evidence(403)))
+    assert isinstance(release(request_row(FULL, name="first"), guarded.ports()), NotAccepted)
     guarded.lookup.messages[ALERT] = replace(SPAM, message_id=NEXT)
     assert told(ask(guarded, ALERT)) == [AMBIGUOUS]
 
@@ -1405,7 +1414,7 @@ def test_what_is_done_now_or_never_is_refused_for_new_mail(guarded: World, how: 
     guarded.lookup.messages |= dict.fromkeys(FRESH, Unreadable.ABSENT)
     request = request_row(FRESH[0], created_at=guarded.clock(), **how)
     refused = release(request, guarded.ports())
-    assert isinstance(refused, Refusal)
+    assert isinstance(refused, NotAccepted)
     assert (refused.reason, refused.retry_after) == (RefusalReason.NOT_SEARCHABLE_YET, 90)
     assert guarded.ledger.requests([RequestId("rq_one")]) == {}
 
@@ -1422,7 +1431,7 @@ def test_a_retry_after_is_at_least_a_second(guarded: World) -> None:
     asked_at = guarded.clock()
     guarded.clock.move(minutes=5)
     refused = release(request_row(FRESH[0], created_at=asked_at, dry_run=True), guarded.ports())
-    assert isinstance(refused, Refusal)
+    assert isinstance(refused, NotAccepted)
     assert refused.retry_after == 1
 
 
@@ -1430,7 +1439,7 @@ def test_a_retry_after_is_at_most_ten_minutes_though_an_id_is_dated_ahead(guarde
     ahead = full_id(guarded.clock() + timedelta(hours=20))
     guarded.lookup.messages[ahead] = Unreadable.ABSENT
     refused = release(request_row(ahead, created_at=guarded.clock(), dry_run=True), guarded.ports())
-    assert isinstance(refused, Refusal)
+    assert isinstance(refused, NotAccepted)
     assert (refused.reason, refused.retry_after) == (RefusalReason.NOT_SEARCHABLE_YET, 600)
 
 
@@ -1529,8 +1538,8 @@ def test_what_nobody_can_read_any_more_is_judged_by_what_was_read(guarded: World
 
 
 def test_facts_are_kept_in_the_row_of_the_message_if_there_is_one(guarded: World) -> None:
-    guarded.cloudflare.answers.append(Refused(RefusalReason.CREDENTIALS, Evidence(403)))
-    assert isinstance(release(request_row(FULL, name="first"), guarded.ports()), Refusal)
+    guarded.cloudflare.answers.append(NoEffect(RefusalReason.CREDENTIALS, Evidence(403)))
+    assert isinstance(release(request_row(FULL, name="first"), guarded.ports()), NotAccepted)
     first = message(guarded).facts
     assert first is not None
     assert first == facts_of(SPAM, first.read_at, keeps_recipients=True)
@@ -1719,8 +1728,8 @@ def test_a_record_that_cannot_be_read_counts_as_not_clear(guarded: World) -> Non
 
 
 def test_a_record_of_another_mail_than_the_ledger_knows_is_ambiguous(guarded: World) -> None:
-    guarded.cloudflare.answers.append(Refused(RefusalReason.CREDENTIALS, Evidence(403)))
-    assert isinstance(release(request_row(FULL, name="first"), guarded.ports()), Refusal)
+    guarded.cloudflare.answers.append(NoEffect(RefusalReason.CREDENTIALS, Evidence(403)))
+    assert isinstance(release(request_row(FULL, name="first"), guarded.ports()), NotAccepted)
     row = message(guarded)
     read = facts_of(replace(SPAM, message_id=NEXT), NOON + timedelta(hours=1), keeps_recipients=True)
     guarded.ledger.project([Move(row, replace(row, facts=read))])

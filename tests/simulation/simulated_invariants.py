@@ -10,7 +10,7 @@ from quarantine_release.domain.states import EXPIRING, LETTERS, TRANSITIONS, Cod
 from quarantine_release.ledger.items import message_row, request_row
 from quarantine_release.ledger.keys import request_key
 from quarantine_release.releasing.progress import Answer
-from quarantine_release.usecases.admission import Refusal
+from quarantine_release.usecases.admission import NotAccepted
 from tests.simulation.simulated_evidence import check_evidence, no_review_needed
 from tests.simulation.simulated_ids import check_ids, is_made_up
 
@@ -126,7 +126,7 @@ def _calls_after_refusal(simulation: Simulation) -> list[str]:
         for post in simulation.posts
         if post.owner is not None
         and (told := last.get(post.owner)) is not None
-        and isinstance(told.answer, Refusal)
+        and isinstance(told.answer, NotAccepted)
         and (post.at > told.at or any(at > told.at for at in simulation.effects.get(post.part, ())))
     ]
 

@@ -38,13 +38,13 @@ from quarantine_release.domain.transitions import Terms
 from quarantine_release.domain.verdicts import (
     Answered,
     Evidence,
-    Reading,
+    NoEffect,
+    ReadBack,
+    ReadBackTarget,
     Recipients,
-    Refused,
     Seen,
     Stop,
     Verdict,
-    Wanted,
 )
 from quarantine_release.ledger import keys as ledger_keys
 from quarantine_release.ledger import table
@@ -57,7 +57,7 @@ from quarantine_release.ledger.transactions import DynamoLedger
 from quarantine_release.releasing.ports import Budget, Hint, Ports
 from quarantine_release.releasing.progress import Answer
 from quarantine_release.usecases.accepted_request import KeyReused, cancel
-from quarantine_release.usecases.admission import Refusal
+from quarantine_release.usecases.admission import NotAccepted
 from quarantine_release.usecases.release_now import release
 from quarantine_release.usecases.release_queued import LISTS_HOLD, release_hinted
 from quarantine_release.usecases.settle import Summary, reconcile
@@ -118,7 +118,7 @@ class Told:
 
     at: float
     request_id: RequestId
-    answer: Answer | Refusal | KeyReused | None
+    answer: Answer | NotAccepted | KeyReused | None
 
 
 @dataclass
@@ -431,7 +431,7 @@ class Simulation:
         self._attempts += 1
         return AttemptId(f"{self._attempts:026d}")
 
-    def release(self, _: AccountId, __: WireForm, ids: Sequence[MessageId], seconds: float) -> Answered | Refused:
+    def release(self, _: AccountId, __: WireForm, ids: Sequence[MessageId], seconds: float) -> Answered | NoEffect:
         """Play Cloudflare's release call."""
         self._call()
         self._check_pauses([postfix_part(given) for given in ids])
@@ -443,8 +443,8 @@ class Simulation:
             self.sleep(took)
             if strike is Strike.RATE_LIMITED:
                 silence = self.random.choice((5, 30, 300)) if self.seed else 42
-                return Refused(REFUSALS[strike], Evidence(429), silence)
-            return Refused(REFUSALS[strike], Evidence(failure=strike))
+                return NoEffect(REFUSALS[strike], Evidence(429), silence)
+            return NoEffect(REFUSALS[strike], Evidence(failure=strike))
         self._see(ids, strike)
         names: dict[MessageId, Sequence[str]] = {}
         try:
@@ -507,8 +507,8 @@ class Simulation:
             self.late_calls += [f"{self.now:.3f}: {part} is sent though {objection}" for objection in lost]
 
     def read(
-        self, account_id: AccountId, wanted: Sequence[Wanted], _: float, budget: Budget
-    ) -> Mapping[PostfixPart, Reading]:
+        self, account_id: AccountId, wanted: Sequence[ReadBackTarget], _: float, budget: Budget
+    ) -> Mapping[PostfixPart, ReadBack]:
         """Play Cloudflare's search: what is true at the moment of the read, or nothing."""
         if budget.take(account_id, Mark.ALL):
             return {}
@@ -519,11 +519,11 @@ class Simulation:
             effects = [at for at in self.effects.get(one.part, ()) if at <= self.now]
             since = (one.since - EPOCH).total_seconds() if one.since else -1.0
             if any(at >= since for at in effects):
-                readings[one.part] = Reading(Seen.RELEASED, Evidence(200))
+                readings[one.part] = ReadBack(Seen.RELEASED, Evidence(200))
             elif effects:
-                readings[one.part] = Reading(Seen.UNCLEAR, Evidence(200))
+                readings[one.part] = ReadBack(Seen.UNCLEAR, Evidence(200))
             else:
-                readings[one.part] = Reading(Seen.QUARANTINED, Evidence(200))
+                readings[one.part] = ReadBack(Seen.QUARANTINED, Evidence(200))
                 self.negative_reads.setdefault(one.part, []).append(self.now)
         self.sleep(self.random.uniform(0.1, 3.0))
         if strike is Strike.CRASH_AFTER:
@@ -679,13 +679,13 @@ class Simulation:
                 self.note("answers 400")
                 return
             request = self._request(job, number)
-            outcome: list[Answer | Refusal | KeyReused] = []
+            outcome: list[Answer | NotAccepted | KeyReused] = []
             webhook = partial(self._webhook, request, job.inline, outcome)
             self._spawn(f"webhook {job.name}", webhook, self.now, WEBHOOK_SECONDS)
             self._wait_for(self._actors[-1])
             answer = outcome[0] if outcome else None
             self.told.append(Told(self.now, request.request_id, answer))
-            if answer is not None and not (isinstance(answer, Refusal) and number + 1 < job.tries):
+            if answer is not None and not (isinstance(answer, NotAccepted) and number + 1 < job.tries):
                 if job.cancel_after is not None:
                     self.sleep(job.cancel_after)
                     canceller = partial(self._canceller, request.request_id)
@@ -693,7 +693,7 @@ class Simulation:
                 return
             self.sleep(self.random.uniform(0.5, 30.0))
 
-    def _webhook(self, request: RequestRow, inline: bool, outcome: list[Answer | Refusal | KeyReused]) -> None:
+    def _webhook(self, request: RequestRow, inline: bool, outcome: list[Answer | NotAccepted | KeyReused]) -> None:
         ports = self.ports(WEBHOOK_SECONDS)
         try:
             outcome.append(release(request, ports, inline=inline))

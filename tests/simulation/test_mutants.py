@@ -11,13 +11,13 @@ from quarantine_release.domain import results as results_module
 from quarantine_release.domain.call_limit import AccountRow
 from quarantine_release.domain.details import NotRead
 from quarantine_release.domain.guard import Guarded, judge
-from quarantine_release.domain.packing import Want
+from quarantine_release.domain.packing import WantedRelease
 from quarantine_release.domain.results import claimable
-from quarantine_release.domain.rows import AttemptRow, MessageRow, RequestRow, RequestState, Target, targets_of
+from quarantine_release.domain.rows import AttemptRow, MessageRow, RequestRow, RequestState, Target, parse_targets
 from quarantine_release.domain.settlement import settled
 from quarantine_release.domain.states import State, may_claim
 from quarantine_release.domain.transitions import Terms, given_back, recorded
-from quarantine_release.domain.verdicts import Answered, Reading, Refused, Seen, Verdict
+from quarantine_release.domain.verdicts import Answered, NoEffect, ReadBack, Seen, Verdict
 from quarantine_release.ledger import transactions as ledger_module
 from quarantine_release.ledger.account_view import AccountView
 from quarantine_release.ledger.call_budget import AccountBudget
@@ -30,7 +30,7 @@ from quarantine_release.releasing import gate as gate_module
 from quarantine_release.releasing.claim import Claims
 from quarantine_release.releasing.findings import Findings
 from quarantine_release.releasing.ports import Conflict, Move
-from quarantine_release.releasing.progress import Run
+from quarantine_release.releasing.progress import Progress
 from quarantine_release.releasing.vet import Vetting
 from quarantine_release.usecases import settle as settle_module
 from quarantine_release.usecases import sweep as sweep_module
@@ -63,7 +63,7 @@ def ambiguous_means_retry(patch: Patch) -> None:
 
 def retry_on_lease_expiry(patch: Patch) -> None:
     def mutant(
-        row: MessageRow, _: AttemptRow, __: Reading, ___: datetime, now: datetime, ____: Terms
+        row: MessageRow, _: AttemptRow, __: ReadBack, ___: datetime, now: datetime, ____: Terms
     ) -> MessageRow | None:
         return freed(row, now) if row.deadline is not None and now >= row.deadline else None
 
@@ -87,10 +87,10 @@ def no_settle_time(patch: Patch) -> None:
 def outcome_projected_onto_all_requested_ids(patch: Patch) -> None:
     original = attempt_module._record
 
-    def mutant(run: Run, claims: Claims, answer: Answered, *, is_last: bool) -> None:
+    def mutant(run: Progress, claims: Claims, answer: Answered, *, is_last: bool) -> None:
         called = {move.after.part for move in claims.moves}
         others = [Move(row, row) for part, row in run.rows.items() if part not in called]
-        every = [target for request in run.requests.values() for target in targets_of(request.ids)]
+        every = [target for request in run.requests.values() for target in parse_targets(request.ids)]
         verdict = next(iter(answer.verdicts.values()))
         original(
             run,
@@ -105,7 +105,7 @@ def outcome_projected_onto_all_requested_ids(patch: Patch) -> None:
 def outcome_projected_onto_ids_that_were_not_in_the_call(patch: Patch) -> None:
     original = attempt_module._record
 
-    def mutant(run: Run, claims: Claims, answer: Answered, *, is_last: bool) -> None:
+    def mutant(run: Progress, claims: Claims, answer: Answered, *, is_last: bool) -> None:
         """Take what was wanted for what was called: of the ids at hand some were not claimed."""
         called = {target.part for target in claims.attempt.targets}
         absent = [row for part, row in run.rows.items() if part not in called and row.state is State.RETRYABLE]
@@ -197,7 +197,7 @@ def refusals_count_as_attempts(patch: Patch) -> None:
 
 
 def what_cannot_be_read_is_taken_for_released(patch: Patch) -> None:
-    def mutant(row: MessageRow, attempt: AttemptRow, reading: Reading, *others: Any) -> MessageRow | None:
+    def mutant(row: MessageRow, attempt: AttemptRow, reading: ReadBack, *others: Any) -> MessageRow | None:
         seen = Seen.RELEASED if reading.seen is Seen.UNREAD else reading.seen
         return settled(row, attempt, replace(reading, seen=seen), *others)
 
@@ -226,7 +226,7 @@ def a_pause_stays_with_the_process_that_saw_the_429(patch: Patch) -> None:
 
 
 def a_lost_hint_is_a_lost_request(patch: Patch) -> None:
-    patch.setattr(sweep_module, "hints_of", lambda request, parts: [])  # noqa: ARG005
+    patch.setattr(sweep_module, "plan_hints", lambda request, parts: [])  # noqa: ARG005
 
 
 def a_cancelled_request_is_claimed_for(patch: Patch) -> None:
@@ -249,7 +249,7 @@ def a_read_that_failed_lets_pass(patch: Patch) -> None:
 
 
 def what_nobody_looked_at_is_claimed(patch: Patch) -> None:
-    def mutant(_: Vetting, wants: Any, ended: Any = ()) -> list[Want]:  # noqa: ARG001
+    def mutant(_: Vetting, wants: Any, ended: Any = ()) -> list[WantedRelease]:  # noqa: ARG001
         return [replace(want, guards=dict.fromkeys(want.requests)) for want in wants]
 
     patch.setattr(Vetting, "vet", mutant)
@@ -265,13 +265,13 @@ def guarded_stories() -> Iterator[list[str]]:
 
 
 def the_switch_is_ignored(patch: Patch) -> None:
-    patch.setattr(AccountBudget, "stop_of", lambda self, account_id, client: None)  # noqa: ARG005
+    patch.setattr(AccountBudget, "active_pause", lambda self, account_id, client: None)  # noqa: ARG005
 
 
 def the_switch_is_not_looked_at_again_after_the_claim(patch: Patch) -> None:
     original = attempt_module._too_late
 
-    def mutant(run: Run, attempt: AttemptRow, *others: Any) -> Refused | None:
+    def mutant(run: Progress, attempt: AttemptRow, *others: Any) -> NoEffect | None:
         return original(run, replace(attempt, owners={}), *others)
 
     patch.setattr(attempt_module, "_too_late", mutant)

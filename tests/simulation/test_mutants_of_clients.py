@@ -9,7 +9,7 @@ from quarantine_release.aws import current_clients
 from quarantine_release.domain.ids import RequestId
 from quarantine_release.domain.permit import as_accepted
 from quarantine_release.domain.rows import RequestRow
-from quarantine_release.releasing.hints import hints_of
+from quarantine_release.releasing.hints import plan_hints
 from quarantine_release.usecases import sweep
 from tests.simulation.simulated_clients import Loss
 from tests.simulation.simulated_runs import REVOKED, schedules, seeded
@@ -43,7 +43,7 @@ def revoked_stories() -> Iterator[list[str]]:
 
 
 def the_clients_secret_is_ignored(patch: Patch) -> None:
-    patch.setattr(current_clients, "permit_of", lambda request, clients, now: as_accepted(request))  # noqa: ARG005
+    patch.setattr(current_clients, "check_permit", lambda request, clients, now: as_accepted(request))  # noqa: ARG005
 
 
 def work_of_a_revoked_client_is_forgotten(patch: Patch) -> None:
@@ -51,11 +51,11 @@ def work_of_a_revoked_client_is_forgotten(patch: Patch) -> None:
     forgotten: set[RequestId] = set()
 
     def mutant(request: RequestRow, parts: Any) -> Any:
-        hints = hints_of(request, parts)
+        hints = plan_hints(request, parts)
         forgotten.update({request.request_id} if request.client == "lost" and hints else ())
         return [] if request.request_id in forgotten else hints
 
-    patch.setattr(sweep, "hints_of", mutant)
+    patch.setattr(sweep, "plan_hints", mutant)
 
 
 @pytest.mark.parametrize("mutant", [the_clients_secret_is_ignored, work_of_a_revoked_client_is_forgotten])

@@ -11,7 +11,7 @@ from quarantine_release.domain import transitions as transitions_module
 from quarantine_release.domain.ids import AccountId, MessageId
 from quarantine_release.domain.rows import MessageRow, RequestRow, RequestState
 from quarantine_release.domain.states import LETTERS
-from quarantine_release.domain.verdicts import Wanted
+from quarantine_release.domain.verdicts import ReadBackTarget
 from quarantine_release.ledger.items import request_row
 from quarantine_release.releasing.ports import Ports
 from quarantine_release.usecases import rehearse as rehearse_module
@@ -56,7 +56,7 @@ def an_id_that_a_caller_gives_counts_as_confirmed(patch: Patch) -> None:
 
 
 def what_callers_call_a_message_is_not_read(patch: Patch) -> None:
-    def mutant(ports: Ports, account_id: AccountId, wanted: Sequence[Wanted], seconds: float) -> Any:
+    def mutant(ports: Ports, account_id: AccountId, wanted: Sequence[ReadBackTarget], seconds: float) -> Any:
         return ports.reader.read(account_id, wanted, seconds, ports.budget)
 
     patch.setattr(settle_module, "read_back", mutant)

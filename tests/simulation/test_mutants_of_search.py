@@ -14,7 +14,7 @@ from quarantine_release.cloudflare import entries as reading_module
 from quarantine_release.cloudflare import log_pages as cloudflare_log_module
 from quarantine_release.cloudflare import matching as matching_module
 from quarantine_release.cloudflare.entries import RELEASE
-from quarantine_release.cloudflare.search import Calls, Page
+from quarantine_release.cloudflare.search import Page, SearchSession
 from quarantine_release.domain import search_rows as search_rows_module
 from quarantine_release.domain.details import Details, NotRead, Several
 from quarantine_release.domain.guard import Guarded
@@ -58,12 +58,12 @@ def the_last_row_wins(patch: Patch) -> None:
 
 
 def only_one_page_is_read(patch: Patch) -> None:
-    original = Calls.pages
+    original = SearchSession.pages
 
-    def mutant(self: Calls, query: Mapping[str, str], **members: Any) -> Iterator[Page]:
+    def mutant(self: SearchSession, query: Mapping[str, str], **members: Any) -> Iterator[Page]:
         return (replace(page, is_last=True) for page in islice(original(self, query, **members), 1))
 
-    patch.setattr(Calls, "pages", mutant)
+    patch.setattr(SearchSession, "pages", mutant)
 
 
 def the_first_of_several_is_meant(patch: Patch) -> None:
@@ -85,12 +85,12 @@ def what_is_too_new_to_be_shown_cannot_be_read(patch: Patch) -> None:
 
 
 def a_listed_operation_is_proof(patch: Patch) -> None:
-    original = reading_module.judge
+    original = reading_module.shown_state
 
     def mutant(entry: Mapping[str, Any]) -> Seen:
         return Seen.RELEASED if RELEASE in entry["post_delivery_operations"] else original(entry)
 
-    patch.setattr(reading_module, "judge", mutant)
+    patch.setattr(reading_module, "shown_state", mutant)
 
 
 def only_one_page_of_an_action_log_is_read(patch: Patch) -> None:

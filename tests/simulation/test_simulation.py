@@ -14,7 +14,7 @@ import pytest
 from quarantine_release.domain.states import Outcome
 from quarantine_release.domain.verdicts import RefusalReason
 from quarantine_release.releasing.progress import Answer
-from quarantine_release.usecases.admission import Refusal
+from quarantine_release.usecases.admission import NotAccepted
 from tests.simulation.simulated_invariants import check_end
 from tests.simulation.simulated_runs import (
     GRACE_SECONDS,
@@ -138,7 +138,7 @@ def test_seeds_bring_about_what_is_to_be_survived() -> None:
     assert any(run.negative_reads for run in runs)
     assert any(run.pauses for run in runs)
     answers = [told.answer for run in runs for told in run.told]
-    reasons = {answer.reason for answer in answers if isinstance(answer, Refusal)}
+    reasons = {answer.reason for answer in answers if isinstance(answer, NotAccepted)}
     assert RefusalReason.PAUSED in reasons
     assert all(run.is_settled for run in runs if run.damages is None)
     kinds = {one.key[:1] for run in runs if run.damages is not None for one in run.damages.planned}

@@ -6,12 +6,12 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from quarantine_release.cloudflare.entries import RELEASE, details_of
+from quarantine_release.cloudflare.entries import RELEASE, parse_details
 from quarantine_release.domain.details import Details
 from quarantine_release.domain.ids import MessageId, postfix_part
 from quarantine_release.domain.lookup import Question
 from quarantine_release.domain.request_options import Narrowing
-from quarantine_release.domain.verdicts import Seen, Wanted
+from quarantine_release.domain.verdicts import ReadBackTarget, Seen
 from tests.support.shapes import family, postfix_ids
 from tests.support.stand_ins import NOON
 
@@ -35,9 +35,9 @@ def full_id(at: datetime, digits: str = "12345678") -> MessageId:
     return MessageId(f"{queue_id(at)}-{at:%Y-%m-%dT%H:%M:%S}-{digits}")
 
 
-def want(message_id: str, since: datetime | None = None) -> Wanted:
+def want(message_id: str, since: datetime | None = None) -> ReadBackTarget:
     known = MessageId(message_id)
-    return Wanted(postfix_part(known), known, since)
+    return ReadBackTarget(postfix_part(known), known, since)
 
 
 words = st.sampled_from([RELEASE, "RELEASE", "quarantined", "delivered", "quarantine_release", "2026-11-22T12:00:00Z"])
@@ -91,13 +91,13 @@ ENTRY: dict[str, Any] = {
 
 
 def read(**members: Any) -> Details:
-    details = details_of(ENTRY | members, NOON)
+    details = parse_details(ENTRY | members, NOON)
     assert details is not None
     return details
 
 
 def lacking(*names: str) -> Details:
-    details = details_of({name: value for name, value in ENTRY.items() if name not in names}, NOON)
+    details = parse_details({name: value for name, value in ENTRY.items() if name not in names}, NOON)
     assert details is not None
     return details
 

@@ -18,13 +18,22 @@ from quarantine_release.domain.lookup import Question
 from quarantine_release.domain.rows import RequestRow, RequestState, WireForm
 from quarantine_release.domain.states import State
 from quarantine_release.domain.transitions import Terms
-from quarantine_release.domain.verdicts import Answered, Evidence, Reading, Recipients, Refused, Stop, Verdict, Wanted
+from quarantine_release.domain.verdicts import (
+    Answered,
+    Evidence,
+    NoEffect,
+    ReadBack,
+    ReadBackTarget,
+    Recipients,
+    Stop,
+    Verdict,
+)
 from quarantine_release.ledger.table import Table
 from quarantine_release.ledger.transactions import DynamoLedger
 from quarantine_release.releasing.call import make_call
 from quarantine_release.releasing.claim import Claims
 from quarantine_release.releasing.ports import Budget, Hint, Ports
-from quarantine_release.releasing.progress import Run
+from quarantine_release.releasing.progress import Progress
 from quarantine_release.usecases.release_queued import Batch, release_hinted
 
 ACCOUNT = AccountId("a" * 32)
@@ -89,7 +98,7 @@ class RememberingCloudflare:
     """A Cloudflare that delivers everything, but for what it is told to answer next."""
 
     calls: list[tuple[WireForm, list[MessageId]]] = field(default_factory=list)
-    answers: deque[Answered | Refused | Callable[[Sequence[MessageId]], Answered]] = field(default_factory=deque)
+    answers: deque[Answered | NoEffect | Callable[[Sequence[MessageId]], Answered]] = field(default_factory=deque)
 
     def release(
         self,
@@ -97,28 +106,28 @@ class RememberingCloudflare:
         wire_form: WireForm,
         ids: Sequence[MessageId],
         seconds: float,  # noqa: ARG002
-    ) -> Answered | Refused:
+    ) -> Answered | NoEffect:
         self.calls.append((wire_form, list(ids)))
         answer = self.answers.popleft() if self.answers else None
         if answer is None:
             return Answered({each: replace(DELIVERED, message_id=each) for each in ids}, OK)
-        return answer if isinstance(answer, Answered | Refused) else answer(ids)
+        return answer if isinstance(answer, Answered | NoEffect) else answer(ids)
 
 
 @dataclass
 class RememberingReader:
     """Reads what it was given to read."""
 
-    readings: dict[PostfixPart, Reading] = field(default_factory=dict)
-    wanted: list[Wanted] = field(default_factory=list)
+    readings: dict[PostfixPart, ReadBack] = field(default_factory=dict)
+    wanted: list[ReadBackTarget] = field(default_factory=list)
 
     def read(
         self,
         account_id: AccountId,  # noqa: ARG002
-        wanted: Sequence[Wanted],
+        wanted: Sequence[ReadBackTarget],
         seconds: float,  # noqa: ARG002
         budget: Budget,  # noqa: ARG002
-    ) -> Mapping[PostfixPart, Reading]:
+    ) -> Mapping[PostfixPart, ReadBack]:
         self.wanted += wanted
         return {one.part: self.readings[one.part] for one in wanted if one.part in self.readings}
 
@@ -162,7 +171,7 @@ class RememberingBudget:
     waits: deque[float] = field(default_factory=deque)
     taken: list[Mark] = field(default_factory=list)
     put_back_calls: int = 0
-    heard_of: list[Answered | Refused] = field(default_factory=list)
+    heard_of: list[Answered | NoEffect] = field(default_factory=list)
     paused: float = 0.0
     renewal: float = 0.0
     used_up: float = 0.0
@@ -177,7 +186,7 @@ class RememberingBudget:
     def pause_left(self, account_id: AccountId) -> float:  # noqa: ARG002
         return self.paused
 
-    def stop_of(self, account_id: AccountId, client: str) -> Stop | None:  # noqa: ARG002
+    def active_pause(self, account_id: AccountId, client: str) -> Stop | None:  # noqa: ARG002
         return self.stops.get("*") or self.stops.get(client)
 
     def reserve(self, account_id: AccountId, mark: Mark) -> "RememberingReservation":
@@ -186,7 +195,7 @@ class RememberingBudget:
     def wait_for(self, account_id: AccountId, calls: int) -> float:  # noqa: ARG002
         return max(self.paused, self.used_up)
 
-    def heard(self, account_id: AccountId, called: Answered | Refused) -> None:  # noqa: ARG002
+    def heard(self, account_id: AccountId, called: Answered | NoEffect) -> None:  # noqa: ARG002
         self.heard_of.append(called)
 
 
@@ -278,7 +287,7 @@ class World:
         """Be the worker for all hints that were sent."""
         return release_hinted(self.queue.taken(), self.ports(**ports))
 
-    def call(self, run: Run, claims: Claims) -> Refused | None:
+    def call(self, run: Progress, claims: Claims) -> NoEffect | None:
         """Make a claimed call, for which one was taken from the budget."""
         with RememberingReservation(self.budget, is_taken=True) as reserved:
             return make_call(run, claims, reserved)

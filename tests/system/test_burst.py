@@ -33,7 +33,7 @@ from benchmarks.simulated_quarantine import Mail, Quarantine
 from benchmarks.simulated_time import SimulatedTime
 from quarantine_release.cloudflare.connection import NoReply
 from quarantine_release.cloudflare.reply import Reply
-from quarantine_release.domain.ids import MessageId, time_of
+from quarantine_release.domain.ids import MessageId, decode_time
 
 LIMIT = Limit(calls=180)
 MARKS = {"InlineCalls": "45", "CallsPerWindow": "135"}
@@ -200,7 +200,9 @@ def ids_of(page: Any) -> list[str]:
 
 
 def ids_of_mails(mails: Sequence[Mail]) -> list[str]:
-    assert all(time_of(each, mail.at) == mail.at for mail in mails for each in (mail.postfix_id, mail.investigate_id))
+    assert all(
+        decode_time(each, mail.at) == mail.at for mail in mails for each in (mail.postfix_id, mail.investigate_id)
+    )
     return [mail.investigate_id for mail in mails]
 
 

@@ -17,7 +17,7 @@ from quarantine_release.cloudflare.search import SearchApi
 from quarantine_release.config.accounts import Accounts, Credential
 from quarantine_release.domain.states import Outcome
 from quarantine_release.releasing.progress import Answer
-from quarantine_release.usecases.accepted_request import look_up
+from quarantine_release.usecases.accepted_request import status_of
 from quarantine_release.usecases.release_now import release
 from quarantine_release.usecases.settle import Summary, reconcile
 from tests.support.model_dynamodb import ModelDynamoDB
@@ -69,7 +69,7 @@ def test_a_thousand_lost_answers_are_settled_in_packs(simulator: Service) -> Non
         reconcile(ports, Summary())
     session.close()
     for request in asked:
-        assert {result.outcome for result in look_up(request, ports).results} == {Outcome.RELEASED}
+        assert {result.outcome for result in status_of(request, ports).results} == {Outcome.RELEASED}
     calls = requests.get(f"{simulator.url}/_simulator/calls", timeout=10).json()
     methods = [call["method"] for call in calls]
     assert methods.count("POST") == REQUESTS

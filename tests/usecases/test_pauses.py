@@ -17,7 +17,7 @@ from quarantine_release.ledger.transactions import DynamoLedger
 from quarantine_release.releasing.ports import Hint
 from quarantine_release.releasing.progress import Answer
 from quarantine_release.usecases.accepted_request import KeyReused
-from quarantine_release.usecases.admission import Refusal
+from quarantine_release.usecases.admission import NotAccepted
 from quarantine_release.usecases.release_now import release
 from quarantine_release.usecases.sweep import QUIET, Swept, sweep
 from tests.support.deployment import ACCOUNT as DEPLOYED_ACCOUNT
@@ -60,7 +60,7 @@ def test_a_request_is_refused_with_the_reason_and_nothing_is_written(
 ) -> None:
     stop(world, client)
     answer = release(request_row(BARE, force=force), world.ports(), inline=inline)
-    assert isinstance(answer, Refusal)
+    assert isinstance(answer, NotAccepted)
     assert (answer.reason, answer.retry_after, answer.stop) == (RefusalReason.PAUSED, None, STOP)
     assert world.dynamodb.items == {}
     assert world.cloudflare.calls == []
@@ -100,9 +100,9 @@ class Falling(RememberingBudget):
 
     asked: int = 1
 
-    def stop_of(self, account_id: AccountId, client: str) -> Stop | None:
+    def active_pause(self, account_id: AccountId, client: str) -> Stop | None:
         self.asked -= 1
-        return STOP if self.asked < 0 else super().stop_of(account_id, client)
+        return STOP if self.asked < 0 else super().active_pause(account_id, client)
 
 
 @pytest.mark.parametrize("force", [False, True])
@@ -111,7 +111,7 @@ def test_a_call_that_is_claimed_when_the_switch_falls_is_given_back_and_the_requ
 ) -> None:
     budget = Falling()
     answer = release(request_row(BARE, force=force), world.ports(budget=budget))
-    assert isinstance(answer, Refusal)
+    assert isinstance(answer, NotAccepted)
     assert (answer.reason, answer.stop) == (RefusalReason.PAUSED, STOP)
     assert answer.request.state is RequestState.REFUSED
     assert world.cloudflare.calls == []
@@ -138,7 +138,7 @@ def test_a_request_called_in_part_when_the_switch_falls_is_told_so_and_the_rest_
 class Unknowable(RememberingBudget):
     """Whether releases are paused cannot be told."""
 
-    def stop_of(self, account_id: AccountId, client: str) -> Stop | None:  # noqa: ARG002
+    def active_pause(self, account_id: AccountId, client: str) -> Stop | None:  # noqa: ARG002
         raise LedgerUnavailable("ThrottlingException")
 
 
@@ -195,7 +195,7 @@ def test_a_call_for_several_clients_is_given_back_when_the_switch_falls_for_one_
     class FallingForOne(RememberingBudget):
         asked: list[str] = field(default_factory=list)
 
-        def stop_of(self, account_id: AccountId, client: str) -> Stop | None:  # noqa: ARG002
+        def active_pause(self, account_id: AccountId, client: str) -> Stop | None:  # noqa: ARG002
             self.asked.append(client)
             return STOP if client == "paused" and len(self.asked) > 2 else None
 

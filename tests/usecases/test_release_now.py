@@ -15,12 +15,12 @@ from quarantine_release.domain.ids import AccountId, MessageId, postfix_part
 from quarantine_release.domain.ledger_errors import LedgerUnavailable
 from quarantine_release.domain.rows import AttemptState, MessageRow, RequestRow, RequestState, WireForm
 from quarantine_release.domain.states import Code, Outcome, State
-from quarantine_release.domain.verdicts import Answered, Evidence, Recipients, RefusalReason, Refused, Verdict
+from quarantine_release.domain.verdicts import Answered, Evidence, NoEffect, Recipients, RefusalReason, Verdict
 from quarantine_release.releasing.hints import CHUNK
 from quarantine_release.releasing.ports import Hint
 from quarantine_release.releasing.progress import Answer
-from quarantine_release.usecases.accepted_request import KeyReused, cancel, look_up
-from quarantine_release.usecases.admission import Refusal
+from quarantine_release.usecases.accepted_request import KeyReused, cancel, status_of
+from quarantine_release.usecases.admission import NotAccepted
 from quarantine_release.usecases.release_now import release
 from quarantine_release.usecases.release_queued import release_hinted
 from quarantine_release.usecases.sweep import Swept, sweep
@@ -41,10 +41,10 @@ from tests.support.stand_ins import (
 PART = postfix_part(BARE)
 LOST = Evidence(failure="no_answer_in_time")
 NO_ANSWER = Verdict(State.UNKNOWN, Code.NO_ANSWER)
-RATE_LIMITED = Refused(RefusalReason.RATE_LIMITED, Evidence(429), 42)
-UNREACHABLE = Refused(RefusalReason.UNREACHABLE, Evidence(failure="connection_refused"))
-DENIED = Refused(RefusalReason.CREDENTIALS, Evidence(403, (10000,)))
-REJECTED = Refused(RefusalReason.CALL_REJECTED, Evidence(400, (7003,)))
+RATE_LIMITED = NoEffect(RefusalReason.RATE_LIMITED, Evidence(429), 42)
+UNREACHABLE = NoEffect(RefusalReason.UNREACHABLE, Evidence(failure="connection_refused"))
+DENIED = NoEffect(RefusalReason.CREDENTIALS, Evidence(403, (10000,)))
+REJECTED = NoEffect(RefusalReason.CALL_REJECTED, Evidence(400, (7003,)))
 FULL_OTHER = MessageId("4WtWkr6nlBz9sNH-2024-08-28T15:32:35-7")
 
 
@@ -75,7 +75,7 @@ def kept_request(world: World, request: RequestRow) -> RequestRow:
 
 
 def told(world: World, request: RequestRow) -> list[tuple[Outcome, Code | None]]:
-    return outcomes(look_up(kept_request(world, request), world.ports()))
+    return outcomes(status_of(kept_request(world, request), world.ports()))
 
 
 def test_a_new_message_is_released_once_and_closed(world: World) -> None:
@@ -194,7 +194,7 @@ def test_a_claim_whose_process_died_is_in_progress_then_unconfirmed_and_never_cl
         release(request, world.ports(cloudflare=Deadly()))
     assert outcomes(run(world, request_row(BARE, name="two"))) == [(Outcome.IN_PROGRESS, None)]
     world.clock.move(seconds=TERMS.lease.total_seconds())
-    assert outcomes(look_up(request, world.ports())) == [(Outcome.UNCONFIRMED, Code.NO_ANSWER)]
+    assert outcomes(status_of(request, world.ports())) == [(Outcome.UNCONFIRMED, Code.NO_ANSWER)]
     assert outcomes(run(world, request_row(BARE, name="three"))) == [(Outcome.UNCONFIRMED, Code.NO_ANSWER)]
     assert world.cloudflare.calls == []
 
@@ -272,7 +272,7 @@ def test_refused_credentials_give_the_claim_back_and_refuse_the_request(world: W
     world.cloudflare.answers.append(DENIED)
     request = request_row(BARE)
     refusal = release(request, world.ports())
-    assert isinstance(refusal, Refusal)
+    assert isinstance(refusal, NotAccepted)
     assert refusal.reason is RefusalReason.CREDENTIALS
     assert kept_request(world, request).state is RequestState.REFUSED
     assert (message(world).state, message(world).owner, message(world).attempts) == (State.RETRYABLE, None, frozenset())
@@ -282,7 +282,7 @@ def test_refused_credentials_give_the_claim_back_and_refuse_the_request(world: W
 
 
 @pytest.mark.parametrize("no", [RATE_LIMITED, UNREACHABLE, REJECTED])
-def test_a_refusal_that_passes_keeps_the_request_open_and_the_message_free(world: World, no: Refused) -> None:
+def test_a_refusal_that_passes_keeps_the_request_open_and_the_message_free(world: World, no: NoEffect) -> None:
     world.cloudflare.answers.append(no)
     request = request_row(BARE, FULL_OTHER)
     answer = run(world, request)
@@ -296,11 +296,11 @@ def test_a_refusal_that_passes_keeps_the_request_open_and_the_message_free(world
 
 
 @pytest.mark.parametrize("no", [RATE_LIMITED, UNREACHABLE, DENIED])
-def test_a_refused_force_is_told_no_at_once_since_nobody_waits_for_it_later(world: World, no: Refused) -> None:
+def test_a_refused_force_is_told_no_at_once_since_nobody_waits_for_it_later(world: World, no: NoEffect) -> None:
     world.cloudflare.answers.append(no)
     request = request_row(BARE, force=True)
     refusal = release(request, world.ports())
-    assert isinstance(refusal, Refusal)
+    assert isinstance(refusal, NotAccepted)
     assert refusal.reason is no.reason
     assert kept_request(world, request).state is RequestState.REFUSED
 
@@ -308,7 +308,7 @@ def test_a_refused_force_is_told_no_at_once_since_nobody_waits_for_it_later(worl
 def test_a_refused_force_leaves_the_message_as_released_as_it_was(world: World) -> None:
     run(world, request_row(BARE))
     world.cloudflare.answers.append(DENIED)
-    assert isinstance(release(request_row(BARE, name="two", force=True), world.ports()), Refusal)
+    assert isinstance(release(request_row(BARE, name="two", force=True), world.ports()), NotAccepted)
     row = message(world)
     assert (row.state, row.owner) == (State.RELEASED, "rq_one")
     assert row.expires_at is not None
@@ -316,7 +316,7 @@ def test_a_refused_force_leaves_the_message_as_released_as_it_was(world: World) 
 
 
 @pytest.mark.parametrize("no", [RATE_LIMITED, UNREACHABLE, DENIED])
-def test_a_second_form_that_is_refused_waits_for_its_turn(world: World, no: Refused) -> None:
+def test_a_second_form_that_is_refused_waits_for_its_turn(world: World, no: NoEffect) -> None:
     world.cloudflare.answers += [answering(DELIVERED), no]
     answer = run(world, request_row(BARE, FULL_OTHER))
     assert outcomes(answer) == [(Outcome.RELEASED, None), (Outcome.IN_PROGRESS, None)]
@@ -354,7 +354,7 @@ def test_nothing_is_claimed_without_time_to_call_and_record(world: World) -> Non
 def test_a_force_without_time_is_refused_and_leaves_nothing(world: World) -> None:
     world.seconds_left = [13.9]
     refusal = release(request_row(BARE, force=True), world.ports())
-    assert isinstance(refusal, Refusal)
+    assert isinstance(refusal, NotAccepted)
     assert refusal.reason is RefusalReason.NO_TIME
     assert world.dynamodb.items == {}
 
@@ -378,7 +378,7 @@ def test_what_nobody_came_to_within_a_day_expires(world: World) -> None:
     world.clock.move(hours=24, minutes=5)
     assert world.work().stale == 1
     sweep(world.ports(), Swept())
-    answer = look_up(kept_request(world, request), world.ports())
+    answer = status_of(kept_request(world, request), world.ports())
     assert outcomes(answer) == [(Outcome.EXPIRED, None)] * 2
     assert answer.results[0].retryable
     assert kept_request(world, request).letters == "EE"
@@ -485,10 +485,10 @@ def test_an_end_that_cannot_be_written_is_told_all_the_same(world: World, faults
     key = f"M#{ACCOUNT}#{PART}"
     world.dynamodb.items[key]["state"] = {"S": State.RELEASED}
     faults += [None, Fault.TIMEOUT_BEFORE]
-    answer = look_up(request, world.ports())
+    answer = status_of(request, world.ports())
     assert outcomes(answer) == [(Outcome.RELEASED, None)]
     assert kept_request(world, request).state is RequestState.OPEN
-    assert outcomes(look_up(request, world.ports())) == [(Outcome.RELEASED, None)]
+    assert outcomes(status_of(request, world.ports())) == [(Outcome.RELEASED, None)]
     assert kept_request(world, request).letters == "R"
     assert message(world).attempt == row.attempt
 
@@ -541,7 +541,7 @@ def test_a_finished_request_keeps_its_letters_whatever_becomes_of_the_message(wo
     run(world, first)
     world.cloudflare.answers.append(all_unknown)
     run(world, request_row(BARE, name="two", force=True))
-    seen = look_up(kept_request(world, first), world.ports())
+    seen = status_of(kept_request(world, first), world.ports())
     assert outcomes(seen) == [(Outcome.RELEASED, None)]
     assert seen.results[0].row is None
 
@@ -589,7 +589,7 @@ def test_a_refusal_is_told_though_its_message_has_another_owner_by_now(world: Wo
 
     world.cloudflare.answers.append(denied_beside_another)
     request = request_row(BARE)
-    assert isinstance(release(request, world.ports()), Refusal)
+    assert isinstance(release(request, world.ports()), NotAccepted)
     assert kept_request(world, request).state is RequestState.REFUSED
 
 
@@ -649,7 +649,7 @@ def test_a_plain_request_calls_up_to_the_inline_mark_and_a_forced_one_up_to_the_
 def test_a_force_over_the_budget_is_refused_and_leaves_nothing(world: World) -> None:
     world.budget.waits.append(12.5)
     refusal = release(request_row(BARE, force=True), world.ports())
-    assert isinstance(refusal, Refusal)
+    assert isinstance(refusal, NotAccepted)
     assert (refusal.reason, refusal.retry_after) == (RefusalReason.RATE_LIMITED, 13)
     assert world.dynamodb.items == {}
     assert (world.queue.sent, world.cloudflare.calls) == ([], [])
@@ -687,7 +687,7 @@ def test_a_force_that_was_refused_is_refused_again_while_calls_pause(world: Worl
     world.cloudflare.answers.append(RATE_LIMITED)
     for paused in (0.0, 30.0):
         world.budget.paused = paused
-        assert isinstance(release(request_row(BARE, force=True), world.ports()), Refusal)
+        assert isinstance(release(request_row(BARE, force=True), world.ports()), NotAccepted)
     assert len(world.cloudflare.calls) == 1
 
 
@@ -695,7 +695,7 @@ def test_a_force_of_several_ids_that_is_rejected_as_a_whole_is_told_no(world: Wo
     world.cloudflare.answers.append(REJECTED)
     request = request_row(BARE, OTHER, force=True)
     refusal = release(request, world.ports())
-    assert isinstance(refusal, Refusal)
+    assert isinstance(refusal, NotAccepted)
     assert (refusal.reason, refusal.retry_after) == (RefusalReason.CALL_REJECTED, None)
     assert kept_request(world, request).state is RequestState.REFUSED
     assert {message(world, given).state for given in (BARE, OTHER)} == {State.RETRYABLE}
@@ -749,7 +749,7 @@ def test_a_budget_that_cannot_be_read_is_no_answer(world: World, monkeypatch: py
 
 
 @pytest.mark.parametrize("called", [Answered({BARE: DELIVERED}, OK, rest=7), RATE_LIMITED, REJECTED, DENIED])
-def test_the_budget_hears_of_every_call(world: World, called: Answered | Refused) -> None:
+def test_the_budget_hears_of_every_call(world: World, called: Answered | NoEffect) -> None:
     world.cloudflare.answers.append(called)
     release(request_row(BARE), world.ports())
     assert world.budget.heard_of == [called]
@@ -777,7 +777,7 @@ def test_a_pause_that_begins_after_the_claim_is_kept(world: World, force: bool) 
     assert world.budget.put_back_calls == 1
     assert (message(world).state, message(world).attempts) == (State.RETRYABLE, frozenset())
     if force:
-        assert isinstance(answer, Refusal)
+        assert isinstance(answer, NotAccepted)
         assert (answer.reason, answer.retry_after) == (RefusalReason.RATE_LIMITED, 5)
     else:
         assert isinstance(answer, Answer)
@@ -801,7 +801,7 @@ def test_nothing_is_called_while_nobody_knows_whether_calls_pause(world: World, 
     assert budget.put_back_calls == 1
     assert message(world).state is State.RETRYABLE
     if force:
-        assert isinstance(answer, Refusal)
+        assert isinstance(answer, NotAccepted)
         assert answer.reason is RefusalReason.NO_TIME
     else:
         assert isinstance(answer, Answer)

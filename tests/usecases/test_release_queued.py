@@ -11,15 +11,15 @@ import pytest
 from quarantine_release.domain.call_limit import Mark
 from quarantine_release.domain.ids import AccountId, MessageId, RequestId, postfix_part
 from quarantine_release.domain.ledger_errors import LedgerUnavailable
-from quarantine_release.domain.packing import Call, Want
+from quarantine_release.domain.packing import PlannedCall, WantedRelease
 from quarantine_release.domain.rows import MessageRow, RequestRow, RequestState, Target, WireForm
 from quarantine_release.domain.states import Code, Outcome, State
-from quarantine_release.domain.verdicts import Answered, Evidence, RefusalReason, Refused, Verdict
+from quarantine_release.domain.verdicts import Answered, Evidence, NoEffect, RefusalReason, Verdict
 from quarantine_release.releasing.claim import Claims, claim
 from quarantine_release.releasing.hints import CHUNK
 from quarantine_release.releasing.ports import Hint
-from quarantine_release.releasing.progress import Acceptance, Run
-from quarantine_release.usecases.accepted_request import cancel, look_up
+from quarantine_release.releasing.progress import Acceptance, Progress
+from quarantine_release.usecases.accepted_request import cancel, status_of
 from quarantine_release.usecases.release_now import release
 from quarantine_release.usecases.release_queued import Batch, release_hinted
 from tests.support.model_dynamodb import Fault
@@ -42,10 +42,10 @@ from tests.support.stand_ins import (
 ELSEWHERE = AccountId("b" * 32)
 FULL_OTHER = MessageId("4WtWkr6nlBz9sNH-2024-08-28T15:32:35-7")
 CONTRARY = MessageId(FULL[:-1] + "0")
-RATE_LIMITED = Refused(RefusalReason.RATE_LIMITED, Evidence(429), 42)
-DENIED = Refused(RefusalReason.CREDENTIALS, Evidence(403, (10000,)))
-UNREACHABLE = Refused(RefusalReason.UNREACHABLE, Evidence(failure="connection_refused"))
-REJECTED = Refused(RefusalReason.CALL_REJECTED, Evidence(400, (7003,)))
+RATE_LIMITED = NoEffect(RefusalReason.RATE_LIMITED, Evidence(429), 42)
+DENIED = NoEffect(RefusalReason.CREDENTIALS, Evidence(403, (10000,)))
+UNREACHABLE = NoEffect(RefusalReason.UNREACHABLE, Evidence(failure="connection_refused"))
+REJECTED = NoEffect(RefusalReason.CALL_REJECTED, Evidence(400, (7003,)))
 R, A = Outcome.RELEASED, Outcome.ALREADY_RELEASED
 
 
@@ -57,7 +57,7 @@ def accept(world: World, *given: MessageId, name: str = "one", **members: Any) -
 
 
 def told(world: World, request: RequestRow) -> list[Outcome]:
-    return [result.outcome for result in look_up(kept(world, request), world.ports()).results]
+    return [result.outcome for result in status_of(kept(world, request), world.ports()).results]
 
 
 def kept(world: World, request: RequestRow) -> RequestRow:
@@ -449,7 +449,7 @@ def test_a_429_in_the_middle_ends_the_calls_and_the_rest_waits_as_long_as_cloudf
 @pytest.mark.parametrize("no", [DENIED, UNREACHABLE])
 @pytest.mark.parametrize(("second", "delay"), [(0.0, 60.0), (29.5, 30.5), (31.0, 89.0), (59.0, 61.0)])
 def test_what_is_refused_without_saying_for_how_long_comes_back_on_the_minute(
-    world: World, no: Refused, second: float, delay: float
+    world: World, no: NoEffect, second: float, delay: float
 ) -> None:
     request = accept(world, BARE, FULL_OTHER)
     world.cloudflare.answers.append(no)
@@ -578,13 +578,13 @@ def test_an_id_that_another_worker_had_claimed_before_the_cancel_comes_to_what_i
     release(request_row(FULL_OTHER, name="before"), world.ports())
     world.queue.taken()
     request, part = accept(world, BARE, FULL_OTHER), postfix_part(FULL_OTHER)
-    another = Run([request], world.ports(), Acceptance.EARLIER)
+    another = Progress([request], world.ports(), Acceptance.EARLIER)
     claimed: list[Claims] = []
 
     def claim_and_cancel() -> None:
         another.learn(world.ledger.messages(ACCOUNT, [part]))
-        want = Want(Target(part, FULL_OTHER), (request.request_id,), {request.request_id: None})
-        claims = claim(another, Call(WireForm.OBJECT, (want,)))
+        want = WantedRelease(Target(part, FULL_OTHER), (request.request_id,), {request.request_id: None})
+        claims = claim(another, PlannedCall(WireForm.OBJECT, (want,)))
         assert isinstance(claims, Claims)
         claimed.append(claims)
         cancel(request, world.ports())

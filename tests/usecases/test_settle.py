@@ -15,18 +15,18 @@ from quarantine_release.domain.states import Code, Outcome, State
 from quarantine_release.domain.verdicts import (
     Answered,
     Evidence,
-    Reading,
+    NoEffect,
+    ReadBack,
+    ReadBackTarget,
     Recipients,
     RefusalReason,
-    Refused,
     Seen,
     Verdict,
-    Wanted,
 )
 from quarantine_release.ledger.keys import OPEN_SHARDS
 from quarantine_release.releasing.ports import Budget, Hint
 from quarantine_release.releasing.progress import Answer
-from quarantine_release.usecases.accepted_request import cancel, look_up
+from quarantine_release.usecases.accepted_request import cancel, status_of
 from quarantine_release.usecases.release_now import release
 from quarantine_release.usecases.settle import Summary, reconcile
 from tests.support.model_dynamodb import Fault
@@ -35,7 +35,7 @@ from tests.support.stand_ins import ACCOUNT, BARE, DELIVERED, FULL, OK, OTHER, W
 PART = postfix_part(BARE)
 MADE_UP = MessageId(f"{FULL}9")
 LOST = Evidence(failure="no_answer_in_time")
-RATE_LIMITED = Refused(RefusalReason.RATE_LIMITED, Evidence(429), 42)
+RATE_LIMITED = NoEffect(RefusalReason.RATE_LIMITED, Evidence(429), 42)
 R = Outcome.RELEASED
 
 
@@ -52,7 +52,7 @@ def ask(world: World, *ids: str, name: str = "one", inline: bool = True, **membe
 
 def shows(world: World, seen: Seen, message_id: MessageId | None = None, given: str = BARE) -> None:
     part = postfix_part(MessageId(given))
-    world.reader.readings[part] = Reading(seen, Evidence(200, (), "ray-2"), message_id)
+    world.reader.readings[part] = ReadBack(seen, Evidence(200, (), "ray-2"), message_id)
 
 
 def tick(world: World, **ahead: float) -> Summary:
@@ -76,7 +76,7 @@ def message(world: World, given: str = BARE) -> MessageRow:
 
 def told(world: World, request: RequestRow) -> list[Outcome]:
     row = world.ledger.requests([request.request_id])[request.request_id]
-    return [result.outcome for result in look_up(row, world.ports()).results]
+    return [result.outcome for result in status_of(row, world.ports()).results]
 
 
 def state_of(world: World, request: RequestRow) -> RequestState:
@@ -120,7 +120,7 @@ def test_a_partial_release_ends_a_message_with_its_recipients(world: World) -> N
     world.cloudflare.answers.append(lost)
     request = ask(world, BARE)
     recipients = Recipients.of(["ann@example.com"], [], ["bob@example.com"])
-    world.reader.readings[PART] = Reading(Seen.PARTIAL, Evidence(200), FULL, recipients)
+    world.reader.readings[PART] = ReadBack(Seen.PARTIAL, Evidence(200), FULL, recipients)
     tick(world, seconds=31)
     row = message(world)
     assert (row.state, row.code, row.recipients) == (State.PARTIAL, Code.PARTLY_DELIVERED, recipients)
@@ -434,12 +434,12 @@ def test_a_message_that_another_copy_has_settled_is_left_alone(world: World) -> 
     copy: list[Summary] = []
 
     class SlowReader:
-        def read(self, *_: object) -> dict[PostfixPart, Reading]:
+        def read(self, *_: object) -> dict[PostfixPart, ReadBack]:
             if not copy:
                 copy.append(Summary())
                 shows(world, Seen.RELEASED)
                 copy.append(run_once(world))
-            return {PART: Reading(Seen.QUARANTINED, Evidence(200))}
+            return {PART: ReadBack(Seen.QUARANTINED, Evidence(200))}
 
     world.clock.move(seconds=300)
     late = run_once(world, reader=SlowReader())
@@ -540,7 +540,7 @@ def test_an_account_that_is_refused_holds_up_no_other(world: World) -> None:
     tick(world, seconds=60)
     assert len(world.cloudflare.calls) == 4
     row = world.ledger.requests([elsewhere.request_id])[elsewhere.request_id]
-    assert look_up(row, world.ports()).results[0].outcome is Outcome.RELEASED
+    assert status_of(row, world.ports()).results[0].outcome is Outcome.RELEASED
     assert told(world, refused) == [Outcome.IN_PROGRESS]
 
 
@@ -639,14 +639,14 @@ class CountingReader:
         self.asked: list[bool] = []
 
     def read(
-        self, account_id: AccountId, wanted: Sequence[Wanted], _: float, budget: Budget
-    ) -> Mapping[PostfixPart, Reading]:
+        self, account_id: AccountId, wanted: Sequence[ReadBackTarget], _: float, budget: Budget
+    ) -> Mapping[PostfixPart, ReadBack]:
         readings = {}
         for one in wanted:
             self.asked.append(not budget.take(account_id, Mark.ALL))
             if not self.asked[-1]:
                 break
-            readings[one.part] = Reading(Seen.RELEASED, Evidence(200))
+            readings[one.part] = ReadBack(Seen.RELEASED, Evidence(200))
         return readings
 
 
@@ -699,9 +699,9 @@ class Picky:
         self.released |= {postfix_part(each) for each in ids if each in self.released_in_spite}
         return Answered(dict.fromkeys(ids, Verdict(State.UNKNOWN, Code.CALL_REJECTED)), Evidence(400, (7003,)))
 
-    def read(self, _: object, wanted: Sequence[Wanted], *__: object) -> Mapping[PostfixPart, Reading]:
+    def read(self, _: object, wanted: Sequence[ReadBackTarget], *__: object) -> Mapping[PostfixPart, ReadBack]:
         return {
-            one.part: Reading(Seen.RELEASED if one.part in self.released else Seen.QUARANTINED, Evidence(200))
+            one.part: ReadBack(Seen.RELEASED if one.part in self.released else Seen.QUARANTINED, Evidence(200))
             for one in wanted
         }
 

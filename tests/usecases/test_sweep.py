@@ -16,16 +16,16 @@ from quarantine_release.domain.ids import (
     postfix_part,
 )
 from quarantine_release.domain.ledger_errors import LedgerUnavailable
-from quarantine_release.domain.packing import Call, Want
+from quarantine_release.domain.packing import PlannedCall, WantedRelease
 from quarantine_release.domain.rows import MessageRow, RequestRow, RequestState, Target, WireForm
 from quarantine_release.domain.states import Code, Outcome, State
-from quarantine_release.domain.verdicts import Answered, Evidence, RefusalReason, Refused, Verdict
+from quarantine_release.domain.verdicts import Answered, Evidence, NoEffect, RefusalReason, Verdict
 from quarantine_release.ledger.items import message_item
 from quarantine_release.releasing.claim import Claims, claim
 from quarantine_release.releasing.hints import CHUNK
 from quarantine_release.releasing.ports import Hint
-from quarantine_release.releasing.progress import Acceptance, Run
-from quarantine_release.usecases.accepted_request import cancel, look_up
+from quarantine_release.releasing.progress import Acceptance, Progress
+from quarantine_release.usecases.accepted_request import cancel, status_of
 from quarantine_release.usecases.release_now import release
 from quarantine_release.usecases.sweep import Swept, sweep
 from tests.support.model_dynamodb import Fault
@@ -33,7 +33,7 @@ from tests.support.stand_ins import ACCOUNT, BARE, NOON, OK, OTHER, TERMS, World
 
 ELSEWHERE = AccountId("b" * 32)
 FULL_OTHER = MessageId("4WtWkr6nlBz9sNH-2024-08-28T15:32:35-7")
-RATE_LIMITED = Refused(RefusalReason.RATE_LIMITED, Evidence(429), 42)
+RATE_LIMITED = NoEffect(RefusalReason.RATE_LIMITED, Evidence(429), 42)
 R = Outcome.RELEASED
 
 
@@ -74,7 +74,7 @@ def settle(world: World, state: State, given: MessageId = BARE) -> None:
 
 
 def told(world: World, request: RequestRow) -> list[Outcome]:
-    return [result.outcome for result in look_up(kept(world, request), world.ports()).results]
+    return [result.outcome for result in status_of(kept(world, request), world.ports()).results]
 
 
 def kept(world: World, request: RequestRow) -> RequestRow:
@@ -304,14 +304,17 @@ def test_what_another_closes_meanwhile_stays_as_it_was_closed(world: World, monk
 def test_what_a_worker_claims_as_the_day_ends_does_not_expire(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     request = lose(world, BARE)
     # It has looked at the request when there was still time, and claims between the sweep's read and its close.
-    worker = Run([request], world.ports(), Acceptance.EARLIER)
+    worker = Progress([request], world.ports(), Acceptance.EARLIER)
     messages, claimed = world.ledger.messages, []
 
     def before_the_claim(account_id: AccountId, parts: list[PostfixPart]) -> dict[PostfixPart, MessageRow]:
         rows = messages(account_id, parts)
         one = RequestId("rq_one")
         claimed.append(
-            claim(worker, Call(WireForm.ARRAY, (Want(Target(postfix_part(BARE), BARE), (one,), {one: None}),)))
+            claim(
+                worker,
+                PlannedCall(WireForm.ARRAY, (WantedRelease(Target(postfix_part(BARE), BARE), (one,), {one: None}),)),
+            )
         )
         return rows
 
@@ -333,7 +336,7 @@ def test_a_ledger_that_does_not_tell_what_is_open_ends_the_sweep(world: World, f
         run(world)
 
 
-@pytest.mark.parametrize("failing", ["messages", "look_again"])
+@pytest.mark.parametrize("failing", ["messages", "postpone"])
 def test_a_group_that_fails_is_counted_and_stops_no_other(
     world: World, monkeypatch: pytest.MonkeyPatch, failing: str
 ) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from quarantine_release.api.problems import Declined, unreadable
+from quarantine_release.api.problems import Problem, unreadable
 from quarantine_release.api.services import read_secret
 from quarantine_release.config.accounts import Accounts
 from quarantine_release.config.clients import Client, Scope
@@ -15,7 +15,7 @@ from quarantine_release.domain.unreadable import UnreadableRequest
 def require_scope(client: Client, scope: Scope) -> None:
     """Raise Declined if the client lacks a scope."""
     if scope not in client.scopes:
-        raise Declined("scope_missing", f"The client needs the scope {scope}.")
+        raise Problem("scope_missing", f"The client needs the scope {scope}.")
 
 
 def allowed_account(client: Client, wanted: AccountId | None, accounts: Secret[Accounts]) -> AccountId:
@@ -27,7 +27,7 @@ def allowed_account(client: Client, wanted: AccountId | None, accounts: Secret[A
         configured = read_secret("cloudflare", accounts.refetch)
     if not is_allowed or account_id not in configured.credentials:
         which = "this account" if wanted else "the default account, which is meant without account_id"
-        raise Declined("account_not_allowed", f"The client may not act for {which}.", field="account_id")
+        raise Problem("account_not_allowed", f"The client may not act for {which}.", field="account_id")
     return account_id
 
 
@@ -37,11 +37,11 @@ def visible_request(
     """Return a request that a client may see. Raises Declined; what it may not see is not there."""
     row = rows.get(request_id) if request_id else None
     if row is None or not _may_see(client, row):
-        raise Declined("not_found", "There is no such request.")
+        raise Problem("not_found", "There is no such request.")
     if isinstance(row, UnreadableRequest):
         raise unreadable()
     if row.state is RequestState.REFUSED:
-        raise Declined("not_found", "There is no such request.")
+        raise Problem("not_found", "There is no such request.")
     return row
 
 

@@ -4,7 +4,7 @@ from typing import Any, Final
 
 from quarantine_release.api.access import allowed_account
 from quarantine_release.api.authentication import AuthenticatedRequest
-from quarantine_release.api.problems import Declined
+from quarantine_release.api.problems import Problem
 from quarantine_release.api.request_fields import queried_account
 from quarantine_release.api.response import Response
 from quarantine_release.api.services import Services, read_secret
@@ -50,7 +50,7 @@ def get_health(caller: AuthenticatedRequest, services: Services) -> Response:
     }
     if checks["ledger"] != "ok" or not check.is_accepted:
         detail = "Releases would fail or be unconfirmed; the checks say what does not work."
-        raise Declined("unhealthy", detail, **content)
+        raise Problem("unhealthy", detail, **content)
     return Response(200, {"ok": True, **content})
 
 
@@ -58,7 +58,7 @@ def _check_ledger(services: Services, account_id: AccountId, client: str) -> tup
     """Read a row, and whether a person has paused the client's releases."""
     try:
         services.ledger.messages(account_id, [_NO_MESSAGE])
-        stop = services.ports.budget.stop_of(account_id, client)
+        stop = services.ports.budget.active_pause(account_id, client)
     except LedgerUnavailable:
         return {"ledger": "failed", "releases": "not_known"}, None
     return {"ledger": "ok", "releases": "paused" if stop else "ok"}, stop

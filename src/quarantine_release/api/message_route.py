@@ -2,11 +2,11 @@
 
 from quarantine_release.api.access import allowed_account
 from quarantine_release.api.authentication import AuthenticatedRequest
-from quarantine_release.api.problems import Declined, InvalidRequest, unreadable
+from quarantine_release.api.problems import InvalidRequest, Problem, unreadable
 from quarantine_release.api.request_fields import parse_message_id, queried_account
 from quarantine_release.api.response import Response
 from quarantine_release.api.services import Services
-from quarantine_release.api.trace_answer import attempts_of, trace_body
+from quarantine_release.api.trace_answer import list_attempts, trace_body
 from quarantine_release.config.clients import Scope
 from quarantine_release.domain.ids import MessageId, is_header, postfix_part
 
@@ -24,12 +24,12 @@ def get_message(caller: AuthenticatedRequest, services: Services, name: str) -> 
         raise unreadable([message_id])
     unclaimed = ledger.unclaimed(account_id, part)
     if row is None and not unclaimed:
-        raise Declined("not_found", "Nobody has asked for this message, or what was asked still waits for its turn.")
+        raise Problem("not_found", "Nobody has asked for this message, or what was asked still waits for its turn.")
     requests = ledger.requests(sorted(unclaimed | row.asks if row is not None else unclaimed))
     body = trace_body(
         row,
         requests,
-        ledger.attempts(account_id, sorted(attempts_of(row))),
+        ledger.attempts(account_id, sorted(list_attempts(row))),
         ledger.operations_met(account_id, row, requests.values()),
         account_id=account_id,
         part=part,

@@ -16,13 +16,13 @@ from quarantine_release.api.problems import InvalidRequest
 from quarantine_release.api.request_fields import (
     IDS_LIMIT,
     INLINE_LIMIT,
+    list_warnings,
     parse_account_id,
     parse_fail_on,
     parse_flags,
     parse_ids,
     parse_narrowing,
     parse_texts,
-    warnings_of,
 )
 from quarantine_release.api.request_headers import idempotency_key, prefers_async, trace_id
 from quarantine_release.api.strict_json import JsonInvalid, parse_json
@@ -88,7 +88,7 @@ def parse_release_request(caller: AuthenticatedRequest) -> ReleaseRequest:
         idempotency_key=key,
         trace_id=trace_id(caller.http.headers),
         prefers_async=prefers_async(caller.http.headers),
-        warnings=warnings_of(content, ids),
+        warnings=list_warnings(content, ids),
     )
     _check_reasons(request)
     return request

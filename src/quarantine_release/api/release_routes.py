@@ -8,7 +8,7 @@ from typing import Any, Final
 from quarantine_release import telemetry
 from quarantine_release.api.access import allowed_account, require_scope, visible_request
 from quarantine_release.api.authentication import AuthenticatedRequest
-from quarantine_release.api.problems import Declined, InvalidRequest, problem_body, unreadable
+from quarantine_release.api.problems import InvalidRequest, Problem, problem_body, unreadable
 from quarantine_release.api.release_answer import answer_body, is_failure
 from quarantine_release.api.release_request import accept, parse_release_request
 from quarantine_release.api.request_fields import parse_request_id
@@ -18,8 +18,8 @@ from quarantine_release.config.clients import Client, Scope
 from quarantine_release.domain.ids import RequestId
 from quarantine_release.domain.rows import RequestRow
 from quarantine_release.releasing.progress import Answer
-from quarantine_release.usecases.accepted_request import KeyReused, cancel, look_up
-from quarantine_release.usecases.admission import Refusal
+from quarantine_release.usecases.accepted_request import KeyReused, cancel, status_of
+from quarantine_release.usecases.admission import NotAccepted
 from quarantine_release.usecases.release_now import release
 
 _POLL_SECONDS: Final = 5
@@ -46,14 +46,14 @@ def post_release(caller: AuthenticatedRequest, services: Services) -> Response:
 def get_release(caller: AuthenticatedRequest, services: Services, name: str) -> Response:
     """Show the state of a request."""
     row = _find(caller, services, parse_request_id(name))
-    return _respond_with(look_up(row, services.ports), caller)
+    return _respond_with(status_of(row, services.ports), caller)
 
 
 def post_cancel(caller: AuthenticatedRequest, services: Services, name: str) -> Response:
     """End what is not claimed yet. Only the client that asked for it may."""
     row = _find(caller, services, parse_request_id(name))
     if row.client != caller.client.name:
-        raise Declined("not_found", "There is no such request of this client.")
+        raise Problem("not_found", "There is no such request of this client.")
     return _respond_with(cancel(row, services.ports), caller)
 
 
@@ -69,9 +69,9 @@ def list_releases(caller: AuthenticatedRequest, services: Services) -> Response:
     for request_id in request_ids:
         try:
             row = visible_request(rows, request_id, caller.client)
-            body = _answer_body(look_up(row, services.ports), caller.client)
+            body = _answer_body(status_of(row, services.ports), caller.client)
             pending += body["outcome"] == "pending"
-        except Declined as declined:
+        except Problem as declined:
             body = problem_body(declined, caller.http.gateway_request_id)
             pending += body["retryable"]  # what cannot be read now may be open, so that nobody may stop asking
         bodies.append(body)
@@ -83,15 +83,15 @@ def _find(caller: AuthenticatedRequest, services: Services, request_id: RequestI
     return visible_request(rows, request_id, caller.client)
 
 
-def _accepted(outcome: Answer | Refusal | KeyReused) -> Answer:
+def _accepted(outcome: Answer | NotAccepted | KeyReused) -> Answer:
     """Return the answer to a request that was accepted. Raises Declined for one that was not."""
     if isinstance(outcome, KeyReused):
         detail = "The key was used before with another payload: use a new key for a new request."
-        raise Declined("idempotency_key_reused", detail, field="Idempotency-Key")
-    if isinstance(outcome, Refusal):
+        raise Problem("idempotency_key_reused", detail, field="Idempotency-Key")
+    if isinstance(outcome, NotAccepted):
         detail = "Nothing was released, and nothing will be on behalf of this request."
         members = {"pause_reason": outcome.stop.reason} if outcome.stop else {}
-        raise Declined(outcome.reason, detail, retry_after=outcome.retry_after, **members)
+        raise Problem(outcome.reason, detail, retry_after=outcome.retry_after, **members)
     return outcome
 
 
@@ -120,5 +120,5 @@ def _answer_body(answer: Answer, client: Client, warnings: Sequence[str] = ()) -
     body = answer_body(answer, warnings, sees_all=Scope.READ_ALL in client.scopes)
     if not is_failure(answer):
         return body
-    declined = Declined("release_incomplete", body["message"])
+    declined = Problem("release_incomplete", body["message"])
     return {**body, **problem_body(declined, answer.request.request_id)}

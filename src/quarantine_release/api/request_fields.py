@@ -210,7 +210,7 @@ def parse_fail_on(content: dict[str, Any]) -> FailOn:
     raise InvalidRequest("invalid_field", f"fail_on must be one of {', '.join(FailOn)}.", "fail_on")
 
 
-def warnings_of(content: dict[str, Any], ids: Sequence[MessageId]) -> tuple[str, ...]:
+def list_warnings(content: dict[str, Any], ids: Sequence[MessageId]) -> tuple[str, ...]:
     """Return warnings about unknown members, and about members without effect."""
     unknown = sorted(content.keys() - _MEMBERS)
     named = [name for name in unknown if _NAMEABLE.match(name)][:_WARNINGS_LIMIT]

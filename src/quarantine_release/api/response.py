@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from quarantine_release.api.problems import PROBLEMS, Declined, problem_body
+from quarantine_release.api.problems import PROBLEMS, Problem, problem_body
 
 PROBLEM_TYPE: Final = {"Content-Type": "application/problem+json"}
 
@@ -18,7 +18,7 @@ class Response:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-def problem_response(declined: Declined, gateway_request_id: str) -> Response:
+def problem_response(declined: Problem, gateway_request_id: str) -> Response:
     """Return the answer to a request that ends with a problem."""
     headers = dict(PROBLEM_TYPE)
     if declined.retry_after is not None:

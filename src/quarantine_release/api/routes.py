@@ -12,7 +12,7 @@ from quarantine_release.api.authentication import AuthenticatedRequest, Unauthen
 from quarantine_release.api.event import HttpRequest
 from quarantine_release.api.health_route import get_health
 from quarantine_release.api.message_route import get_message
-from quarantine_release.api.problems import Declined, unreadable
+from quarantine_release.api.problems import Problem, unreadable
 from quarantine_release.api.release_request import BODY_LIMIT
 from quarantine_release.api.release_routes import get_release, list_releases, post_cancel, post_release
 from quarantine_release.api.response import Response, problem_response
@@ -45,18 +45,18 @@ def respond(request: HttpRequest, services: Services) -> Response:
     """Answer a request. Every error that was foreseen is an answer, too."""
     try:
         return _serve(request, services)
-    except Declined as error:
+    except Problem as error:
         declined = error
     except Unauthenticated as error:
         telemetry.unauthenticated(error.reason, error.client)
         detail = "Send a valid token as Authorization: Bearer or as x-api-key, and sign if you are required to."
-        declined = Declined("unauthenticated", detail)
+        declined = Problem("unauthenticated", detail)
     except RowUnreadable as error:
         declined = unreadable(error.ids)
     except LedgerUnavailable as error:
         telemetry.ledger_unavailable(str(error))
         detail = "The ledger cannot be reached. Whether the request was accepted is not known: send it again."
-        declined = Declined("ledger_unavailable", detail)
+        declined = Problem("ledger_unavailable", detail)
     telemetry.declined(declined.code)
     return problem_response(declined, request.gateway_request_id)
 
@@ -89,9 +89,9 @@ def find_route(request: HttpRequest) -> tuple[Route, tuple[str, ...]]:
             continue
         if request.method not in methods:
             allowed = ", ".join(methods)
-            raise Declined("method_not_allowed", f"The route knows {allowed}.", allow=allowed)
+            raise Problem("method_not_allowed", f"The route knows {allowed}.", allow=allowed)
         return methods[request.method], tuple(_decode(part) for part in match.groups())
-    raise Declined("not_found", "There is no such route.")
+    raise Problem("not_found", "There is no such route.")
 
 
 def _decode(part: str) -> str:
@@ -104,6 +104,6 @@ def _check_body(request: HttpRequest) -> None:
     types = request.headers.get("content-type", ())
     is_multipart = any(value.strip().lower().startswith("multipart/") for value in types)
     if is_multipart or request.headers.get("content-encoding"):
-        raise Declined("unsupported_encoding", "Send the body as plain JSON: no Content-Encoding, no multipart.")
+        raise Problem("unsupported_encoding", "Send the body as plain JSON: no Content-Encoding, no multipart.")
     if request.body is not None and len(request.body) > BODY_LIMIT:
-        raise Declined("body_too_large", f"The body may have at most {BODY_LIMIT} bytes.")
+        raise Problem("body_too_large", f"The body may have at most {BODY_LIMIT} bytes.")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from quarantine_release import telemetry
-from quarantine_release.api.problems import Declined
+from quarantine_release.api.problems import Problem
 from quarantine_release.config.accounts import Accounts
 from quarantine_release.config.clients import Clients
 from quarantine_release.config.secret import Secret, SecretMalformed, SecretUnavailable
@@ -63,7 +63,7 @@ def read_secret(name: str, read: Callable[[], Content]) -> Content:
         return read()
     except SecretUnavailable as error:
         telemetry.secret_unusable(name, f"cannot be fetched: {error}")
-        raise Declined("secrets_unavailable", "A secret that is needed cannot be fetched for now.") from None
+        raise Problem("secrets_unavailable", "A secret that is needed cannot be fetched for now.") from None
     except SecretMalformed as error:
         telemetry.secret_unusable(name, str(error))
-        raise Declined(f"{name}_not_configured", f"The {name} secret cannot be used; the log says why.") from None
+        raise Problem(f"{name}_not_configured", f"The {name} secret cannot be used; the log says why.") from None

@@ -8,7 +8,7 @@ from typing import Any, Final
 from quarantine_release.api.release_answer import guarded_body, recipients_body, utc
 from quarantine_release.domain.ids import AccountId, AttemptId, PostfixPart, RequestId, postfix_part
 from quarantine_release.domain.operation_rows import OperationRow
-from quarantine_release.domain.results import results_of
+from quarantine_release.domain.results import derive_results
 from quarantine_release.domain.rows import AttemptRow, MessageRow, RequestRow, RequestState
 from quarantine_release.domain.states import State
 from quarantine_release.domain.verdicts import Evidence
@@ -74,13 +74,13 @@ def _numbers(
         return Counter()
     return Counter(
         requests_not_shown=len(row.asks - requests.keys()) + row.asks_uncounted,
-        attempts_not_shown=len(attempts_of(row) - {attempt.attempt for attempt in attempts}),
+        attempts_not_shown=len(list_attempts(row) - {attempt.attempt for attempt in attempts}),
         refusals=row.refusals,
         operations_not_shown=len(row.operations - {operation.operation for operation in operations}),
     )
 
 
-def attempts_of(row: MessageRow | None) -> frozenset[AttemptId]:
+def list_attempts(row: MessageRow | None) -> frozenset[AttemptId]:
     """Return the attempts that a trace shows: those that may have had an effect, and the last that had none."""
     if row is None:
         return frozenset()
@@ -161,7 +161,7 @@ def _request_body(
 ) -> dict[str, Any]:
     # A refused request had no effect, whatever happens to the message because of others.
     rows = {part: row} if row is not None else {}
-    results = () if request.state is RequestState.REFUSED else results_of(request, rows, now)
+    results = () if request.state is RequestState.REFUSED else derive_results(request, rows, now)
     result = next((result for result in results if result.part == part), None)
     body: dict[str, Any] = {"at": utc(request.created_at), "outcome": result.outcome if result is not None else None}
     if request.request_id not in own:

@@ -6,7 +6,7 @@ from typing import Final
 
 from quarantine_release import telemetry
 from quarantine_release.config.clients import Clients
-from quarantine_release.config.permits import permit_of
+from quarantine_release.config.permits import check_permit
 from quarantine_release.config.secret import Secret, SecretMalformed, SecretUnavailable
 from quarantine_release.domain.permit import Permit
 from quarantine_release.domain.rows import RequestRow
@@ -25,7 +25,7 @@ class CurrentClients:
 
     def permit(self, request: RequestRow) -> Permit:
         """Return what is left of a request's permission."""
-        return permit_of(request, self._known(), self._clock())
+        return check_permit(request, self._known(), self._clock())
 
     def _known(self) -> Clients | None:
         if self._clock() < self._retry_at:

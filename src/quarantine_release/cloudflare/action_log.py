@@ -13,7 +13,7 @@ from typing import Any, Final
 from quarantine_release.cloudflare.entries import RELEASE
 from quarantine_release.cloudflare.release_traces import letters, resembles_release
 from quarantine_release.domain.details import NotRead, Unreadable
-from quarantine_release.domain.verdicts import NO_RECIPIENTS, Evidence, Reading, Recipients, Seen
+from quarantine_release.domain.verdicts import NO_RECIPIENTS, Evidence, ReadBack, Recipients, Seen
 
 Action = Mapping[str, Any]
 
@@ -65,7 +65,7 @@ class _Tally:
         return [name for key, name in names.items() if key not in self.delivered]
 
 
-def released(actions: Iterable[Action], since: datetime | None) -> Reading | None:
+def released(actions: Iterable[Action], since: datetime | None) -> ReadBack | None:
     """Return RELEASED or PARTIAL if the log shows a success, UNCLEAR if it shows only other releases, None if none.
 
     A success for any recipient is one, because a release serves all recipients and a second call would deliver twice.
@@ -74,33 +74,33 @@ def released(actions: Iterable[Action], since: datetime | None) -> Reading | Non
     """
     tally = _count_releases(actions, since)
     if not tally.has_success:
-        return Reading(Seen.UNCLEAR, Evidence()) if tally.has_release else None
+        return ReadBack(Seen.UNCLEAR, Evidence()) if tally.has_release else None
     failed, pending = tally.undelivered(tally.failed), tally.undelivered(tally.pending)
     is_partial = bool(failed or pending) or (True not in tally.whole and bool(tally.whole))
     recipients = Recipients.of(tally.delivered.values(), pending, failed)
-    return Reading(Seen.PARTIAL if is_partial else Seen.RELEASED, Evidence(), recipients=recipients)
+    return ReadBack(Seen.PARTIAL if is_partial else Seen.RELEASED, Evidence(), recipients=recipients)
 
 
-def clarify(reading: Reading, log: ActionLog, since: datetime | None) -> Reading | None:
+def clarify(reading: ReadBack, log: ActionLog, since: datetime | None) -> ReadBack | None:
     """Return what a message's action log makes of its reading; None if the log was cut off before it showed a success.
 
     Any other release in the log leaves the message unclear. So does a log without the release that the message shows.
     """
     release = released(log.actions, since)
     if release is not None and release.seen is not Seen.UNCLEAR:
-        return Reading(release.seen, log.evidence, reading.message_id, release.recipients)
+        return ReadBack(release.seen, log.evidence, reading.message_id, release.recipients)
     if not log.is_whole:
         return None
     if release is not None or reading.seen is Seen.RELEASED:
-        return Reading(Seen.UNCLEAR, log.evidence, reading.message_id)
+        return ReadBack(Seen.UNCLEAR, log.evidence, reading.message_id)
     return reading
 
 
-def unnamed(reading: Reading) -> Reading:
+def unnamed(reading: ReadBack) -> ReadBack:
     """Return the reading without recipients' names, but with their counts."""
     if reading.recipients is NO_RECIPIENTS:
         return reading
-    return Reading(reading.seen, reading.evidence, reading.message_id, reading.recipients.unnamed)
+    return ReadBack(reading.seen, reading.evidence, reading.message_id, reading.recipients.unnamed)
 
 
 def _count_releases(actions: Iterable[Action], since: datetime | None) -> _Tally:

@@ -12,7 +12,7 @@ from quarantine_release.cloudflare.walk import FEW, SINGLES, Kind, Walk, path_of
 from quarantine_release.cloudflare.windows import NEAR
 from quarantine_release.domain.details import NotYetRead, Unreadable
 from quarantine_release.domain.ids import AccountId, PostfixPart, fullest, is_partial
-from quarantine_release.domain.verdicts import Evidence, Reading, Seen, Wanted
+from quarantine_release.domain.verdicts import Evidence, ReadBack, ReadBackTarget, Seen
 from quarantine_release.releasing.ports import Budget
 
 # All mail: one that was released may count as detected no more.
@@ -29,8 +29,8 @@ class CloudflareReader:
         self._keeps_recipients = keeps_recipients
 
     def read(
-        self, account_id: AccountId, wanted: Sequence[Wanted], seconds: float, budget: Budget
-    ) -> Mapping[PostfixPart, Reading]:
+        self, account_id: AccountId, wanted: Sequence[ReadBackTarget], seconds: float, budget: Budget
+    ) -> Mapping[PostfixPart, ReadBack]:
         """Read messages within so many seconds and the budget; what is left out is UNREAD. Raises LedgerUnavailable."""
         calls = self._search.begin(account_id, seconds, budget)
         walk = OutcomeWalk(calls, self._search.clock(), seconds)
@@ -55,14 +55,14 @@ class OutcomeWalk(Walk):
     begins_late: ClassVar[bool] = False
 
     singles: int = 0
-    listed: dict[PostfixPart, Reading] = field(default_factory=dict)
-    readings: dict[PostfixPart, Reading] = field(default_factory=dict)
+    listed: dict[PostfixPart, ReadBack] = field(default_factory=dict)
+    readings: dict[PostfixPart, ReadBack] = field(default_factory=dict)
 
-    def take_in(self, page: Page, wanted: Sequence[Wanted]) -> None:
+    def take_in(self, page: Page, wanted: Sequence[ReadBackTarget]) -> None:
         for part, reading in match(page.entries, wanted, page.evidence).items():
             self.listed[part] = agree(self.listed.get(part, reading), reading)
 
-    def believe_lists(self, wanted: Sequence[Wanted]) -> None:
+    def believe_lists(self, wanted: Sequence[ReadBackTarget]) -> None:
         """Take over the releases that the lists prove."""
         for one in wanted:
             reading = self.listed.get(one.part)
@@ -70,7 +70,7 @@ class OutcomeWalk(Walk):
             if reading is not None and is_proved and one.since is None:
                 self.readings[one.part] = reading
 
-    def read_one(self, one: Wanted) -> None:
+    def read_one(self, one: ReadBackTarget) -> None:
         """Read one message: only its action log where the lists have shown the message itself."""
         listed = self.listed.get(one.part)
         if listed is None or listed.message_id is None or one.since is not None or one.message_id in self.unsure:
@@ -82,7 +82,7 @@ class OutcomeWalk(Walk):
             else:
                 self._believe(one, clarify(listed, log, None))
 
-    def _read_by_path(self, one: Wanted, log: ActionLog | None = None) -> None:
+    def _read_by_path(self, one: ReadBackTarget, log: ActionLog | None = None) -> None:
         """Read one message by its fullest id, and its action log unless the message itself proves its release."""
         path = self._path(one)
         got = self._get(path)
@@ -96,14 +96,14 @@ class OutcomeWalk(Walk):
             reading = clarify(reading, log or read_log(self._get, path), one.since)
         self._believe(one, reading)
 
-    def _believe(self, one: Wanted, reading: Reading | None) -> None:
+    def _believe(self, one: ReadBackTarget, reading: ReadBack | None) -> None:
         """Take a reading over; but "still quarantined" of a partial id only if no other message may go by it."""
         if reading is None:
             return
         if reading.seen is not Seen.QUARANTINED or not (is_partial(one.message_id) and one.message_id in self.unsure):
             self.readings[one.part] = reading
 
-    def _read_missing(self, one: Wanted, evidence: Evidence) -> None:
+    def _read_missing(self, one: ReadBackTarget, evidence: Evidence) -> None:
         """Look in the lists for what cannot be read by its partial id; absent is what they do not show either."""
         if is_partial(one.message_id) and one.message_id not in self.sought:
             self.list_around([one], _ALL)
@@ -113,11 +113,11 @@ class OutcomeWalk(Walk):
             if one.part in self.listed:
                 return
         if one.part in self.listed:
-            self.readings[one.part] = Reading(Seen.UNCLEAR, evidence)
+            self.readings[one.part] = ReadBack(Seen.UNCLEAR, evidence)
         elif not (is_partial(one.message_id) and one.message_id in self.unsure):
-            self.readings[one.part] = Reading(Seen.ABSENT, evidence)
+            self.readings[one.part] = ReadBack(Seen.ABSENT, evidence)
 
-    def _path(self, one: Wanted) -> str:
+    def _path(self, one: ReadBackTarget) -> str:
         """Return the path of a message by the fullest id that is known; a list may have shown a fuller one."""
         listed = self.listed.get(one.part)
         if listed is None or listed.message_id is None:

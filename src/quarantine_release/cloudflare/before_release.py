@@ -8,7 +8,7 @@ from typing import Any
 from quarantine_release.cloudflare.details_walk import DetailsWalk
 from quarantine_release.cloudflare.log_pages import without_doubt
 from quarantine_release.cloudflare.matching import matches, query_of
-from quarantine_release.cloudflare.search import Calls, SearchApi
+from quarantine_release.cloudflare.search import SearchApi, SearchSession
 from quarantine_release.cloudflare.walk import FEW, SINGLES
 from quarantine_release.domain.call_limit import Mark
 from quarantine_release.domain.details import Details, NotRead, NotYetRead, Several, Unclear, Unreadable
@@ -56,21 +56,21 @@ class CloudflareLookup:
         return self._without_doubts(calls, walk.found, SINGLES - len(singly))
 
     def _without_doubts(
-        self, calls: Calls, found: Mapping[MessageId, Details | Several | NotRead], logs: int
+        self, calls: SearchSession, found: Mapping[MessageId, Details | Several | NotRead], logs: int
     ) -> Mapping[MessageId, Details | Several | NotRead]:
         """Read the action log of at most so many messages that are shown as held and as released."""
         doubtful = {key: each for key, each in found.items() if isinstance(each, Details) and each.is_doubtful}
         read = {each: without_doubt(calls.get, details) for each, details in islice(doubtful.items(), logs)}
         return {**found, **dict.fromkeys(doubtful, NotYetRead.NOT_NOW), **read}
 
-    def _find(self, calls: Calls, question: Question) -> Sequence[Details] | NotRead | Unclear:
+    def _find(self, calls: SearchSession, question: Question) -> Sequence[Details] | NotRead | Unclear:
         entries = calls.whole(query_of(question))
         if isinstance(entries, list):
             return self._matches(calls, question, entries)
         return entries if isinstance(entries, NotYetRead) else Unreadable.FAILED
 
     def _matches(
-        self, calls: Calls, question: Question, entries: Sequence[Mapping[str, Any]]
+        self, calls: SearchSession, question: Question, entries: Sequence[Mapping[str, Any]]
     ) -> Sequence[Details] | NotRead | Unclear:
         matching = matches(entries, question, self._search.clock())
         if isinstance(matching, Unreadable | Unclear) or len(matching) != 1:

@@ -11,7 +11,7 @@ from urllib.parse import quote
 from quarantine_release import telemetry
 from quarantine_release.cloudflare.connection import DeadlineSession, NoReply
 from quarantine_release.cloudflare.release_reply import classify
-from quarantine_release.cloudflare.reply import Reply, evidence_of, is_verified, limited
+from quarantine_release.cloudflare.reply import Reply, gather_evidence, is_verified, limited
 from quarantine_release.config.accounts import Accounts, Credential
 from quarantine_release.config.secret import Secret, SecretMalformed, SecretUnavailable
 from quarantine_release.domain.call_limit import Mark
@@ -19,7 +19,7 @@ from quarantine_release.domain.ids import AccountId, MessageId
 from quarantine_release.domain.ledger_errors import LedgerUnavailable
 from quarantine_release.domain.rows import WireForm
 from quarantine_release.domain.states import Code, State
-from quarantine_release.domain.verdicts import Answered, CredentialCheck, Evidence, RefusalReason, Refused, Verdict
+from quarantine_release.domain.verdicts import Answered, CredentialCheck, Evidence, NoEffect, RefusalReason, Verdict
 from quarantine_release.releasing.ports import Budget
 
 # A call is begun only if Cloudflare has this long to answer; and so long apart are tries that could not be sent.
@@ -60,7 +60,7 @@ class CloudflareClient:
 
     def release(
         self, account_id: AccountId, wire_form: WireForm, ids: Sequence[MessageId], seconds: float
-    ) -> Answered | Refused:
+    ) -> Answered | NoEffect:
         """Make one release call within so many seconds and say what it proves.
 
         Made again only where it provably had no effect: not a byte was sent, or the credential was refused and the
@@ -75,7 +75,7 @@ class CloudflareClient:
                 if fresh != credential and ends_at - time.monotonic() > _SECONDS_TO_ANSWER:
                     called = replace(self._release(account_id, fresh, wire_form, ids, ends_at), calls=2)
         except (SecretUnavailable, SecretMalformed) as error:
-            called = Refused(RefusalReason.CREDENTIALS, Evidence(failure=type(error).__name__))
+            called = NoEffect(RefusalReason.CREDENTIALS, Evidence(failure=type(error).__name__))
         if _are_credentials_refused(called):
             telemetry.count("CredentialsRefused")
         return called
@@ -104,9 +104,9 @@ class CloudflareClient:
         wire_form: WireForm,
         ids: Sequence[MessageId],
         ends_at: float,
-    ) -> Answered | Refused:
+    ) -> Answered | NoEffect:
         if credential is None:  # the account left the secret after the request was let in
-            return Refused(RefusalReason.CREDENTIALS, Evidence(failure="account_not_configured"))
+            return NoEffect(RefusalReason.CREDENTIALS, Evidence(failure="account_not_configured"))
         url = f"{self._base_url}/accounts/{quote(account_id, safe='')}/email-security/investigate/release"
         content: Any = list(ids) if wire_form is WireForm.ARRAY else {"ids": list(ids)}
         body = json.dumps(content).encode()
@@ -125,13 +125,13 @@ class CloudflareClient:
             telemetry.count("UnaskedIds", called.unasked)
         return called
 
-    def _judge(self, reply: Reply | NoReply, ids: Sequence[MessageId]) -> Answered | Refused:
+    def _judge(self, reply: Reply | NoReply, ids: Sequence[MessageId]) -> Answered | NoEffect:
         if isinstance(reply, Reply):
             called = classify(reply, ids, self._clock(), bulk_4xx_is_atomic=self._bulk_4xx_is_atomic)
             return called if self._keeps_recipients else _unnamed(called)
         evidence = Evidence(failure=reply.failure)
         if not reply.was_sent:
-            return Refused(RefusalReason.UNREACHABLE, evidence)
+            return NoEffect(RefusalReason.UNREACHABLE, evidence)
         return Answered({message_id: Verdict(State.UNKNOWN, Code.NO_ANSWER) for message_id in ids}, evidence)
 
     def _check(self, credential: Credential | None, ends_at: float, budget: Budget) -> CredentialCheck:
@@ -153,18 +153,18 @@ class CloudflareClient:
                 return CredentialCheck(None, Evidence(failure=reply.failure))
             if reply.status == 429:
                 budget.heard(credential.account_id, limited(reply, self._clock()))
-            evidence, is_accepted = evidence_of(reply), is_verified(reply)
+            evidence, is_accepted = gather_evidence(reply), is_verified(reply)
             if is_accepted is not False:
                 return CredentialCheck(is_accepted, evidence)
         return CredentialCheck(False, evidence)
 
 
-def _unnamed(called: Answered | Refused) -> Answered | Refused:
-    if isinstance(called, Refused):
+def _unnamed(called: Answered | NoEffect) -> Answered | NoEffect:
+    if isinstance(called, NoEffect):
         return called
     verdicts = called.verdicts.items()
     return replace(called, verdicts={of: replace(each, recipients=each.recipients.unnamed) for of, each in verdicts})
 
 
-def _are_credentials_refused(called: Answered | Refused) -> bool:
-    return isinstance(called, Refused) and called.reason is RefusalReason.CREDENTIALS
+def _are_credentials_refused(called: Answered | NoEffect) -> bool:
+    return isinstance(called, NoEffect) and called.reason is RefusalReason.CREDENTIALS

@@ -8,14 +8,22 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, ClassVar, Final
 
-from quarantine_release.cloudflare.entries import details_of, dicts, id_of, parts_named
+from quarantine_release.cloudflare.entries import dicts, id_of, parse_details, parts_named
 from quarantine_release.cloudflare.search import Page
 from quarantine_release.cloudflare.walk import Kind, Walk, path_of
 from quarantine_release.cloudflare.windows import wire_time
 from quarantine_release.domain.details import Details, NotRead, Several, Unreadable
-from quarantine_release.domain.ids import ALERT_ID, MessageId, PostfixPart, is_bare, is_undated, postfix_part, time_of
+from quarantine_release.domain.ids import (
+    ALERT_ID,
+    MessageId,
+    PostfixPart,
+    decode_time,
+    is_bare,
+    is_undated,
+    postfix_part,
+)
 from quarantine_release.domain.search_rows import meant_by
-from quarantine_release.domain.verdicts import Wanted
+from quarantine_release.domain.verdicts import ReadBackTarget
 
 _AROUND: Final = timedelta(hours=1)
 
@@ -45,7 +53,7 @@ class DetailsWalk(Walk):
     rows: dict[PostfixPart, list[Details]] = field(default_factory=dict)
     found: dict[MessageId, Details | Several | NotRead] = field(default_factory=dict)
 
-    def take_in(self, page: Page, wanted: Sequence[Wanted]) -> None:  # noqa: ARG002  (every row counts)
+    def take_in(self, page: Page, wanted: Sequence[ReadBackTarget]) -> None:  # noqa: ARG002  (every row counts)
         self._take_in(page.entries)
 
     def list_mail(self, ids: Sequence[MessageId]) -> None:
@@ -97,7 +105,7 @@ class DetailsWalk(Walk):
         """Return what an id means by all rows; a failure, if the entries read by path are not of it."""
         self._take_in(entries)
         shown = self._shown(message_id)
-        rows = [details for entry in entries if (details := details_of(entry, self.now))]
+        rows = [details for entry in entries if (details := parse_details(entry, self.now))]
         is_of_it = meant_by(message_id, rows) is not None and all(id_of(entry) for entry in entries)
         if shown is None or not (is_of_it or shown is Unreadable.UNCLEAR):
             return Unreadable.FAILED
@@ -155,7 +163,7 @@ class DetailsWalk(Walk):
         return Unreadable.NOT_LISTED if self.is_offered and by_path is Unreadable.NOT_OFFERED else by_path
 
     def _search(self, alert_id: MessageId) -> Details | Several | NotRead:
-        at = time_of(alert_id, self.now)
+        at = decode_time(alert_id, self.now)
         start = {"start": wire_time(at - _AROUND)} if at is not None else {}
         entries = self.calls.whole({"alert_id": alert_id, **start})
         if not isinstance(entries, list):
@@ -172,7 +180,7 @@ class DetailsWalk(Walk):
 
     def _take_in(self, entries: Iterable[Mapping[str, Any]]) -> None:
         for entry in entries:
-            details = details_of(entry, self.now)
+            details = parse_details(entry, self.now)
             part = postfix_part(details.message_id) if details is not None else None
             self.unclear |= parts_named(entry) - {part}
             if details is None or part is None:
@@ -182,5 +190,5 @@ class DetailsWalk(Walk):
                 rows.append(details)
 
 
-def _wanted(ids: Iterable[MessageId]) -> list[Wanted]:
-    return [Wanted(postfix_part(message_id), message_id) for message_id in ids]
+def _wanted(ids: Iterable[MessageId]) -> list[ReadBackTarget]:
+    return [ReadBackTarget(postfix_part(message_id), message_id) for message_id in ids]

@@ -1,7 +1,7 @@
 """What one entry of Cloudflare's search, or a message's details, say of a message. Pure.
 
 Sources: Cloudflare's API reference, "Search email messages" and "Get message details". The meaning of the fields in
-`judge` is documented; that `is_quarantined` turns false after a release is likely, not certain.
+`shown_state` is documented; that `is_quarantined` turns false after a release is likely, not certain.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,25 +17,25 @@ from quarantine_release.domain.ids import (
     MessageId,
     PostfixPart,
     contradict,
+    decode_time,
+    decode_timestamp,
     postfix_part,
-    time_of,
-    timestamp_of,
 )
-from quarantine_release.domain.verdicts import Evidence, Reading, Seen, Wanted
+from quarantine_release.domain.verdicts import Evidence, ReadBack, ReadBackTarget, Seen
 
 RELEASE: Final = "QUARANTINE_RELEASE"
 
 
 def match(
-    entries: Iterable[Mapping[str, Any]], wanted: Iterable[Wanted], evidence: Evidence
-) -> dict[PostfixPart, Reading]:
+    entries: Iterable[Mapping[str, Any]], wanted: Iterable[ReadBackTarget], evidence: Evidence
+) -> dict[PostfixPart, ReadBack]:
     """Return what the entries show of wanted messages: by `id`, then by `postfix_id`, never by another's id."""
-    by_part: dict[PostfixPart, list[Reading]] = {}
+    by_part: dict[PostfixPart, list[ReadBack]] = {}
     for entry in entries:
         entry_id = id_of(entry)
         if entry_id is not None:
-            by_part.setdefault(postfix_part(entry_id), []).append(Reading(judge(entry), evidence, entry_id))
-    found: dict[PostfixPart, Reading] = {}
+            by_part.setdefault(postfix_part(entry_id), []).append(ReadBack(shown_state(entry), evidence, entry_id))
+    found: dict[PostfixPart, ReadBack] = {}
     for one in wanted:
         for reading in by_part.get(one.part, ()):
             if reading.message_id is not None and not contradict(reading.message_id, one.message_id):
@@ -43,13 +43,13 @@ def match(
     return found
 
 
-def agree(one: Reading, other: Reading) -> Reading:
+def agree(one: ReadBack, other: ReadBack) -> ReadBack:
     """Return what two entries show together: nothing clear, unless they are alike.
 
     Two entries with different ids do not show which message is meant. Such a reading has no id.
     """
     if one.message_id != other.message_id:
-        return Reading(Seen.UNCLEAR, other.evidence)
+        return ReadBack(Seen.UNCLEAR, other.evidence)
     return one if one.seen is other.seen else replace(other, seen=Seen.UNCLEAR)
 
 
@@ -80,7 +80,7 @@ def parts_named(entry: Mapping[str, Any]) -> set[PostfixPart]:
     return {postfix_part(MessageId(name)) for name in names if isinstance(name, str) and ID_CHARACTERS.match(name)}
 
 
-def judge(entry: Mapping[str, Any]) -> Seen:
+def shown_state(entry: Mapping[str, Any]) -> Seen:
     """Return what an entry of the search, or a message's details, show.
 
     A listed operation proves a release only of a message that is no longer held, because the operation may have failed.
@@ -114,7 +114,7 @@ _TEXT_KEPT: Final = 998
 _NAME_KEPT: Final = 40
 
 
-def details_of(entry: Mapping[str, Any], now: datetime) -> Details | None:
+def parse_details(entry: Mapping[str, Any], now: datetime) -> Details | None:
     """Read an entry of the search, or a message's details; None for what tells no id, or not whether it is held."""
     message_id, held = id_of(entry), entry.get("is_quarantined")
     if message_id is None or not isinstance(held, bool):
@@ -124,7 +124,7 @@ def details_of(entry: Mapping[str, Any], now: datetime) -> Details | None:
         is_quarantined=held,
         disposition=text_in(entry, "final_disposition", _NAME_KEPT),
         delivery_mode=text_in(entry, "delivery_mode"),
-        at=min(_times(entry, message_id), default=None) or time_of(message_id, now),
+        at=min(_times(entry, message_id), default=None) or decode_time(message_id, now),
         recipients=_recipients(entry),
         sender=text_in(entry, "from") or text_in(entry, "envelope_from"),
         subject=text_in(entry, "subject"),
@@ -158,7 +158,7 @@ def _recipients(entry: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _times(entry: Mapping[str, Any], message_id: MessageId) -> list[datetime]:
     """Return when a message was scanned, and the time in its full id: a mail that is scanned again is not a new one."""
-    times = (time_in(entry, "scanned_at"), time_in(entry, "ts"), timestamp_of(message_id))
+    times = (time_in(entry, "scanned_at"), time_in(entry, "ts"), decode_timestamp(message_id))
     return [at for at in times if at is not None]
 
 

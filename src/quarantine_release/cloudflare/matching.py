@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from quarantine_release.cloudflare.entries import details_of, header_in, id_of, text_in, time_in
+from quarantine_release.cloudflare.entries import header_in, id_of, parse_details, text_in, time_in
 from quarantine_release.cloudflare.windows import wire_time
 from quarantine_release.domain.details import Details, Unclear, Unreadable
 from quarantine_release.domain.ids import MessageId
@@ -95,7 +95,7 @@ def _by_message(entries: Iterable[Mapping[str, Any]], header: str, now: datetime
     """Return the rows by message; None if one may be a second match, and nobody knows which message it is about."""
     messages: dict[MessageId, _Message] = {}
     for entry in entries:
-        details, message_id = details_of(entry, now), id_of(entry)
+        details, message_id = parse_details(entry, now), id_of(entry)
         is_match = header_in(entry) == header
         if message_id is None:
             if is_match:

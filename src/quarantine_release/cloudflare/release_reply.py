@@ -10,10 +10,17 @@ from datetime import datetime
 from typing import Any, Final
 
 from quarantine_release.cloudflare.entries import id_of, names_two, parts_named
-from quarantine_release.cloudflare.reply import Reply, envelope_of, evidence_of, limited, refuses_credential, rest_of
+from quarantine_release.cloudflare.reply import (
+    Reply,
+    envelope_of,
+    gather_evidence,
+    limited,
+    refuses_credential,
+    rest_of,
+)
 from quarantine_release.domain.ids import MessageId, PostfixPart, contradict, fullest, postfix_part
 from quarantine_release.domain.states import Code, State
-from quarantine_release.domain.verdicts import Answered, Evidence, Recipients, RefusalReason, Refused, Verdict
+from quarantine_release.domain.verdicts import Answered, Evidence, NoEffect, Recipients, RefusalReason, Verdict
 
 # A timeout or an abort told by a status: the request may have been taken on.
 _AMBIGUOUS_4XX: Final = frozenset({408, 425, 499})
@@ -21,15 +28,15 @@ _AMBIGUOUS_4XX: Final = frozenset({408, 425, 499})
 Entry = dict[str, Any]
 
 
-def classify(reply: Reply, ids: Sequence[MessageId], now: datetime, *, bulk_4xx_is_atomic: bool) -> Answered | Refused:
+def classify(reply: Reply, ids: Sequence[MessageId], now: datetime, *, bulk_4xx_is_atomic: bool) -> Answered | NoEffect:
     """Return what the answer to a release call proves. An answer that proves nothing is UNKNOWN, never a guess.
 
     No two of the ids may name the same message. `bulk_4xx_is_atomic`: a call with several ids that is rejected has
     released none of them, which Cloudflare's documentation does not say.
     """
-    evidence, envelope = evidence_of(reply), envelope_of(reply) or {}
+    evidence, envelope = gather_evidence(reply), envelope_of(reply) or {}
     if refuses_credential(reply):
-        return Refused(RefusalReason.CREDENTIALS, evidence)
+        return NoEffect(RefusalReason.CREDENTIALS, evidence)
     if reply.status == 429:
         return limited(reply, now)
     if reply.status == 200 and envelope.get("success") is True:
@@ -37,7 +44,7 @@ def classify(reply: Reply, ids: Sequence[MessageId], now: datetime, *, bulk_4xx_
         return Answered(verdicts, evidence, unasked, rest_of(reply))
     is_rejected = _is_rejected(reply, envelope, evidence)
     if is_rejected and len(ids) > 1 and bulk_4xx_is_atomic:
-        return Refused(RefusalReason.CALL_REJECTED, evidence)
+        return NoEffect(RefusalReason.CALL_REJECTED, evidence)
     verdict = _rejected(ids) if is_rejected else Verdict(State.UNKNOWN, Code.UNCLEAR_ANSWER)
     return Answered(dict.fromkeys(ids, verdict), evidence, rest=rest_of(reply))
 

@@ -12,7 +12,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
 from quarantine_release.domain.details import Unreadable
-from quarantine_release.domain.verdicts import Evidence, RefusalReason, Refused
+from quarantine_release.domain.verdicts import Evidence, NoEffect, RefusalReason
 
 # RFC 9110: no such resource, method not allowed, method not implemented.
 _NOT_OFFERED: Final = frozenset({404, 405, 501})
@@ -49,15 +49,17 @@ class Reply:
 
 def refuses_credential(reply: Reply) -> bool:
     """Return whether an answer to any call says that the credential is refused and nothing was done."""
-    return reply.status in (401, 403) or (reply.status == 400 and _INVALID_HEADERS in evidence_of(reply).error_codes)
+    return reply.status in (401, 403) or (
+        reply.status == 400 and _INVALID_HEADERS in gather_evidence(reply).error_codes
+    )
 
 
-def limited(reply: Reply, now: datetime) -> Refused:
+def limited(reply: Reply, now: datetime) -> NoEffect:
     """Return what a 429 says, to whatever call."""
-    return Refused(RefusalReason.RATE_LIMITED, evidence_of(reply), _retry_after(reply, now))
+    return NoEffect(RefusalReason.RATE_LIMITED, gather_evidence(reply), _retry_after(reply, now))
 
 
-def evidence_of(reply: Reply) -> Evidence:
+def gather_evidence(reply: Reply) -> Evidence:
     """Return what is kept of an answer."""
     return Evidence(reply.status, _error_codes(envelope_of(reply)), _cf_ray(reply))
 

@@ -12,7 +12,7 @@ from quarantine_release import telemetry
 from quarantine_release.cloudflare.client import USER_AGENT
 from quarantine_release.cloudflare.connection import DeadlineSession, NoReply
 from quarantine_release.cloudflare.entries import dicts
-from quarantine_release.cloudflare.reply import Reply, content_of, evidence_of, limited, refuses_credential
+from quarantine_release.cloudflare.reply import Reply, content_of, gather_evidence, limited, refuses_credential
 from quarantine_release.config.accounts import Accounts, Credential
 from quarantine_release.config.secret import Secret, SecretMalformed, SecretUnavailable
 from quarantine_release.domain.call_limit import Mark
@@ -71,13 +71,13 @@ class SearchApi:
     monotonic: Callable[[], float] = time.monotonic
     pause: Callable[[float], None] = time.sleep
 
-    def begin(self, account_id: AccountId, seconds: float, budget: Budget, mark: Mark = Mark.ALL) -> "Calls":
+    def begin(self, account_id: AccountId, seconds: float, budget: Budget, mark: Mark = Mark.ALL) -> "SearchSession":
         """Begin a run of reading calls for one account, which takes so many seconds at most."""
-        return Calls(self, account_id, self.monotonic() + seconds, budget, mark)
+        return SearchSession(self, account_id, self.monotonic() + seconds, budget, mark)
 
 
 @dataclass(slots=True)
-class Calls:
+class SearchSession:
     """The reading calls of one run, for one account, until its time is over by `monotonic`, or Cloudflare refuses."""
 
     search: SearchApi
@@ -169,7 +169,7 @@ class Calls:
         headers = {**credential.headers, "User-Agent": USER_AGENT}
         began = self.search.monotonic()
         reply = self.search.session.send("GET", url, headers, None, seconds)
-        evidence = evidence_of(reply) if isinstance(reply, Reply) else Evidence(failure=reply.failure)
+        evidence = gather_evidence(reply) if isinstance(reply, Reply) else Evidence(failure=reply.failure)
         telemetry.cloudflare_read(self.account_id, evidence, round((self.search.monotonic() - began) * 1000))
         if not isinstance(reply, Reply):
             return Got({}, evidence, self._why_not_answered(reply, seconds))

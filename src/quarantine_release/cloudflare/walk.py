@@ -10,11 +10,11 @@ from datetime import datetime, timedelta
 from typing import ClassVar, Final
 from urllib.parse import quote
 
-from quarantine_release.cloudflare.search import Calls, Page
-from quarantine_release.cloudflare.windows import Window, windows_of
+from quarantine_release.cloudflare.search import Page, SearchSession
+from quarantine_release.cloudflare.windows import Window, plan_windows
 from quarantine_release.domain.details import NotRead, NotYetRead, Unreadable
 from quarantine_release.domain.ids import MessageId
-from quarantine_release.domain.verdicts import Wanted
+from quarantine_release.domain.verdicts import ReadBackTarget
 
 # So few are cheaper read one by one than listed with whatever else arrived around them.
 FEW: Final = 2
@@ -46,7 +46,7 @@ class Walk(ABC):
 
     begins_late: ClassVar[bool]
 
-    calls: Calls
+    calls: SearchSession
     now: datetime
     seconds: float
     pages: int = 0
@@ -55,18 +55,18 @@ class Walk(ABC):
     unsure: dict[MessageId, NotRead] = field(default_factory=dict)
 
     @abstractmethod
-    def take_in(self, page: Page, wanted: Sequence[Wanted]) -> None:
+    def take_in(self, page: Page, wanted: Sequence[ReadBackTarget]) -> None:
         """Take in what a page shows of the messages it was listed for."""
 
-    def list_around(self, wanted: Sequence[Wanted], kind: Kind) -> None:
+    def list_around(self, wanted: Sequence[ReadBackTarget], kind: Kind) -> None:
         """List mail around the times of the messages to the end, or until pages or time are used up."""
         self.sought.update(one.message_id for one in wanted)
-        for window in windows_of(wanted, self.now, kind.near):
+        for window in plan_windows(wanted, self.now, kind.near):
             why = self._list(window, wanted, kind)
             if why is not None:
                 self.unsure = {one.message_id: why for one in window.wanted} | self.unsure
 
-    def _list(self, window: Window, wanted: Sequence[Wanted], kind: Kind) -> NotRead | None:
+    def _list(self, window: Window, wanted: Sequence[ReadBackTarget], kind: Kind) -> NotRead | None:
         """List one stretch of time; return why that was not done to its end, if it was not."""
         if self._has_no_pages or (self._is_late and not self.begins_late):
             return NotYetRead.NOT_NOW

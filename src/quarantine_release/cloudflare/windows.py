@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from quarantine_release.domain.ids import is_bare, time_of
-from quarantine_release.domain.verdicts import Wanted
+from quarantine_release.domain.ids import decode_time, is_bare
+from quarantine_release.domain.verdicts import ReadBackTarget
 
 _AROUND_TIMESTAMP: Final = timedelta(hours=1)
 
@@ -23,7 +23,7 @@ class Window:
 
     start: datetime
     end: datetime
-    wanted: list[Wanted]
+    wanted: list[ReadBackTarget]
 
     @property
     def query(self) -> dict[str, str]:
@@ -36,11 +36,11 @@ def wire_time(at: datetime) -> str:
     return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def windows_of(wanted: Iterable[Wanted], now: datetime, near: timedelta = NEAR) -> list[Window]:
+def plan_windows(wanted: Iterable[ReadBackTarget], now: datetime, near: timedelta = NEAR) -> list[Window]:
     """Return the stretches of time in which to look for messages, latest first; those that are so near are one."""
     windows = []
     for one in wanted:
-        at = time_of(one.message_id, now)
+        at = decode_time(one.message_id, now)
         around = _AROUND_QUEUE_ID if is_bare(one.message_id) else _AROUND_TIMESTAMP
         if at is not None and at - around < now:  # a search that begins in the future is refused
             windows.append(Window(at - around, min(at + around, now), [one]))

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from quarantine_release.config.secret import SecretMalformed
 from quarantine_release.domain.ids import ACCOUNT_ID, AccountId
-from quarantine_release.domain.policy import Policy, policy_of
+from quarantine_release.domain.policy import Policy, parse_policy
 from quarantine_release.domain.resemblance import check_names
 
 # Signing secrets of one client: the one in use, and the next.
@@ -181,7 +181,7 @@ def _policy(value: Any) -> Policy | None:
         return None
     if not isinstance(value, dict):
         raise ValueError("policy: must be an object")
-    return policy_of(value)
+    return parse_policy(value)
 
 
 def _list(entry: dict[str, Any], member: str) -> list[Any]:

@@ -7,7 +7,7 @@ from quarantine_release.domain.permit import Permit, Withheld
 from quarantine_release.domain.rows import RequestRow
 
 
-def permit_of(request: RequestRow, clients: Clients | None, now: datetime) -> Permit:
+def check_permit(request: RequestRow, clients: Clients | None, now: datetime) -> Permit:
     """Return what is left of a request's permission; None are clients that cannot be read for now."""
     if clients is None:
         return Permit(request.policy, Withheld.CLIENTS_UNREADABLE)

@@ -49,14 +49,14 @@ class AccountRow:
     operations: tuple[OperationId, ...] = ()
 
 
-def slot_of(now: datetime) -> int:
+def find_slot(now: datetime) -> int:
     """Return the slot that a call made now is counted in."""
     return int(now.timestamp()) // SLOT_SECONDS
 
 
 def is_past(slot: int, now: datetime) -> bool:
     """Say whether the calls of a slot are too old to count."""
-    return slot < slot_of(now) - _SLOTS
+    return slot < find_slot(now) - _SLOTS
 
 
 def used(row: AccountRow, now: datetime) -> int:
@@ -64,7 +64,7 @@ def used(row: AccountRow, now: datetime) -> int:
     return sum(calls for slot, calls in row.calls.items() if not is_past(slot, now))
 
 
-def wait_of(row: AccountRow, limit: int, now: datetime) -> float:
+def seconds_to_wait(row: AccountRow, limit: int, now: datetime) -> float:
     """Return for how many seconds an account must be silent if it may make so many calls in five minutes; 0: call."""
     paused = pause_left(row, now)
     if paused:
@@ -85,7 +85,7 @@ def pause_left(row: AccountRow, now: datetime) -> float:
     return max((row.paused_until - now).total_seconds(), 0.0) if row.paused_until is not None else 0.0
 
 
-def stop_of(row: AccountRow, client: str) -> Stop | None:
+def active_pause(row: AccountRow, client: str) -> Stop | None:
     """Return why a client's releases are paused, if they are: all of the account's, or its own."""
     return row.stops.get(EVERYBODY) or row.stops.get(client)
 

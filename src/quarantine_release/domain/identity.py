@@ -10,7 +10,7 @@ from typing import Final
 from quarantine_release.domain.ids import MessageId, contradict, fullest, is_bare, postfix_part
 from quarantine_release.domain.rows import MessageRow
 from quarantine_release.domain.states import Code, State
-from quarantine_release.domain.verdicts import Reading, Seen, Verdict
+from quarantine_release.domain.verdicts import ReadBack, Seen, Verdict
 
 # Each one costs a read.
 CANDIDATES_KEPT: Final = 3
@@ -63,12 +63,12 @@ def ids_to_read(row: MessageRow) -> tuple[MessageId, ...]:
     return (own_id, *(candidate for candidate in (row.message_id, *candidates) if candidate.startswith(f"{own_id}-")))
 
 
-def tells_id(reading: Reading | None) -> bool:
+def tells_id(reading: ReadBack | None) -> bool:
     """A reading that tells only the Postfix id may be of any message that goes by it."""
     return reading is not None and reading.message_id is not None and not is_bare(reading.message_id)
 
 
-def combined(readings: Sequence[tuple[MessageId, Reading]]) -> Reading:
+def combined(readings: Sequence[tuple[MessageId, ReadBack]]) -> ReadBack:
     """Return what the readings of one message under several ids show together, the best known id first.
 
     An id that Cloudflare does not know proves nothing about the others. Two that are different messages leave it
@@ -82,11 +82,11 @@ def combined(readings: Sequence[tuple[MessageId, Reading]]) -> Reading:
     return _agreement(shown) if shown else readings[0][1]
 
 
-def _agreement(shown: Sequence[Reading]) -> Reading:
+def _agreement(shown: Sequence[ReadBack]) -> ReadBack:
     """Return what readings that show a message show together, under its fullest id."""
     ids = [reading.message_id for reading in shown if reading.message_id is not None]
     have_one_state = all(reading.seen is shown[0].seen for reading in shown)
     are_of_two = any(contradict(one, other) for one in ids for other in ids)
     if are_of_two or not have_one_state:
-        return Reading(Seen.UNCLEAR, shown[-1].evidence)
+        return ReadBack(Seen.UNCLEAR, shown[-1].evidence)
     return replace(shown[-1], message_id=fullest(ids) if ids else None)

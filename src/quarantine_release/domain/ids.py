@@ -99,13 +99,13 @@ _NEWEST: Final = timedelta(days=1)
 _FIRST: Final = datetime(2012, 1, 1, tzinfo=UTC)
 
 
-def time_of(message_id: MessageId, now: datetime) -> datetime | None:
+def decode_time(message_id: MessageId, now: datetime) -> datetime | None:
     """Return when the message arrived, as far as its id tells; nothing if that is no time a search could reach."""
-    at = _queued_at(message_id) if is_bare(message_id) else timestamp_of(message_id)
+    at = _queued_at(message_id) if is_bare(message_id) else decode_timestamp(message_id)
     return at if at is not None and now - _OLDEST < at < now + _NEWEST else None
 
 
-def timestamp_of(message_id: MessageId) -> datetime | None:
+def decode_timestamp(message_id: MessageId) -> datetime | None:
     """Return the time that an alert or investigate id names, whenever that is."""
     timed = _TIMED_ID.match(message_id)
     try:

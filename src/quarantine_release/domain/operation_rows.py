@@ -40,13 +40,13 @@ class OperationRow:
     request_id: RequestId | None = None
 
 
-def operations_of(row: MessageRow | None, requests: Iterable[RequestRow]) -> list[OperationId]:
+def list_operations(row: MessageRow | None, requests: Iterable[RequestRow]) -> list[OperationId]:
     """Return what people have changed about a message: about its row, and the requests they made for it."""
     changed = row.operations if row is not None else frozenset()
     return sorted(changed | {request.operation for request in requests if request.operation})
 
 
-def met_by(requests: Collection[RequestRow], orders: Iterable[OperationRow]) -> list[OperationRow]:
+def select_orders(requests: Collection[RequestRow], orders: Iterable[OperationRow]) -> list[OperationRow]:
     """Return, of pauses and resumes, those that requests may have met: of the account, and of the clients who asked.
 
     That is whatever was ordered since the first request, and the pauses that stood then.

@@ -14,7 +14,7 @@ CLAIM_LIMIT: Final = 99
 
 
 @dataclass(frozen=True, slots=True)
-class Want:
+class WantedRelease:
     """One message and the requests that want it released; it is claimed for the first of them that still does.
 
     `guards`: how it came past the guard, for each request that it may be claimed for; None where the guard is off.
@@ -32,16 +32,18 @@ class Want:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class PlannedCall:
     """One call to be made: in this form, for these."""
 
     wire_form: WireForm
-    wants: tuple[Want, ...]
+    wants: tuple[WantedRelease, ...]
 
 
-def calls_of(wants: Iterable[Want], rows: Mapping[PostfixPart, MessageRow], forced: WireForm | None) -> list[Call]:
+def plan_calls(
+    wants: Iterable[WantedRelease], rows: Mapping[PostfixPart, MessageRow], forced: WireForm | None
+) -> list[PlannedCall]:
     """Pack what is wanted into as few calls as one claim each allows: each wire form apart, and who may not be many."""
-    groups: dict[tuple[WireForm, int], list[list[Want]]] = {}
+    groups: dict[tuple[WireForm, int], list[list[WantedRelease]]] = {}
     for want in wants:
         row = rows.get(want.target.part)
         largest = (row.largest_call if row is not None else None) or CLAIM_LIMIT
@@ -51,4 +53,4 @@ def calls_of(wants: Iterable[Want], rows: Mapping[PostfixPart, MessageRow], forc
         if len(packs[-1]) == largest or len(packs[-1]) + 1 + len(owners) > CLAIM_LIMIT:
             packs.append([])
         packs[-1].append(want)
-    return [Call(form, tuple(pack)) for (form, _), packs in groups.items() for pack in packs]
+    return [PlannedCall(form, tuple(pack)) for (form, _), packs in groups.items() for pack in packs]

@@ -59,7 +59,7 @@ def _both(one: frozenset[str] | None, other: frozenset[str] | None) -> frozenset
     return one & other
 
 
-def policy_of(entry: Mapping[str, Any]) -> Policy:
+def parse_policy(entry: Mapping[str, Any]) -> Policy:
     """Read a policy as a client's entry has it. Raises ValueError naming the member and the rule."""
     unknown = entry.keys() - {"dispositions", "max_age_days", "recipient_domains", "strict"}
     if unknown:  # a rule that is misspelt would be no rule
@@ -83,7 +83,7 @@ def policy_of(entry: Mapping[str, Any]) -> Policy:
 
 
 def policy_entry(policy: Policy) -> dict[str, Any]:
-    """Return a policy as `policy_of` reads it."""
+    """Return a policy as `parse_policy` reads it."""
     entry: dict[str, Any] = {"strict": True} if policy.is_strict else {}
     for name, values in (("dispositions", policy.dispositions), ("recipient_domains", policy.recipient_domains)):
         if values is not None:

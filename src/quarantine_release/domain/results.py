@@ -75,7 +75,7 @@ def is_forgotten(row: MessageRow, now: datetime) -> bool:
     return row.expires_at is not None and row.expires_at <= now
 
 
-def results_of(request: RequestRow, rows: Mapping[PostfixPart, MessageRow], now: datetime) -> tuple[Result, ...]:
+def derive_results(request: RequestRow, rows: Mapping[PostfixPart, MessageRow], now: datetime) -> tuple[Result, ...]:
     """Return what became of each id of a request, in the order given."""
     targets = targets_by_part(request.wanted_ids)
     letters = request.letters or [None] * len(request.ids)

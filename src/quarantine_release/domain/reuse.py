@@ -7,7 +7,7 @@ from datetime import datetime
 
 from quarantine_release.domain.details import Details
 from quarantine_release.domain.guard import Candidate, Ended
-from quarantine_release.domain.ids import MessageId, contradict, is_partial, time_of
+from quarantine_release.domain.ids import MessageId, contradict, decode_time, is_partial
 from quarantine_release.domain.lookup import FRESH
 from quarantine_release.domain.results import is_forgotten
 from quarantine_release.domain.rows import MessageRow, Target
@@ -33,10 +33,10 @@ def used_again(row: MessageRow | None, shown: Details | MessageId, now: datetime
         return None
     is_held = False if row.state in (State.RELEASED, State.PARTIAL) else None
     candidates = (
-        Candidate(known_id, time_of(known_id, now), row.disposition, is_held),
+        Candidate(known_id, decode_time(known_id, now), row.disposition, is_held),
         Candidate(shown.message_id, shown.at, shown.disposition_name, shown.is_quarantined)
         if isinstance(shown, Details)
-        else Candidate(shown, time_of(shown, now), None, None),
+        else Candidate(shown, decode_time(shown, now), None, None),
     )
     detail = (
         f"This Postfix id was used for two messages: the ledger knows {known_id}, and Cloudflare now shows {shown_id}."

@@ -229,7 +229,7 @@ class AttemptRow:
 
 
 @lru_cache(maxsize=1024)
-def targets_of(ids: tuple[MessageId, ...]) -> tuple[Target, ...]:
+def parse_targets(ids: tuple[MessageId, ...]) -> tuple[Target, ...]:
     """Group the ids given by message, each under its fullest id; ids that contradict one another give no target."""
     groups: dict[PostfixPart, list[MessageId]] = {}
     for given in ids:
@@ -244,4 +244,4 @@ def targets_of(ids: tuple[MessageId, ...]) -> tuple[Target, ...]:
 @lru_cache(maxsize=1024)
 def targets_by_part(ids: tuple[MessageId, ...]) -> Mapping[PostfixPart, Target]:
     """Return the targets of the ids given by message."""
-    return {target.part: target for target in targets_of(ids)}
+    return {target.part: target for target in parse_targets(ids)}

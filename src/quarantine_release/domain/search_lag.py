@@ -9,7 +9,7 @@ from typing import Final
 
 from quarantine_release.domain.details import Details, NotRead, Several, Unreadable
 from quarantine_release.domain.guard import Ended
-from quarantine_release.domain.ids import MessageId, time_of
+from quarantine_release.domain.ids import MessageId, decode_time
 from quarantine_release.domain.states import Code, Outcome
 
 # A request waits this long for its mail to become searchable, counted from when it was made.
@@ -42,7 +42,7 @@ def searchable_at(
     """
     if shown not in (Unreadable.ABSENT, Unreadable.NOT_LISTED):
         return None
-    at = time_of(message_id, asked_at)
+    at = decode_time(message_id, asked_at)
     return at + lag if at is not None and asked_at - at < lag else None
 
 

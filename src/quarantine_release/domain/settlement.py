@@ -10,7 +10,7 @@ from quarantine_release.domain.ids import OperationId, PostfixPart
 from quarantine_release.domain.rows import AttemptRow, AttemptState, MessageRow
 from quarantine_release.domain.states import EXPIRING, UNSETTLED, Code, State
 from quarantine_release.domain.transitions import Terms, recorded
-from quarantine_release.domain.verdicts import Evidence, Reading, Seen, Verdict
+from quarantine_release.domain.verdicts import Evidence, ReadBack, Seen, Verdict
 
 # A person must look after this many calls for one message that may have taken effect.
 CALLS_LIMIT: Final = 5
@@ -20,7 +20,7 @@ GIVE_UP_READING: Final = timedelta(hours=24)
 
 
 def settled(
-    row: MessageRow, attempt: AttemptRow, reading: Reading, read_at: datetime, now: datetime, terms: Terms
+    row: MessageRow, attempt: AttemptRow, reading: ReadBack, read_at: datetime, now: datetime, terms: Terms
 ) -> MessageRow | None:
     """Return an unsettled message of this attempt as a read shows it; None while the read does not allow to say.
 
@@ -47,7 +47,7 @@ def counts_from(attempt: AttemptRow, terms: Terms) -> datetime:
     return attempt.deadline + terms.settle
 
 
-def _shown(reading: Reading) -> Verdict | None:
+def _shown(reading: ReadBack) -> Verdict | None:
     """Return the release that a read proves."""
     if reading.seen is Seen.RELEASED:
         return Verdict(State.RELEASED, None, reading.recipients, reading.message_id)
@@ -56,18 +56,18 @@ def _shown(reading: Reading) -> Verdict | None:
     return None
 
 
-def _is_read_again(row: MessageRow, attempt: AttemptRow, reading: Reading, now: datetime) -> bool:
+def _is_read_again(row: MessageRow, attempt: AttemptRow, reading: ReadBack, now: datetime) -> bool:
     """Whether a read that showed nothing is no reason for a person to look: it is repeated, for a day at most."""
     is_reviewed = row.state is State.NEEDS_REVIEW
     return reading.seen is Seen.UNREAD and (is_reviewed or now < attempt.sent_at + GIVE_UP_READING)
 
 
-def _may_be_freed(row: MessageRow, reading: Reading) -> bool:
+def _may_be_freed(row: MessageRow, reading: ReadBack) -> bool:
     """Whether whoever asks next may claim the message: not if it was forced, nor after too many calls."""
     return reading.seen is Seen.QUARANTINED and len(row.attempts) < CALLS_LIMIT and row.forced_over is None
 
 
-def _reviewed(row: MessageRow, reading: Reading, evidence: Evidence, now: datetime, terms: Terms) -> MessageRow | None:
+def _reviewed(row: MessageRow, reading: ReadBack, evidence: Evidence, now: datetime, terms: Terms) -> MessageRow | None:
     """Return the message as one that a person must look at; None if it is already under review for the same reason."""
     verdict = Verdict(State.NEEDS_REVIEW, Code.UNSETTLED, message_id=reading.message_id)
     reviewed = recorded(row, verdict, evidence, now, terms)

@@ -74,7 +74,7 @@ class Seen(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ReadBackTarget:
     """A message to be read. With `since`, only a release that began after it counts: the message was forced.
 
     Without `may_free`, "still quarantined" would not count yet, so no call is spent on making sure of it. `candidates`
@@ -89,7 +89,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ReadBack:
     """What one message looked like; UNREAD proves nothing, ABSENT only that it cannot be read under this id.
 
     `recipients` are those that an action log names.
@@ -148,7 +148,7 @@ class Answered:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class NoEffect:
     """A call that provably had no effect: it may be made again. `retry_after` in seconds; `calls`: how many it was.
 
     `stop` is why it was not made, if a person has paused releases.

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
 
-from quarantine_release.domain.call_limit import AccountRow, is_past, slot_of
+from quarantine_release.domain.call_limit import AccountRow, find_slot, is_past
 from quarantine_release.domain.ids import AccountId
 from quarantine_release.domain.ledger_errors import LedgerUnavailable, RowUnreadable
 from quarantine_release.ledger.account_row import account_row, calls_name
@@ -35,7 +35,7 @@ class AccountCounter:
     def buy(self, account_id: AccountId, calls: int, known: AccountRow, now: datetime) -> AccountRow:
         """Count calls that are to be made, and drop the slots of the `known` row that are past."""
         update = _update(account_id)
-        update.add(calls_name(slot_of(now)), {"N": str(calls)})
+        update.add(calls_name(find_slot(now)), {"N": str(calls)})
         update.add("resumed", {"N": str(calls)})
         for slot in known.calls:
             if is_past(slot, now):
@@ -69,7 +69,7 @@ class AccountCounter:
     def count(self, account_id: AccountId, calls: int, now: datetime) -> AccountRow:
         """Count calls that were made without being bought before."""
         update = _update(account_id)
-        update.add(calls_name(slot_of(now)), {"N": str(calls)})
+        update.add(calls_name(find_slot(now)), {"N": str(calls)})
         return self._changed(update)
 
     def count_trouble(self, account_id: AccountId) -> AccountRow:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final
 
-from quarantine_release.domain.call_limit import AccountRow, slot_of
+from quarantine_release.domain.call_limit import AccountRow, find_slot
 
 _LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
 
@@ -33,7 +33,7 @@ class AccountView:
 
     def move(self, calls: int) -> None:
         """Count so many of the calls that were bought as made."""
-        slot = slot_of(self.bought_at)
+        slot = find_slot(self.bought_at)
         counted = {**self.row.calls, slot: self.row.calls.get(slot, 0) + calls}
         self.row = replace(self.row, calls=counted, resumed=self.row.resumed + calls)
         self.left -= calls
@@ -43,7 +43,7 @@ class AccountView:
 
         If it is not, putting it into that block would hide a call that was made.
         """
-        is_same_slot = slot_of(block.bought_at) == slot_of(self.bought_at)
+        is_same_slot = find_slot(block.bought_at) == find_slot(self.bought_at)
         return is_same_slot and block.paused_until == self.row.paused_until
 
     def see(self, row: AccountRow, now: datetime) -> None:

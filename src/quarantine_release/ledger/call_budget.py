@@ -20,18 +20,18 @@ from quarantine_release.domain.call_limit import (
     SLOT_SECONDS,
     AccountRow,
     Mark,
+    active_pause,
     allowed,
+    find_slot,
     is_past,
     pause_after,
     pause_left,
-    slot_of,
-    stop_of,
-    wait_of,
+    seconds_to_wait,
     wait_of_several,
 )
 from quarantine_release.domain.ids import AccountId
 from quarantine_release.domain.ledger_errors import LedgerUnavailable, RowUnreadable
-from quarantine_release.domain.verdicts import Answered, RefusalReason, Refused, Stop
+from quarantine_release.domain.verdicts import Answered, NoEffect, RefusalReason, Stop
 from quarantine_release.ledger.account_counter import AccountCounter
 from quarantine_release.ledger.account_view import AccountView
 from quarantine_release.ledger.reserved_call import ReservedCall
@@ -76,9 +76,9 @@ class AccountBudget:
         """
         now, view = self._clock(), self._of(account_id)
         limit = min(self._marks[mark], self._marks[Mark.ALL])
-        if wait_of(view.row, limit, now) and not self._is_fresh(view.seen_at, now):
+        if seconds_to_wait(view.row, limit, now) and not self._is_fresh(view.seen_at, now):
             self._look(account_id, view)  # costs nothing of the budget
-        wait = wait_of(view.row, limit, now)
+        wait = seconds_to_wait(view.row, limit, now)
         if wait:
             return wait
         if not view.left or not self._is_fresh(view.bought_at, now):
@@ -106,17 +106,17 @@ class AccountBudget:
         """
         return pause_left(self._recent(account_id), self._clock())
 
-    def stop_of(self, account_id: AccountId, client: str) -> Stop | None:
+    def active_pause(self, account_id: AccountId, client: str) -> Stop | None:
         """Return why a person has paused a client's releases, if one has. Raises LedgerUnavailable.
 
         No round trip within a second of the last, that of `take` included.
         """
-        return stop_of(self._recent(account_id), client)
+        return active_pause(self._recent(account_id), client)
 
-    def heard(self, account_id: AccountId, called: Answered | Refused) -> None:
+    def heard(self, account_id: AccountId, called: Answered | NoEffect) -> None:
         """Take note of what a call came to: Cloudflare may want none for a while."""
         view = self._of(account_id)
-        rest: float | None = called.retry_after if isinstance(called, Refused) else called.rest
+        rest: float | None = called.retry_after if isinstance(called, NoEffect) else called.rest
         try:
             if called.calls > 1:
                 view.see(self._counter.count(account_id, called.calls - 1, self._clock()), self._clock())
@@ -150,7 +150,7 @@ class AccountBudget:
         for _ in range(_PURCHASES):
             now = self._clock()
             self._buy(account_id, view, now)
-            wait = wait_of(view.row, limit, now)
+            wait = seconds_to_wait(view.row, limit, now)
             if wait:  # others have taken what there was
                 self._give_back(account_id, view, now)
                 return wait
@@ -172,7 +172,7 @@ class AccountBudget:
     def _give_back(self, account_id: AccountId, view: AccountView, now: datetime) -> None:
         """Give back what was bought and not made, unless calls have paused since: then it counts for nothing."""
         left, view.left = view.left, 0
-        slot = slot_of(view.bought_at)
+        slot = find_slot(view.bought_at)
         if left and not is_past(slot, now):
             self._counter.give_back(account_id, left, slot, view.row.paused_until)
 
@@ -188,7 +188,7 @@ class AccountBudget:
         return view.row.troubles
 
 
-def _is_trouble(called: Answered | Refused) -> bool:
-    if isinstance(called, Refused):
+def _is_trouble(called: Answered | NoEffect) -> bool:
+    if isinstance(called, NoEffect):
         return called.reason is RefusalReason.UNREACHABLE
     return called.evidence.status is None or called.evidence.status >= 500

@@ -23,7 +23,7 @@ from quarantine_release.domain.ids import (
 )
 from quarantine_release.domain.ledger_errors import RowUnreadable
 from quarantine_release.domain.lookup import Kept
-from quarantine_release.domain.operation_rows import OperationRow, met_by, operations_of
+from quarantine_release.domain.operation_rows import OperationRow, list_operations, select_orders
 from quarantine_release.domain.rows import AttemptRow, MessageRow, RequestRow, RequestState
 from quarantine_release.domain.states import State
 from quarantine_release.domain.unreadable import UnreadableRequest, unreadable
@@ -98,12 +98,12 @@ class LedgerReads:
 
         Of the pauses as many as the account's row names. Two round trips at most.
         """
-        changes = operations_of(row, requests)
+        changes = list_operations(row, requests)
         orders: tuple[OperationId, ...] = ()
         with suppress(RowUnreadable):  # what was changed about the message itself is shown all the same
             orders = self.account(account_id).operations
         operations = self.operations(account_id, [*changes, *orders])
-        pauses = met_by(requests, [operation for operation in operations if operation.operation not in changes])
+        pauses = select_orders(requests, [operation for operation in operations if operation.operation not in changes])
         return [operation for operation in operations if operation.operation in changes or operation in pauses]
 
     def account(self, account_id: AccountId) -> AccountRow:

@@ -180,7 +180,7 @@ class DynamoLedger(LedgerNotes):
         item = self._table.write(cancel_request(request))
         return self._reported(item, request_row) if item else None
 
-    def look_again(self, rows: Sequence[AttemptRow | RequestRow], at: datetime) -> None:
+    def postpone(self, rows: Sequence[AttemptRow | RequestRow], at: datetime) -> None:
         """Put open rows off until then; without effect on those that are open no more."""
         self._table.write_all([put_off(row, at) for row in rows])
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 from quarantine_release.domain.facts import Facts
 from quarantine_release.domain.guard import Candidate, Ended, Guarded
 from quarantine_release.domain.ids import MessageId, PostfixPart, postfix_part
-from quarantine_release.domain.policy import policy_entry, policy_of
+from quarantine_release.domain.policy import parse_policy, policy_entry
 from quarantine_release.domain.request_options import Narrowing
 from quarantine_release.domain.rows import Target
 from quarantine_release.domain.states import Code, Outcome, State
@@ -177,7 +177,7 @@ EVIDENCE: Final = in_json(_evidence_to_json, _evidence_from_json)
 
 NARROWING: Final = in_json(_narrowing_to_json, _narrowing_from_json)
 
-POLICY: Final = in_json(policy_entry, policy_of)
+POLICY: Final = in_json(policy_entry, parse_policy)
 
 FACTS: Final = in_json(_facts_to_json, _facts_from_json)
 

@@ -13,13 +13,13 @@ from quarantine_release.domain.facts import Facts, combined
 from quarantine_release.domain.guard import Ended
 from quarantine_release.domain.ids import MessageId, PostfixPart, RequestId, is_header, postfix_part
 from quarantine_release.domain.ledger_errors import LedgerUnavailable
-from quarantine_release.domain.packing import Want
+from quarantine_release.domain.packing import WantedRelease
 from quarantine_release.domain.rows import RequestRow, Target
 from quarantine_release.domain.search_lag import PATIENCE, TOO_NEW, retry_seconds
 from quarantine_release.domain.states import Code, may_claim
 from quarantine_release.releasing.asking import ask_for
 from quarantine_release.releasing.ports import Ports
-from quarantine_release.releasing.progress import Run
+from quarantine_release.releasing.progress import Progress
 
 Told = Details | Several | NotRead
 
@@ -45,10 +45,10 @@ class _End:
 class Findings:
     """The ends of one run's ids. `moved` are the messages that another process took on while they were read."""
 
-    def __init__(self, run: Run, ports: Ports) -> None:
-        self._run = run
+    def __init__(self, progress: Progress, ports: Ports) -> None:
+        self._progress = progress
         self._ports = ports
-        self._before = dict(run.requests)
+        self._before = dict(progress.requests)
         self._proposed: list[_End] = []
         self._waiting: list[_End] = []
         self._searchable_at: dict[PostfixPart, datetime] = {}
@@ -69,8 +69,8 @@ class Findings:
 
     def end(self, name: RequestId, given: Iterable[MessageId], ended: Ended) -> None:
         """End ids of a request at once."""
-        request = self._run.requests[name]
-        self._run.replace(replace(request, ended={**request.ended, **dict.fromkeys(given, ended)}))
+        request = self._progress.requests[name]
+        self._progress.replace(replace(request, ended={**request.ended, **dict.fromkeys(given, ended)}))
 
     def propose(
         self, name: RequestId, part: PostfixPart, ended: Ended, given: Iterable[MessageId] | None = None
@@ -109,12 +109,12 @@ class Findings:
         If not all that it waits for is new, it is `otherwise`, and doubles up to `longest` while nothing is found out.
         """
         others = {end.name for end in self._waiting if end.part not in self._searchable_at}
-        waited = {end.name: now - self._run.requests[end.name].created_at for end in self._waiting}
+        waited = {end.name: now - self._progress.requests[end.name].created_at for end in self._waiting}
         lag, retries = self._ports.guard.search_lag, dict[RequestId, float]()
         for name, each in waited.items():
             if name not in others:
                 retries[name] = retry_seconds(lag, each)
-            elif self._run.requests[name] is self._before[name]:  # the time waited so far doubles with each wait
+            elif self._progress.requests[name] is self._before[name]:  # the time waited so far doubles with each wait
                 retries[name] = max(otherwise, min(longest, each.total_seconds()))
             else:
                 retries[name] = otherwise
@@ -141,24 +141,24 @@ class Findings:
         moved = self._moved({end.part for end in proposed if end.is_doubtful and end.part is not None})
         for end in proposed:
             if end.part not in moved or not end.is_doubtful:
-                known = self._run.requests[end.name].ended
+                known = self._progress.requests[end.name].ended
                 self.end(end.name, [given for given in end.given if given not in known], end.ended)
         self.moved |= moved
 
-    def save(self, wants: Sequence[Want]) -> list[Want]:
+    def save(self, wants: Sequence[WantedRelease]) -> list[WantedRelease]:
         """Write down what was found out of accepted requests; return what may still be claimed."""
         others = set()
         for name, before in self._before.items():
-            after = self._run.requests[name]
+            after = self._progress.requests[name]
             if after is before:
                 continue
             self.tell_trace(after, before)  # first: with an end that is written nobody would come back for this
             actual = self._ports.ledger.note(before, after)
             if actual is not None:  # somebody else was first, and what he found out is what counts
-                self._run.replace(actual)
+                self._progress.replace(actual)
                 others.add(name)
             else:
-                self._run.replace(replace(after, notes=before.notes + 1))
+                self._progress.replace(replace(after, notes=before.notes + 1))
         kept = (replace(want, requests=tuple(name for name in want.requests if name not in others)) for want in wants)
         return [want for want in kept if want.requests]
 
@@ -177,16 +177,18 @@ class Findings:
                 raise
 
     def _tell_trace(self, request: RequestRow, parts: Sequence[PostfixPart]) -> None:
-        unknown = [part for part in parts if part not in self._run.rows]
+        unknown = [part for part in parts if part not in self._progress.rows]
         until = self._ports.terms.expiry(self._ports.clock())
-        self._ports.ledger.note_unclaimed(self._run.account_id, unknown, request.request_id, until, self.facts)
-        known = [self._run.rows[part] for part in parts if part in self._run.rows]
+        self._ports.ledger.note_unclaimed(self._progress.account_id, unknown, request.request_id, until, self.facts)
+        known = [self._progress.rows[part] for part in parts if part in self._progress.rows]
         names = (request.request_id,)
-        wants = [Want(Target(row.part, row.message_id), names, facts=self.facts.get(row.part)) for row in known]
-        ask_for(self._run, wants)
+        wants = [
+            WantedRelease(Target(row.part, row.message_id), names, facts=self.facts.get(row.part)) for row in known
+        ]
+        ask_for(self._progress, wants)
 
     def _given(self, name: RequestId, part: PostfixPart) -> tuple[MessageId, ...]:
-        request = self._run.requests[name]
+        request = self._progress.requests[name]
         left = (each for each in request.ids if each not in request.ended)
         return tuple(each for each in left if postfix_part(request.resolved.get(each, each)) == part)
 
@@ -201,9 +203,9 @@ class Findings:
         """
         if not parts:
             return set()
-        before = {part: self._run.rows.get(part) for part in parts}
-        rows = self._ports.ledger.messages(self._run.account_id, sorted(parts))
-        self._run.learn(rows)
+        before = {part: self._progress.rows.get(part) for part in parts}
+        rows = self._ports.ledger.messages(self._progress.account_id, sorted(parts))
+        self._progress.learn(rows)
         return {
             part
             for part, row in rows.items()

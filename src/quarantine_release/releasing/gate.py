@@ -5,25 +5,25 @@ from quarantine_release.domain.facts import Facts, judge_by
 from quarantine_release.domain.guard import UNREADABLE, Ended, Guarded, Mode, judge
 from quarantine_release.domain.ids import ALERT_ID, RequestId, is_bare
 from quarantine_release.domain.lookup import undecided
-from quarantine_release.domain.packing import Want
+from quarantine_release.domain.packing import WantedRelease
 from quarantine_release.domain.policy import for_request
 from quarantine_release.domain.rows import RequestRow, Target
 from quarantine_release.domain.search_lag import NEVER_SHOWN, PATIENCE, searchable_at
 from quarantine_release.releasing.findings import Findings, Told
 from quarantine_release.releasing.ports import Ports
-from quarantine_release.releasing.progress import Run
+from quarantine_release.releasing.progress import Progress
 
 
 class Gate:
     """The guard for the requests of one run, by the policy that each is held to."""
 
-    def __init__(self, run: Run, ports: Ports, findings: Findings) -> None:
-        self._run = run
+    def __init__(self, progress: Progress, ports: Ports, findings: Findings) -> None:
+        self._progress = progress
         self._ports = ports
         self._findings = findings
 
     def guards(
-        self, want: Want, target: Target, told: Told, facts: Facts | None = None
+        self, want: WantedRelease, target: Target, told: Told, facts: Facts | None = None
     ) -> dict[RequestId, Guarded | None]:
         """Return how the message passes for each request that it passes for; None for one that is held to nothing."""
         guards: dict[RequestId, Guarded | None] = {}
@@ -31,23 +31,23 @@ class Gate:
         for name in want.requests:
             if is_found and not self.is_held(name):
                 # Nobody has found out that the id of another request means the same message.
-                if isinstance(told, Details) or target.message_id in self._run.requests[name].message_ids:
+                if isinstance(told, Details) or target.message_id in self._progress.requests[name].message_ids:
                     guards[name] = None
             elif (how := self._pass(name, target, told, facts)) is not None:
                 guards[name] = how
         return guards
 
-    def is_guarded(self, want: Want) -> bool:
+    def is_guarded(self, want: WantedRelease) -> bool:
         return any(self.is_held(name) for name in want.requests)
 
     def is_held(self, name: RequestId) -> bool:
         """Say whether a request is held to anything: a client's own policy holds also where the guard is off."""
         is_on = self._ports.guard.mode is not Mode.OFF
-        return is_on or self._ports.permit(self._run.requests[name]).policy is not None
+        return is_on or self._ports.permit(self._progress.requests[name]).policy is not None
 
     def _pass(self, name: RequestId, target: Target, told: Told, facts: Facts | None) -> Guarded | None:
         """Say how a message came past the guard for a request; None if it did not."""
-        request, guard = self._run.requests[name], self._ports.guard
+        request, guard = self._progress.requests[name], self._ports.guard
         if isinstance(told, Several):
             self._findings.propose(name, target.part, undecided(told))
             return None

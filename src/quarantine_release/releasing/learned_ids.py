@@ -7,11 +7,11 @@ from quarantine_release.domain.details import Details, NotRead, NotYetRead, Unre
 from quarantine_release.domain.facts import Facts, combined, mark_of
 from quarantine_release.domain.facts import several as several_facts
 from quarantine_release.domain.ids import MessageId, PostfixPart, is_bare
-from quarantine_release.domain.packing import Want
+from quarantine_release.domain.packing import WantedRelease
 from quarantine_release.domain.rows import Target
 from quarantine_release.releasing.findings import Told
 from quarantine_release.releasing.ports import LedgerSnapshot, Ports
-from quarantine_release.releasing.progress import Run
+from quarantine_release.releasing.progress import Progress
 from quarantine_release.releasing.timed_lookup import TimedLookup
 
 # Something was shown that does not tell what the message is: nothing may pass by what is kept of it.
@@ -24,13 +24,13 @@ _SAYS_NOTHING: Final = (*NotYetRead, *NOT_CLEAR, Unreadable.FAILED)
 class LearnedIds:
     """The bare ids of one run that are read by another id. `parts` are those that were."""
 
-    def __init__(self, run: Run, ports: Ports, lookup: TimedLookup) -> None:
-        self._run = run
+    def __init__(self, progress: Progress, ports: Ports, lookup: TimedLookup) -> None:
+        self._progress = progress
         self._ports = ports
         self._lookup = lookup
         self.parts: set[PostfixPart] = set()
 
-    def read(self, wants: Sequence[Want], shown: Mapping[MessageId, Told]) -> dict[MessageId, Told]:
+    def read(self, wants: Sequence[WantedRelease], shown: Mapping[MessageId, Told]) -> dict[MessageId, Told]:
         """Read bare ids that cannot be read by the investigate ids that were told of their messages before."""
         unread = [want.target for want in wants if cannot_be_read(want.target, shown.get(want.target.message_id))]
         self._read_facts_again({target.part for target in unread})
@@ -49,21 +49,21 @@ class LearnedIds:
         if not parts:
             return
         names = sorted({*parts, *map(mark_of, parts)})
-        known = self._ports.ledger.known(self._run.account_id, None, sorted(parts), [], names)
+        known = self._ports.ledger.known(self._progress.account_id, None, sorted(parts), [], names)
         newest = {part: self._newest(part, known) for part in parts}
-        self._run.learn_facts({part: facts for part, facts in newest.items() if facts is not None})
+        self._progress.learn_facts({part: facts for part, facts in newest.items() if facts is not None})
 
     def _newest(self, part: PostfixPart, known: LedgerSnapshot) -> Facts | None:
         """Return what is kept of a message: that it may be one of too many matches only if nothing else is known."""
         row = known.messages.get(part)
         in_row, own_id = (row.facts, row.own_id) if row is not None else (None, None)
-        facts = combined((known.facts.get(part), in_row, self._run.facts_of(part)))
+        facts = combined((known.facts.get(part), in_row, self._progress.facts_of(part)))
         is_marked = facts is None and own_id is None and mark_of(part) in known.facts
         return several_facts(part, self._ports.clock()) if is_marked else facts
 
     def _learned(self, part: PostfixPart) -> MessageId | None:
         """Return the investigate id that Cloudflare told of a message before."""
-        facts, row = self._run.facts_of(part), self._run.rows.get(part)
+        facts, row = self._progress.facts_of(part), self._progress.rows.get(part)
         if facts is None:
             return row.own_id if row is not None else None
         # Of several messages nobody knows which is meant, and a bare id is what cannot be read.

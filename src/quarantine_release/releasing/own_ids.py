@@ -20,13 +20,13 @@ from quarantine_release.domain.ids import (
     postfix_part,
 )
 from quarantine_release.domain.lookup import undecided
-from quarantine_release.domain.packing import Want
+from quarantine_release.domain.packing import WantedRelease
 from quarantine_release.domain.rows import MessageRow, RequestRow, Target
 from quarantine_release.domain.search_lag import searchable_at
 from quarantine_release.domain.states import Code, Outcome
 from quarantine_release.releasing.findings import Findings, Told
 from quarantine_release.releasing.ports import Ports
-from quarantine_release.releasing.progress import Run
+from quarantine_release.releasing.progress import Progress
 
 # Cloudflare knows no message by this id.
 _NOTHING: Final = (Unreadable.ABSENT, Unreadable.NOT_LISTED)
@@ -45,23 +45,23 @@ OTHER_ID: Final = Ended(
 class OwnIds:
     """The ids of one run's requests, message by message."""
 
-    def __init__(self, run: Run, ports: Ports, findings: Findings) -> None:
-        self._run = run
+    def __init__(self, progress: Progress, ports: Ports, findings: Findings) -> None:
+        self._progress = progress
         self._ports = ports
         self._findings = findings
 
-    def shorter(self, want: Want, name: RequestId) -> list[MessageId]:
+    def shorter(self, want: WantedRelease, name: RequestId) -> list[MessageId]:
         """Return the partial ids by which a request asks for a message that is read by another request's full id."""
-        own = _ids(self._run.requests[name], want.target.part)
+        own = _ids(self._progress.requests[name], want.target.part)
         return [] if want.target.message_id in own else [each for each in own if is_partial(each)]
 
-    def left(self, want: Want, shown: Mapping[MessageId, Told]) -> list[MessageId]:
+    def left(self, want: WantedRelease, shown: Mapping[MessageId, Told]) -> list[MessageId]:
         """Return the ids to read too, because there is nothing under the fullest one."""
         if shown.get(want.target.message_id) not in _NOTHING:
             return []
         return [each for name in want.requests for each in self._partial(want, name) if each not in shown]
 
-    def named(self, want: Want, shown: Mapping[MessageId, Told]) -> dict[MessageId, Details]:
+    def named(self, want: WantedRelease, shown: Mapping[MessageId, Told]) -> dict[MessageId, Details]:
         """Return the message that a want means, if a shorter id shows it by the very id under which there was nothing.
 
         Cloudflare's lists may show what its paths do not, and the other way around.
@@ -72,7 +72,7 @@ class OwnIds:
         found = [each for each in told if isinstance(each, Details) and _is_named(want.target.message_id, each)]
         return {want.target.message_id: found[0]} if found else {}
 
-    def told_apart(self, want: Want, shown: Mapping[MessageId, Told]) -> Want:
+    def told_apart(self, want: WantedRelease, shown: Mapping[MessageId, Told]) -> WantedRelease:
         """Leave out requests whose own ids mean several messages or another one, or could not be read.
 
         They are read too, because a fuller id of another request does not tell what they mean.
@@ -80,7 +80,7 @@ class OwnIds:
         going_on = [name for name in want.requests if not self._is_told_apart(want, name, shown)]
         return replace(want, requests=tuple(going_on))
 
-    def _is_told_apart(self, want: Want, name: RequestId, shown: Mapping[MessageId, Told]) -> bool:
+    def _is_told_apart(self, want: WantedRelease, name: RequestId, shown: Mapping[MessageId, Told]) -> bool:
         part, readings = want.target.part, [shown.get(each, NotYetRead.NOT_NOW) for each in self.shorter(want, name)]
         meant = shown.get(want.target.message_id)
         several = next((found for each in readings if (found := _several(each, meant)) is not None), None)
@@ -102,7 +102,7 @@ class OwnIds:
                 return True
         return False
 
-    def parted(self, want: Want, shown: Mapping[MessageId, Told]) -> list[Want]:
+    def parted(self, want: WantedRelease, shown: Mapping[MessageId, Told]) -> list[WantedRelease]:
         """Have requests go on by a shorter id of their own where there is nothing under the fullest one.
 
         That one may be made up, so it ends by itself, and whoever gave nothing else waits while it is new. One message
@@ -115,7 +115,9 @@ class OwnIds:
         own = _first_read(told)
         others = [replace(want, requests=tuple(name for name in want.requests if name not in choices))]
         if own is not None:
-            others.append(Want(Target(want.target.part, own), tuple(name for name in choices if choices[name] == own)))
+            others.append(
+                WantedRelease(Target(want.target.part, own), tuple(name for name in choices if choices[name] == own))
+            )
         for name, each in choices.items():
             if each == own:
                 self._end_longer(name, each, told[each])
@@ -128,22 +130,22 @@ class OwnIds:
         why = told if isinstance(told, NotYetRead) else NotYetRead.NOT_NOW
         self._findings.wait(name, part, why, UNREADABLE)
 
-    def _partial(self, want: Want, name: RequestId) -> list[MessageId]:
+    def _partial(self, want: WantedRelease, name: RequestId) -> list[MessageId]:
         """Return the partial ids that a request gave beside the fullest one, the fullest of them first."""
-        own = dict.fromkeys(_ids(self._run.requests[name], want.target.part))
+        own = dict.fromkeys(_ids(self._progress.requests[name], want.target.part))
         others = (each for each in own if is_partial(each) and each != want.target.message_id)
         return sorted(others, key=len, reverse=True)
 
-    def _choices(self, want: Want, shown: Mapping[MessageId, Told]) -> dict[RequestId, MessageId]:
+    def _choices(self, want: WantedRelease, shown: Mapping[MessageId, Told]) -> dict[RequestId, MessageId]:
         """Return the shorter id by which each request goes on that has one."""
         return {name: each for name in want.requests if (each := self._choice(want, name, shown)) is not None}
 
-    def _choice(self, want: Want, name: RequestId, shown: Mapping[MessageId, Told]) -> MessageId | None:
+    def _choice(self, want: WantedRelease, name: RequestId, shown: Mapping[MessageId, Told]) -> MessageId | None:
         """Return the fullest id of a request that means something, or its shortest; None if it has no other.
 
         Nor has it one while nothing is shown and its fullest id is too new to be found.
         """
-        ids, request = self._partial(want, name), self._run.requests[name]
+        ids, request = self._partial(want, name), self._progress.requests[name]
         if not ids:
             return None
         own = next((each for each in ids if shown.get(each, NotYetRead.NOT_NOW) not in _NOTHING), ids[-1])
@@ -154,7 +156,7 @@ class OwnIds:
 
     def _end_longer(self, name: RequestId, own: MessageId, told: Told) -> None:
         """End the ids of a request under which there was nothing, each by itself."""
-        request, part = self._run.requests[name], postfix_part(own)
+        request, part = self._progress.requests[name], postfix_part(own)
         for given in request.ids:
             each = request.resolved.get(given, given)
             if postfix_part(each) != part or len(each) <= len(own) or _is_named(each, told):

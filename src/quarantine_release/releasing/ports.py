@@ -14,7 +14,7 @@ from quarantine_release.domain.lookup import Kept, Question
 from quarantine_release.domain.permit import Permit, as_accepted
 from quarantine_release.domain.rows import AttemptRow, AttemptState, MessageRow, RequestRow, WireForm
 from quarantine_release.domain.transitions import Terms
-from quarantine_release.domain.verdicts import Answered, Reading, Refused, Stop, Wanted
+from quarantine_release.domain.verdicts import Answered, NoEffect, ReadBack, ReadBackTarget, Stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ class Ledger(Protocol):
     ) -> None:
         """Keep what questions were answered, so that a repeat needs no search."""
 
-    def look_again(self, rows: Sequence[AttemptRow | RequestRow], at: datetime) -> None:
+    def postpone(self, rows: Sequence[AttemptRow | RequestRow], at: datetime) -> None:
         """Put open rows off until then; without effect on those that are open no more."""
 
     def reopen(self, rows: Sequence[MessageRow], at: datetime) -> None:
@@ -141,7 +141,7 @@ class Cloudflare(Protocol):
 
     def release(
         self, account_id: AccountId, wire_form: WireForm, ids: Sequence[MessageId], seconds: float
-    ) -> Answered | Refused:
+    ) -> Answered | NoEffect:
         """Make one release call within so many seconds and say what it proves."""
 
 
@@ -149,8 +149,8 @@ class Reader(Protocol):
     """How to look up at Cloudflare what became of a message."""
 
     def read(
-        self, account_id: AccountId, wanted: Sequence[Wanted], seconds: float, budget: "Budget"
-    ) -> Mapping[PostfixPart, Reading]:
+        self, account_id: AccountId, wanted: Sequence[ReadBackTarget], seconds: float, budget: "Budget"
+    ) -> Mapping[PostfixPart, ReadBack]:
         """Read messages within so many seconds and the budget; what is left out is UNREAD."""
 
 
@@ -194,7 +194,7 @@ class Budget(Protocol):
     def pause_left(self, account_id: AccountId) -> float:
         """Return for how many seconds Cloudflare wants no call. Raises LedgerUnavailable."""
 
-    def stop_of(self, account_id: AccountId, client: str) -> Stop | None:
+    def active_pause(self, account_id: AccountId, client: str) -> Stop | None:
         """Return why a person has paused a client's releases, if one has. Raises LedgerUnavailable."""
 
     def reserve(self, account_id: AccountId, mark: Mark) -> Reservation:
@@ -206,7 +206,7 @@ class Budget(Protocol):
         Raises LedgerUnavailable.
         """
 
-    def heard(self, account_id: AccountId, called: Answered | Refused) -> None:
+    def heard(self, account_id: AccountId, called: Answered | NoEffect) -> None:
         """Take note of what a call came to: Cloudflare may want none for a while."""
 
 

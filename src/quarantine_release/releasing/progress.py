@@ -12,8 +12,8 @@ from quarantine_release.domain.facts import NO_FACTS, Facts, combined
 from quarantine_release.domain.guard import Mode
 from quarantine_release.domain.ids import AccountId, MessageId, PostfixPart, RequestId
 from quarantine_release.domain.ledger_errors import LedgerUnavailable, RowUnreadable
-from quarantine_release.domain.packing import Call
-from quarantine_release.domain.results import Result, results_of
+from quarantine_release.domain.packing import PlannedCall
+from quarantine_release.domain.results import Result, derive_results
 from quarantine_release.domain.reuse import is_to_be_compared
 from quarantine_release.domain.rows import MessageRow, RequestRow, RequestState, Target, targets_by_part
 from quarantine_release.domain.states import FINAL, Code, Outcome
@@ -36,7 +36,7 @@ class Answer:
     results: tuple[Result, ...]
     replayed: bool = False
     settled: tuple[MessageRow, ...] = ()
-    plan: tuple[Call, ...] = ()
+    plan: tuple[PlannedCall, ...] = ()
     details: Mapping[PostfixPart, Details] = field(default_factory=dict)
 
     @property
@@ -58,7 +58,7 @@ class Acceptance(Enum):
     EARLIER = auto()
 
 
-class Run:
+class Progress:
     """Requests of one account on their way through claim, call and record, and what is known of their messages.
 
     It owns what it knows: others read it, and change it through its methods alone.
@@ -205,16 +205,16 @@ class Run:
         """Tell what is known of each id of a request."""
         return self._results(request, self._rows, self.ports.clock())
 
-    def stop_of(self, request: RequestRow) -> Stop | None:
+    def active_pause(self, request: RequestRow) -> Stop | None:
         """Return why a person has paused the releases of a request's client, if one has. Raises LedgerUnavailable."""
-        return self.ports.budget.stop_of(self.account_id, request.client)
+        return self.ports.budget.active_pause(self.account_id, request.client)
 
     def waits(self, request: RequestRow) -> bool:
         """Nothing is claimed for it now: its client may no longer do this, or a person has paused it.
 
         Raises LedgerUnavailable.
         """
-        return self.ports.permit(request).withheld is not None or self.stop_of(request) is not None
+        return self.ports.permit(request).withheld is not None or self.active_pause(request) is not None
 
     def closed_by(self, request: RequestRow, changes: Mapping[PostfixPart, MessageRow]) -> RequestRow | None:
         """Return the request closed, if all of it has ended once its messages have changed to these rows."""
@@ -225,7 +225,7 @@ class Run:
     def _results(
         self, request: RequestRow, rows: Mapping[PostfixPart, MessageRow], now: datetime
     ) -> tuple[Result, ...]:
-        results = results_of(request, rows, now)
+        results = derive_results(request, rows, now)
         return tuple(self._as_of_this_run(request, result, rows, now) for result in results)
 
     def _as_of_this_run(

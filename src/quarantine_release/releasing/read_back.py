@@ -9,16 +9,16 @@ from typing import Final
 from quarantine_release.domain.identity import combined, ids_to_read, tells_id
 from quarantine_release.domain.ids import AccountId, MessageId, PostfixPart
 from quarantine_release.domain.rows import MessageRow
-from quarantine_release.domain.verdicts import Evidence, Reading, Seen, Wanted
+from quarantine_release.domain.verdicts import Evidence, ReadBack, ReadBackTarget, Seen
 from quarantine_release.releasing.ports import Ports
 
 # So many ids that callers gave are read in one run: anybody may give three for each message, and each costs a call.
 _CANDIDATES_READ: Final = 100
 
-UNREAD: Final = Reading(Seen.UNREAD, Evidence())
+UNREAD: Final = ReadBack(Seen.UNREAD, Evidence())
 
 
-def wanted_of(row: MessageRow, since: datetime | None = None, sent: MessageId | None = None) -> Wanted:
+def plan_read_back(row: MessageRow, since: datetime | None = None, sent: MessageId | None = None) -> ReadBackTarget:
     """Return the message as one to be read. With `since`, only a release that began after it counts.
 
     `sent`: the id in the call. Version 4c3b95d put what a later request called the message in its place in the row.
@@ -26,12 +26,12 @@ def wanted_of(row: MessageRow, since: datetime | None = None, sent: MessageId | 
     ids = ids_to_read(row)
     if sent is not None and row.own_id is None:
         ids = tuple(dict.fromkeys((sent, *ids)))
-    return Wanted(row.part, ids[0], since, candidates=ids[1:])
+    return ReadBackTarget(row.part, ids[0], since, candidates=ids[1:])
 
 
 def read_back(
-    ports: Ports, account_id: AccountId, wanted: Sequence[Wanted], seconds: float
-) -> dict[PostfixPart, Reading]:
+    ports: Ports, account_id: AccountId, wanted: Sequence[ReadBackTarget], seconds: float
+) -> dict[PostfixPart, ReadBack]:
     """Read messages within so many seconds; what is left out is UNREAD. Raises LedgerUnavailable.
 
     The ids that callers gave are read only where Cloudflare does not show the message with its full id, and only so
@@ -52,13 +52,13 @@ def read_back(
     return readings | {part: combined(several) for part, several in by_id.items()}
 
 
-def _within_limit(targets: Sequence[Wanted]) -> list[Wanted]:
+def _within_limit(targets: Sequence[ReadBackTarget]) -> list[ReadBackTarget]:
     """Return the first of the messages, as many as have no more candidate ids together than are read in one run."""
     counts = accumulate(len(target.candidates) for target in targets)
     return [target for target, count in zip(targets, counts, strict=True) if count <= _CANDIDATES_READ]
 
 
-def _by_candidate(targets: Sequence[Wanted]) -> Iterator[list[Wanted]]:
+def _by_candidate(targets: Sequence[ReadBackTarget]) -> Iterator[list[ReadBackTarget]]:
     """Yield the messages under their first candidate id, then those that have another under the second, and so on."""
     for rank in range(max((len(target.candidates) for target in targets), default=0)):
         some = [target for target in targets if len(target.candidates) > rank]

@@ -17,7 +17,7 @@ from quarantine_release.domain.rows import RequestRow
 from quarantine_release.domain.states import Code, Outcome, State, may_claim
 from quarantine_release.releasing.findings import Findings
 from quarantine_release.releasing.ports import Ports
-from quarantine_release.releasing.progress import Run
+from quarantine_release.releasing.progress import Progress
 
 # The ledger may forget an answer after this. By then its message has ended, or a search is due anyway.
 _KEPT: Final = timedelta(days=1)
@@ -34,7 +34,7 @@ Told = Sequence[Details] | NotRead | Unclear
 Find = Callable[[Sequence[Question]], Mapping[Question, Told]]
 
 
-def question_of(request: RequestRow, given: MessageId, window: timedelta) -> Question:
+def build_question(request: RequestRow, given: MessageId, window: timedelta) -> Question:
     """Return the search for what a Message-ID means to a request."""
     header = given if given.startswith("<") else MessageId(f"<{given}>")
     return Question(header, request.narrowing, request.created_at - window)
@@ -43,8 +43,8 @@ def question_of(request: RequestRow, given: MessageId, window: timedelta) -> Que
 class Resolving:
     """One search for the Message-IDs of a run. `find` asks Cloudflare."""
 
-    def __init__(self, run: Run, ports: Ports, findings: Findings, find: Find) -> None:
-        self._run = run
+    def __init__(self, progress: Progress, ports: Ports, findings: Findings, find: Find) -> None:
+        self._progress = progress
         self._ports = ports
         self._findings = findings
         self._find = find
@@ -59,18 +59,18 @@ class Resolving:
         asked: dict[Question, list[tuple[RequestId, MessageId]]] = {}
         for name, ids in given.items():
             for each in ids:
-                question = question_of(self._run.requests[name], each, self._ports.guard.window)
+                question = build_question(self._progress.requests[name], each, self._ports.guard.window)
                 asked.setdefault(question, []).append((name, each))
         found = self._kept(asked, answers)
         read, by_ledger = self._search([question for question in asked if question not in found], asked)
         if read:
             now, learned = self._ports.clock(), {question.text: each.message_id for question, each in read.items()}
-            self._ports.ledger.keep_aliases(self._run.account_id, learned, now, now + _KEPT)
+            self._ports.ledger.keep_aliases(self._progress.account_id, learned, now, now + _KEPT)
         meant = found | by_ledger | {question: each.message_id for question, each in read.items()}
         for question, message_id in meant.items():
             for name, each in asked[question]:
-                request = self._run.requests[name]
-                self._run.replace(replace(request, resolved={**request.resolved, each: message_id}))
+                request = self._progress.requests[name]
+                self._progress.replace(replace(request, resolved={**request.resolved, each: message_id}))
         return {postfix_part(each.message_id): each for each in read.values()}
 
     def _kept(self, asked: Iterable[Question], answers: Mapping[str, Kept]) -> dict[Question, MessageId]:
@@ -95,9 +95,9 @@ class Resolving:
 
     def _open(self, parts: set[PostfixPart]) -> set[PostfixPart]:
         """Return those of the messages for which something may still be done."""
-        missing = sorted(parts - self._run.rows.keys())
-        read = self._ports.ledger.messages(self._run.account_id, missing) if missing else {}
-        rows = {**self._run.rows, **read}
+        missing = sorted(parts - self._progress.rows.keys())
+        read = self._ports.ledger.messages(self._progress.account_id, missing) if missing else {}
+        rows = {**self._progress.rows, **read}
         return {part for part in parts if (row := rows.get(part)) is not None and row.state in _OPEN}
 
     def _search(
@@ -126,7 +126,7 @@ class Resolving:
                 self._end(asked[question], chosen)
         if facts:
             until = self._ports.terms.expiry(self._ports.clock())
-            self._ports.ledger.keep_facts(self._run.account_id, facts, until)
+            self._ports.ledger.keep_facts(self._progress.account_id, facts, until)
         return read, by_ledger
 
     def _end(self, asked: Iterable[tuple[RequestId, MessageId]], why: Ended | NotRead) -> None:
@@ -150,8 +150,8 @@ class Resolving:
             if isinstance(told, Unclear) and told.only is not None and question.narrowing.expect_count in (None, 1)
         }
         parts = sorted({postfix_part(each) for each in only.values()})
-        rows = self._ports.ledger.messages(self._run.account_id, parts) if parts else {}
-        self._run.learn(rows)
+        rows = self._ports.ledger.messages(self._progress.account_id, parts) if parts else {}
+        self._progress.learn(rows)
         decided = {part for part, row in rows.items() if not may_claim(row.state, row.code, force=False)}
         return {question: each for question, each in only.items() if postfix_part(each) in decided}
 

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, replace
 
-from quarantine_release.domain.rows import RequestRow, targets_of
+from quarantine_release.domain.rows import RequestRow, parse_targets
 from quarantine_release.releasing.ports import Conflict, Ports
-from quarantine_release.releasing.progress import Acceptance, Answer, Run
+from quarantine_release.releasing.progress import Acceptance, Answer, Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,20 +19,22 @@ def replay(request: RequestRow, conflict: Conflict, ports: Ports) -> Answer | Ke
     assert earlier is not None  # noqa: S101  only what is there conflicts with a request that is new
     if not request.repeats(earlier):
         return KeyReused(earlier)
-    run = Run([earlier], ports, Acceptance.EARLIER)
-    run.learn(conflict.messages)
-    missing = [target.part for target in targets_of(earlier.wanted_ids) if target.part not in run.rows]
+    progress = Progress([earlier], ports, Acceptance.EARLIER)
+    progress.learn(conflict.messages)
+    missing = [target.part for target in parse_targets(earlier.wanted_ids) if target.part not in progress.rows]
     if missing:
-        run.learn(ports.ledger.messages(earlier.account_id, missing))
-    (answer,) = run.finish()
+        progress.learn(ports.ledger.messages(earlier.account_id, missing))
+    (answer,) = progress.finish()
     return replace(answer, replayed=True)
 
 
-def look_up(request: RequestRow, ports: Ports) -> Answer:
+def status_of(request: RequestRow, ports: Ports) -> Answer:
     """Tell what an accepted request has come to, and close it if it has ended. Raises LedgerUnavailable."""
-    run = Run([request], ports, Acceptance.EARLIER)
-    run.learn(ports.ledger.messages(request.account_id, [target.part for target in targets_of(request.wanted_ids)]))
-    (answer,) = run.finish()
+    progress = Progress([request], ports, Acceptance.EARLIER)
+    progress.learn(
+        ports.ledger.messages(request.account_id, [target.part for target in parse_targets(request.wanted_ids)])
+    )
+    (answer,) = progress.finish()
     return answer
 
 
@@ -45,4 +47,4 @@ def cancel(request: RequestRow, ports: Ports) -> Answer:
     if request.may_claim:
         cancelled = replace(request, cancelled_at=ports.clock())
         request = ports.ledger.cancel(cancelled) or cancelled
-    return look_up(request, ports)
+    return status_of(request, ports)

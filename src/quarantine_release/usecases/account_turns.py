@@ -9,18 +9,18 @@ from quarantine_release.domain.call_limit import Mark
 from quarantine_release.domain.guard import Mode
 from quarantine_release.domain.ids import MessageId, PostfixPart, RequestId, is_bare, is_header
 from quarantine_release.domain.merging import ended, merged
-from quarantine_release.domain.packing import Call, Want, calls_of
+from quarantine_release.domain.packing import PlannedCall, WantedRelease, plan_calls
 from quarantine_release.domain.permit import Withheld
 from quarantine_release.domain.results import Result
-from quarantine_release.domain.rows import RequestRow, Target, targets_of
-from quarantine_release.domain.verdicts import RefusalReason, Refused
+from quarantine_release.domain.rows import RequestRow, Target, parse_targets
+from quarantine_release.domain.verdicts import NoEffect, RefusalReason
 from quarantine_release.releasing.asking import ask_each
 from quarantine_release.releasing.call import CALL_SECONDS, RECORD_SECONDS, dispatch
 from quarantine_release.releasing.confirm import confirm
-from quarantine_release.releasing.hints import free_of, hinted, hinted_ids
+from quarantine_release.releasing.hints import claimable_parts, ids_of_hint, targets_of_hint
 from quarantine_release.releasing.ports import Hint, Ports, Reservation
-from quarantine_release.releasing.progress import Acceptance, Run
-from quarantine_release.releasing.resolving import question_of
+from quarantine_release.releasing.progress import Acceptance, Progress
+from quarantine_release.releasing.resolving import build_question
 from quarantine_release.releasing.vet import Vetting
 from quarantine_release.usecases.postponement import Postponement, seconds_until_full_minute
 
@@ -53,9 +53,9 @@ class AccountTurns:
         self.withheld: Counter[tuple[str, Withheld]] = Counter()
         self._ports = ports
         self._before = {hint.request_id: requests[hint.request_id] for hint in hints}
-        self.run = Run(list(self._before.values()), ports, Acceptance.EARLIER)
+        self.run = Progress(list(self._before.values()), ports, Acceptance.EARLIER)
         self._postponement = Postponement(self.run, ports)
-        self._calls: deque[Call] = deque()
+        self._calls: deque[PlannedCall] = deque()
         self._is_begun = False
         self._vetted_at: datetime | None = None
 
@@ -72,11 +72,11 @@ class AccountTurns:
 
     def _begin(self, reserved: Reservation) -> None:
         """Look at what the hints stand for, and plan the calls."""
-        run, ports = self.run, self._ports
+        progress, ports = self.run, self._ports
         # A look leaves a little more time than the next call asks for.
-        vetting = Vetting(run, ports, Mark.ALL, seconds=_VETTING_SECONDS, spared=_TURN_SECONDS + 1)
+        vetting = Vetting(progress, ports, Mark.ALL, seconds=_VETTING_SECONDS, spared=_TURN_SECONDS + 1)
         # Nothing is read at Cloudflare for a client that may no longer do this.
-        withheld = {name for name, request in run.requests.items() if ports.permit(request).withheld}
+        withheld = {name for name, request in progress.requests.items() if ports.permit(request).withheld}
         self._resolve([hint for hint in self.hints if hint.request_id not in withheld], vetting, reserved)
         self._read_ledger()
         vetting.compare()
@@ -86,13 +86,13 @@ class AccountTurns:
         self._ask_for_moved(wanted, vetting.findings.moved)
         self._vetted_at = ports.clock() if vetting.has_looked else None
         self._note_ends()
-        self._calls += calls_of(vetted, run.rows, ports.wire_form)
+        self._calls += plan_calls(vetted, progress.rows, ports.wire_form)
         self._postponement.wait_for(vetting.findings)
 
     def _wanted(self) -> _Wanted:
         """Return what the hints stand for, without ids that have ended."""
         known = ((self.run.requests.get(hint.request_id), hint.chunk) for hint in self.hints)
-        return [(request, hinted(request, chunk)) for request, chunk in known if request is not None]
+        return [(request, targets_of_hint(request, chunk)) for request, chunk in known if request is not None]
 
     def _resolve(self, hints: Sequence[Hint], vetting: Vetting, reserved: Reservation) -> None:
         """Find out what the Message-IDs mean that the hints stand for."""
@@ -100,10 +100,10 @@ class AccountTurns:
         for hint in hints:
             request = self.run.requests[hint.request_id]
             found_out = {*request.resolved, *request.ended}
-            given = hinted_ids(request, hint.chunk)
+            given = ids_of_hint(request, hint.chunk)
             headers[hint.request_id] += [each for each in given if is_header(each) and each not in found_out]
         window, requests = self._ports.guard.window, self.run.requests
-        questions = {question_of(requests[name], each, window).text for name, ids in headers.items() for each in ids}
+        questions = {build_question(requests[name], each, window).text for name, ids in headers.items() for each in ids}
         if questions and self._may_look(reserved):
             known = self._ports.ledger.known(self.run.account_id, None, [], sorted(questions))
             vetting.resolve(headers, known.answers)
@@ -117,9 +117,9 @@ class AccountTurns:
         self.run.start_from(self._ports.ledger.known(self.run.account_id, None, parts, [], bare))
         ask_each(self.run, wanted)
 
-    def _vet(self, wanted: _Wanted, vetting: Vetting, reserved: Reservation) -> list[Want]:
+    def _vet(self, wanted: _Wanted, vetting: Vetting, reserved: Reservation) -> list[WantedRelease]:
         """Return what may be claimed of what is wanted, by what was written of it."""
-        free = {name: free_of(request, self.run) for name, request in self.run.requests.items()}
+        free = {name: claimable_parts(request, self.run) for name, request in self.run.requests.items()}
         wants = merged(wanted, free, is_read=self._ports.guard.mode is not Mode.OFF)
         past = [want for want in ended(wanted, free) if vetting.is_to_be_compared(want)]
         may_look = (wants or past) and self._may_look(reserved)
@@ -155,7 +155,7 @@ class AccountTurns:
         if wait:
             return wait
         sent = dispatch(self.run, self._calls.popleft(), reserved)
-        if not isinstance(sent, Refused) or sent.reason in _OTHERS_MAY_PASS:
+        if not isinstance(sent, NoEffect) or sent.reason in _OTHERS_MAY_PASS:
             return None
         if sent.reason is RefusalReason.NO_TIME:
             return 0.0
@@ -176,17 +176,17 @@ class AccountTurns:
         They may have ended the other chunks of a request, and whoever sees all of it closes it. For a request that was
         cancelled meanwhile they may have claimed something before that, which is no longer as it was.
         """
-        run, requests = self.run, self.run.requests.values()
-        known = run.rows.keys() - _parts(request for request in requests if request.cancelled_at is not None)
-        run.learn(self._ports.ledger.messages(run.account_id, sorted(_parts(requests) - known)))
+        progress, requests = self.run, self.run.requests.values()
+        known = progress.rows.keys() - _parts(request for request in requests if request.cancelled_at is not None)
+        progress.learn(self._ports.ledger.messages(progress.account_id, sorted(_parts(requests) - known)))
 
     def _left(self) -> list[Hint]:
         """Return the hints that still have something to be released."""
-        run, left = self.run, []
-        free = {name: free_of(request, run) for name, request in run.requests.items()}
+        progress, left = self.run, []
+        free = {name: claimable_parts(request, progress) for name, request in progress.requests.items()}
         for hint in self.hints:
-            request = run.requests.get(hint.request_id)
-            targets = hinted(request, hint.chunk) if request is not None else ()
+            request = progress.requests.get(hint.request_id)
+            targets = targets_of_hint(request, hint.chunk) if request is not None else ()
             left += [hint] if any(target.part in free[hint.request_id] for target in targets) else []
         return left
 
@@ -204,4 +204,4 @@ class AccountTurns:
 
 
 def _parts(requests: Iterable[RequestRow]) -> set[PostfixPart]:
-    return {target.part for request in requests for target in targets_of(request.wanted_ids)}
+    return {target.part for request in requests for target in parse_targets(request.wanted_ids)}

@@ -8,7 +8,7 @@ from typing import Final
 from quarantine_release.domain.ids import RequestId
 from quarantine_release.releasing.findings import Findings
 from quarantine_release.releasing.ports import Hint, Ports
-from quarantine_release.releasing.progress import Run
+from quarantine_release.releasing.progress import Progress
 
 # If Cloudflare refuses without saying for how long, all of it waits for the full minute after the next half: it comes
 # back at once, so that it costs one call.
@@ -37,8 +37,8 @@ def seconds_until_full_minute(now: datetime) -> float:
 class Postponement:
     """What has to wait of one account's hints, and for how long. `seconds`: all that is left, if no call is made."""
 
-    def __init__(self, run: Run, ports: Ports) -> None:
-        self._run = run
+    def __init__(self, progress: Progress, ports: Ports) -> None:
+        self._progress = progress
         self._ports = ports
         self.seconds = 0.0
         # The delay of each request that cannot be read for now: a new one must not bring back the others as soon.
@@ -52,12 +52,12 @@ class Postponement:
         elif findings.is_waiting:
             self._retries = findings.retries(now, _NOT_NOW_SECONDS, _LONGEST_NOT_NOW_SECONDS)
             soonest = min(self._retries.values(), default=_NOT_NOW_SECONDS)
-            self.seconds = max(budget.wait_for(self._run.account_id, _LOOK_CALLS), soonest)
+            self.seconds = max(budget.wait_for(self._progress.account_id, _LOOK_CALLS), soonest)
 
     def put_off(self, hints: Sequence[Hint], delay: float) -> None:
         """Have hints come back after so many seconds, or later if a request waits for a read, or is paused."""
-        run = self._run
-        paused = [hint for hint in hints if run.stop_of(run.requests[hint.request_id])]
+        progress = self._progress
+        paused = [hint for hint in hints if progress.active_pause(progress.requests[hint.request_id])]
         waits: dict[float, list[Hint]] = defaultdict(list)
         for hint in hints:
             if hint not in paused:
@@ -76,10 +76,10 @@ class Postponement:
         sent = [hint for hint in hints if hint not in swept]
         names = dict.fromkeys(hint.request_id for hint in (hints if delay >= _LONG_SECONDS else swept))
         if names:
-            waiting = [self._run.requests[name] for name in names]
-            self._ports.ledger.look_again(waiting, now + timedelta(seconds=delay))
+            waiting = [self._progress.requests[name] for name in names]
+            self._ports.ledger.postpone(waiting, now + timedelta(seconds=delay))
         if sent:
             self._ports.queue.send(sent, delay)
 
     def _is_old(self, hint: Hint, now: datetime) -> bool:
-        return now - self._run.requests[hint.request_id].created_at >= _SENDS_ITSELF
+        return now - self._progress.requests[hint.request_id].created_at >= _SENDS_ITSELF

@@ -5,13 +5,13 @@ from dataclasses import replace
 from typing import Final
 
 from quarantine_release.domain.guard import Ended
-from quarantine_release.domain.packing import Call, Want, calls_of
+from quarantine_release.domain.packing import PlannedCall, WantedRelease, plan_calls
 from quarantine_release.domain.rows import RequestRow, WireForm
 from quarantine_release.domain.states import UNSETTLED, Outcome
 from quarantine_release.releasing.asking import ask_for
 from quarantine_release.releasing.claim import claim
 from quarantine_release.releasing.ports import Conflict, Ports
-from quarantine_release.releasing.progress import Run
+from quarantine_release.releasing.progress import Progress
 from quarantine_release.releasing.vet import Vetting
 from quarantine_release.usecases.accepted_request import replay
 from quarantine_release.usecases.admission import Reply, admit, begin, end_waiting
@@ -25,29 +25,29 @@ def rehearse(request: RequestRow, ports: Ports) -> Reply:
     It is done now or not at all, also while releases are paused. Raises LedgerUnavailable, and RowUnreadable if a row
     cannot be read that the request needs.
     """
-    run, vetting = begin(request, ports)
-    wants = admit(run, vetting, heeds_pause=False)
+    progress, vetting = begin(request, ports)
+    wants = admit(progress, vetting, heeds_pause=False)
     if not isinstance(wants, list):
         return wants
-    refusal = end_waiting(run, vetting, is_nothing_left=not wants)
+    refusal = end_waiting(progress, vetting, is_nothing_left=not wants)
     if refusal is not None:
         return refusal
-    would = _end(run, vetting, wants)
-    vetting.findings.tell_trace(run.request)
+    would = _end(progress, vetting, wants)
+    vetting.findings.tell_trace(progress.request)
     # The id of a dry run is read too. Otherwise a made-up id could be the only one that the reconciler reads by.
-    rows = ((want, run.rows.get(want.target.part)) for want in wants)
-    ask_for(run, [want for want, row in rows if row is not None and row.state in UNSETTLED])
-    claims = claim(run, Call(WireForm.OBJECT, ()))
+    rows = ((want, progress.rows.get(want.target.part)) for want in wants)
+    ask_for(progress, [want for want, row in rows if row is not None and row.state in UNSETTLED])
+    claims = claim(progress, PlannedCall(WireForm.OBJECT, ()))
     if isinstance(claims, Conflict):
-        return replay(run.request, claims, ports)
-    (answer,) = run.finish()
-    plan = calls_of(would, run.rows, ports.wire_form)
+        return replay(progress.request, claims, ports)
+    (answer,) = progress.finish()
+    plan = plan_calls(would, progress.rows, ports.wire_form)
     return replace(answer, plan=tuple(plan), details=vetting.details)
 
 
-def _end(run: Run, vetting: Vetting, wants: Sequence[Want]) -> list[Want]:
+def _end(progress: Progress, vetting: Vetting, wants: Sequence[WantedRelease]) -> list[WantedRelease]:
     """End what a release would release, and return it without what another process has taken on meanwhile."""
-    findings, name = vetting.findings, run.request.request_id
+    findings, name = vetting.findings, progress.request.request_id
     passed = [want for want in wants if want.guards]
     for want in passed:
         ended = replace(_WOULD_RELEASE, disposition=want.disposition, guard=want.guards[name])

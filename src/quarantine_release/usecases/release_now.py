@@ -10,23 +10,23 @@ from typing import Final
 
 from quarantine_release.domain.call_limit import Mark
 from quarantine_release.domain.ledger_errors import LedgerUnavailable
-from quarantine_release.domain.packing import Call, Want, calls_of
+from quarantine_release.domain.packing import PlannedCall, WantedRelease, plan_calls
 from quarantine_release.domain.rows import RequestRow, RequestState, WireForm
-from quarantine_release.domain.verdicts import RefusalReason, Refused, Stop
+from quarantine_release.domain.verdicts import NoEffect, RefusalReason, Stop
 from quarantine_release.releasing.call import CALL_SECONDS, RECORD_SECONDS, dispatch
 from quarantine_release.releasing.confirm import confirm
-from quarantine_release.releasing.hints import free_of, hints_of
+from quarantine_release.releasing.hints import claimable_parts, plan_hints
 from quarantine_release.releasing.ports import Conflict, Ports, Reservation
-from quarantine_release.releasing.progress import Answer, Run
+from quarantine_release.releasing.progress import Answer, Progress
 from quarantine_release.releasing.vet import Vetting
 from quarantine_release.usecases.accepted_request import replay
-from quarantine_release.usecases.admission import Refusal, Reply, admit, begin, end_waiting, refuse
+from quarantine_release.usecases.admission import NotAccepted, Reply, admit, begin, end_waiting, refuse
 from quarantine_release.usecases.rehearse import rehearse
 
 _PROOF_SECONDS: Final = 6.0
 
 # A claim of nothing, which only accepts the request.
-_NO_CALL: Final = Call(WireForm.OBJECT, ())
+_NO_CALL: Final = PlannedCall(WireForm.OBJECT, ())
 
 
 def release(request: RequestRow, ports: Ports, *, inline: bool = True) -> Reply:
@@ -44,38 +44,38 @@ def release(request: RequestRow, ports: Ports, *, inline: bool = True) -> Reply:
 
 def release_now(request: RequestRow, ports: Ports) -> Reply:
     """Release what may be released now; the worker gets the rest."""
-    run, vetting = begin(request, ports)
-    wants = admit(run, vetting)
+    progress, vetting = begin(request, ports)
+    wants = admit(progress, vetting)
     if not isinstance(wants, list):
         return wants
-    return _send(run, vetting, _plan(run, wants), Mark.INLINE) or _answer(run, vetting)
+    return _send(progress, vetting, _plan(progress, wants), Mark.INLINE) or _answer(progress, vetting)
 
 
 def release_later(request: RequestRow, ports: Ports) -> Reply:
     """Accept a request, and leave all of it to the worker."""
-    run, vetting = begin(request, ports)
-    return _send(run, vetting, deque(), Mark.INLINE) or _answer(run, vetting)
+    progress, vetting = begin(request, ports)
+    return _send(progress, vetting, deque(), Mark.INLINE) or _answer(progress, vetting)
 
 
 def release_forced(request: RequestRow, ports: Ports) -> Reply:
     """Release what may be released now, and end the rest: nobody else continues with it."""
-    run, vetting = begin(request, ports)
-    wants = admit(run, vetting)
+    progress, vetting = begin(request, ports)
+    wants = admit(progress, vetting)
     if not isinstance(wants, list):
         return wants
-    refusal = end_waiting(run, vetting, is_nothing_left=not wants)
+    refusal = end_waiting(progress, vetting, is_nothing_left=not wants)
     if refusal is not None:
         return refusal
-    waiting = _plan(run, wants)
-    reply = _send(run, vetting, waiting, Mark.ALL, must_call=True)
+    waiting = _plan(progress, wants)
+    reply = _send(progress, vetting, waiting, Mark.ALL, must_call=True)
     if reply is not None:
         return reply
-    run.end_without_call(request, [want.target for call in waiting for want in call.wants])
-    return _answer(run, vetting)
+    progress.end_without_call(request, [want.target for call in waiting for want in call.wants])
+    return _answer(progress, vetting)
 
 
-def _plan(run: Run, wants: Sequence[Want]) -> deque[Call]:
-    return deque(calls_of(wants, run.rows, run.ports.wire_form))
+def _plan(progress: Progress, wants: Sequence[WantedRelease]) -> deque[PlannedCall]:
+    return deque(plan_calls(wants, progress.rows, progress.ports.wire_form))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,9 @@ class _NotNow:
     stop: Stop | None = None
 
 
-def _send(run: Run, vetting: Vetting, waiting: deque[Call], mark: Mark, *, must_call: bool = False) -> Reply | None:
+def _send(
+    progress: Progress, vetting: Vetting, waiting: deque[PlannedCall], mark: Mark, *, must_call: bool = False
+) -> Reply | None:
     """Accept the request with its first claim, and make its calls one after the other. The rest stays in `waiting`.
 
     Return what the caller is told instead, if it was made before or is refused. With `must_call`, nothing is accepted
@@ -95,30 +97,30 @@ def _send(run: Run, vetting: Vetting, waiting: deque[Call], mark: Mark, *, must_
     """
     waiting.extend(() if waiting else (_NO_CALL,))
     while waiting:
-        with run.ports.budget.reserve(run.account_id, mark) as reserved:
-            not_now = _reserve(run, waiting[0], reserved, must_call=must_call)
+        with progress.ports.budget.reserve(progress.account_id, mark) as reserved:
+            not_now = _reserve(progress, waiting[0], reserved, must_call=must_call)
             if not_now is not None:
-                return _stop(run, not_now)
+                return _stop(progress, not_now)
             planned = waiting.popleft()
-            if not run.is_accepted:
-                vetting.findings.tell_trace(run.request)  # before anybody is told
+            if not progress.is_accepted:
+                vetting.findings.tell_trace(progress.request)  # before anybody is told
             claimed = planned if reserved.is_taken else replace(planned, wants=())
-            sent = dispatch(run, claimed, reserved, is_last=not waiting)
+            sent = dispatch(progress, claimed, reserved, is_last=not waiting)
         if isinstance(sent, Conflict):
-            return replay(run.request, sent, run.ports)
-        if isinstance(sent, Refused):
-            return _refusal(run, sent)
+            return replay(progress.request, sent, progress.ports)
+        if isinstance(sent, NoEffect):
+            return _refusal(progress, sent)
     return None
 
 
-def _reserve(run: Run, planned: Call, reserved: Reservation, *, must_call: bool) -> _NotNow | None:
+def _reserve(progress: Progress, planned: PlannedCall, reserved: Reservation, *, must_call: bool) -> _NotNow | None:
     """Take a call for the messages that come next. Return why it and all that follow may not be sent now."""
-    has_time = run.ports.time_left() >= CALL_SECONDS + RECORD_SECONDS
+    has_time = progress.ports.time_left() >= CALL_SECONDS + RECORD_SECONDS
     try:
         wait = reserved.take() if has_time and planned.wants else 0.0
-        stop = run.stop_of(run.request)  # after the call was taken, which has read the row that tells it
+        stop = progress.active_pause(progress.request)  # after the call was taken, which has read the row that tells it
     except LedgerUnavailable:
-        if not run.is_accepted:
+        if not progress.is_accepted:
             raise
         return _NotNow(RefusalReason.NO_TIME)  # what came of the earlier calls must still reach the caller
     if stop is not None:
@@ -128,27 +130,27 @@ def _reserve(run: Run, planned: Call, reserved: Reservation, *, must_call: bool)
     return None
 
 
-def _stop(run: Run, not_now: _NotNow) -> Reply | None:
+def _stop(progress: Progress, not_now: _NotNow) -> Reply | None:
     """Refuse a request that is not accepted yet. One that is has calls whose outcome its caller must still get."""
-    if run.is_accepted:
+    if progress.is_accepted:
         return None
-    return refuse(run.request, run.ports, not_now.reason, not_now.wait, not_now.stop)
+    return refuse(progress.request, progress.ports, not_now.reason, not_now.wait, not_now.stop)
 
 
-def _refusal(run: Run, sent: Refused) -> Refusal | None:
+def _refusal(progress: Progress, sent: NoEffect) -> NotAccepted | None:
     """Return what the caller is told after a call without effect, if the request was refused with it."""
-    if run.request.state is not RequestState.REFUSED:
+    if progress.request.state is not RequestState.REFUSED:
         return None
-    return Refusal(sent.reason, sent.retry_after, run.request, sent.stop)
+    return NotAccepted(sent.reason, sent.retry_after, progress.request, sent.stop)
 
 
-def _answer(run: Run, vetting: Vetting) -> Answer:
+def _answer(progress: Progress, vetting: Vetting) -> Answer:
     """Read back what was released, close the request if it has ended, and have the worker continue if it has not."""
-    ports = run.ports
-    confirm(run, ports, seconds=_PROOF_SECONDS, spared=RECORD_SECONDS)
-    (answer,) = run.finish()
+    ports = progress.ports
+    confirm(progress, ports, seconds=_PROOF_SECONDS, spared=RECORD_SECONDS)
+    (answer,) = progress.finish()
     request = answer.request
-    hints = hints_of(request, free_of(request, run))
+    hints = plan_hints(request, claimable_parts(request, progress))
     if hints:
         ports.queue.send(hints, vetting.findings.retries(ports.clock(), 0.0).get(request.request_id, 0.0))
     return answer

@@ -16,9 +16,9 @@ from quarantine_release.domain.rows import AttemptRow, AttemptState, MessageRow
 from quarantine_release.domain.settlement import counts_from, found_out, settled
 from quarantine_release.domain.states import FINAL, UNSETTLED, State
 from quarantine_release.domain.transitions import given_back, recorded
-from quarantine_release.domain.verdicts import Evidence, Reading, Seen, Wanted
+from quarantine_release.domain.verdicts import Evidence, ReadBack, ReadBackTarget, Seen
 from quarantine_release.releasing.ports import Hint, Move, Ports
-from quarantine_release.releasing.read_back import UNREAD, read_back, wanted_of
+from quarantine_release.releasing.read_back import UNREAD, plan_read_back, read_back
 from quarantine_release.usecases.sweep import Swept, sweep
 
 # Of each shard of the open index, so that one run stays within its time; what is left is next in a minute.
@@ -142,16 +142,16 @@ def _unsettled(attempt: AttemptRow, rows: Mapping[PostfixPart, MessageRow]) -> l
     return [row.part for row in own if row.state in UNSETTLED]
 
 
-def _wanted(row: MessageRow, attempt: AttemptRow, *, may_free: bool) -> Wanted:
+def _wanted(row: MessageRow, attempt: AttemptRow, *, may_free: bool) -> ReadBackTarget:
     since = None if row.forced_after is None else max(attempt.sent_at - _CLOCK_SKEW, row.forced_after)
     sent = next(target.message_id for target in attempt.targets if target.part == row.part)
-    return replace(wanted_of(row, since, sent), may_free=may_free)
+    return replace(plan_read_back(row, since, sent), may_free=may_free)
 
 
 def _settle_attempt(
     attempt: AttemptRow,
     rows: dict[PostfixPart, MessageRow],
-    readings: Mapping[PostfixPart, Reading],
+    readings: Mapping[PostfixPart, ReadBack],
     read_at: datetime,
     ports: Ports,
     summary: Summary,
@@ -171,7 +171,7 @@ def _settle_attempt(
         others = ports.ledger.project(moves) if moves else {}
         again = now + min(max((now - attempt.sent_at) / 4, _SOONEST), _LATEST)
         counts_at = counts_from(attempt, terms)
-        ports.ledger.look_again([attempt], min(again, counts_at) if now < counts_at else again)
+        ports.ledger.postpone([attempt], min(again, counts_at) if now < counts_at else again)
     else:
         known = found_out(attempt, after_rows, now, terms)
         others = ports.ledger.record(known, attempt.state, moves, None)

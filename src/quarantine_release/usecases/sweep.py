@@ -12,14 +12,14 @@ from typing import Final
 from quarantine_release.domain.ids import AccountId
 from quarantine_release.domain.ledger_errors import LedgerUnavailable, RowUnreadable
 from quarantine_release.domain.permit import Withheld
-from quarantine_release.domain.rows import MessageRow, RequestRow, RequestState, Target, targets_of
+from quarantine_release.domain.rows import MessageRow, RequestRow, RequestState, Target, parse_targets
 from quarantine_release.domain.states import State, has_one_key
 from quarantine_release.domain.transitions import Terms, is_expired
 from quarantine_release.releasing.asking import ask_each
 from quarantine_release.releasing.call import RECORD_SECONDS
-from quarantine_release.releasing.hints import free_of, hints_of
+from quarantine_release.releasing.hints import claimable_parts, plan_hints
 from quarantine_release.releasing.ports import Hint, Ports
-from quarantine_release.releasing.progress import Acceptance, Answer, Run
+from quarantine_release.releasing.progress import Acceptance, Answer, Progress
 
 # Of each shard of the open index, so that one run stays within its time; what is left is next in a minute.
 REQUESTS_AT_ONCE: Final = 1000
@@ -79,14 +79,14 @@ def _groups(requests: Sequence[RequestRow]) -> Iterator[list[RequestRow]]:
     yield group
 
 
-def _unclaimed(request: RequestRow, run: Run) -> list[Target]:
+def _unclaimed(request: RequestRow, progress: Progress) -> list[Target]:
     """Return the messages that no call is under way for, and that wait for one: also those that never get one."""
-    free = free_of(request, run)
-    unnamed = [target for target in targets_of(request.wanted_ids) if not has_one_key(target.message_id)]
-    states = {target.part: row.state for target in unnamed if (row := run.rows.get(target.part))}
+    free = claimable_parts(request, progress)
+    unnamed = [target for target in parse_targets(request.wanted_ids) if not has_one_key(target.message_id)]
+    states = {target.part: row.state for target in unnamed if (row := progress.rows.get(target.part))}
     under_way = (State.RELEASING, State.UNKNOWN, State.UNREADABLE)
     waiting = {target.part for target in unnamed if states.get(target.part) not in under_way}
-    return [target for target in targets_of(request.wanted_ids) if target.part in free | waiting]
+    return [target for target in parse_targets(request.wanted_ids) if target.part in free | waiting]
 
 
 def _unread(answer: Answer) -> list[MessageRow]:
@@ -96,43 +96,43 @@ def _unread(answer: Answer) -> list[MessageRow]:
 
 
 def _look_at(requests: Sequence[RequestRow], ports: Ports, swept: Swept) -> None:
-    run = Run(requests, ports, Acceptance.EARLIER)
+    progress = Progress(requests, ports, Acceptance.EARLIER)
     swept.requests += len(requests)
-    parts = {target.part for request in requests for target in targets_of(request.wanted_ids)}
-    run.learn(ports.ledger.messages(run.account_id, sorted(parts)))
-    ask_each(run, [(request, targets_of(request.wanted_ids)) for request in requests], is_repeat=True)
+    parts = {target.part for request in requests for target in parse_targets(request.wanted_ids)}
+    progress.learn(ports.ledger.messages(progress.account_id, sorted(parts)))
+    ask_each(progress, [(request, parse_targets(request.wanted_ids)) for request in requests], is_repeat=True)
     now = ports.clock()
-    _end_overdue(requests, run, now)
-    still_open = [answer for answer in run.finish() if answer.request.state is RequestState.OPEN]
-    _send_hints([answer.request for answer in still_open], run, swept)
+    _end_overdue(requests, progress, now)
+    still_open = [answer for answer in progress.finish() if answer.request.state is RequestState.OPEN]
+    _send_hints([answer.request for answer in still_open], progress, swept)
     # A candidate id may be in a row whose attempt is closed: after a crash between the two writes, or if the reconciler
     # read the row before the id was added, and closed the attempt after it.
     unread = [row for answer in still_open for row in _unread(answer)]
     if unread:
         ports.ledger.reopen(unread, now)
     # Behind all others that wait, so that those who cannot go on hold up nobody.
-    ports.ledger.look_again([answer.request for answer in still_open], ports.clock())
+    ports.ledger.postpone([answer.request for answer in still_open], ports.clock())
 
 
-def _end_overdue(requests: Sequence[RequestRow], run: Run, now: datetime) -> None:
+def _end_overdue(requests: Sequence[RequestRow], progress: Progress, now: datetime) -> None:
     """End what nothing will be sent for any more: of forced requests, and of those that are too old."""
-    terms = run.ports.terms
+    terms = progress.ports.terms
     for request in requests:
         # A worker that has looked at it in time may claim until its own time is over, and is not to be overtaken.
         if request.force or is_expired(request, now - _quiet(terms), terms):
-            run.end_without_call(request, _unclaimed(request, run))
+            progress.end_without_call(request, _unclaimed(request, progress))
 
 
-def _send_hints(requests: Sequence[RequestRow], run: Run, swept: Swept) -> None:
+def _send_hints(requests: Sequence[RequestRow], progress: Progress, swept: Swept) -> None:
     """Send new hints for what is still free, unless its client may no longer do this, or a person has paused it."""
-    ports, hints = run.ports, list[Hint]()
+    ports, hints = progress.ports, list[Hint]()
     for request in requests:
-        wanted = hints_of(request, free_of(request, run))
+        wanted = plan_hints(request, claimable_parts(request, progress))
         withheld = ports.permit(request).withheld if wanted else None
         if withheld is not None:
             swept.withheld[request.client, withheld] += 1
-        elif wanted and not run.stop_of(request):
+        elif wanted and not progress.active_pause(request):
             hints += wanted
-    if hints and not ports.budget.pause_left(run.account_id):
+    if hints and not ports.budget.pause_left(progress.account_id):
         ports.queue.send(hints)
         swept.hints += len(hints)
