@@ -52,6 +52,12 @@ def test_an_entry_that_tells_another_message_id_or_none_fits_nothing(told: Any) 
     assert not is_fitting(asking(), message_id=told)
 
 
+@pytest.mark.parametrize(("told", "expected"), [("<another@news.example>", [read()]), (HEADER, Unreadable.FAILED)])
+def test_an_entry_without_an_id_counts_only_if_it_is_a_match(told: str, expected: Any) -> None:
+    nameless = ENTRY | {"id": None, "postfix_id": None, "message_id": told}
+    assert matches([nameless, ENTRY], asking(), NOON) == expected
+
+
 @pytest.mark.parametrize(
     ("wanted", "expected"),
     [

@@ -86,6 +86,7 @@ def verdict(*entries: Any, asked: MessageId = FULL) -> Verdict:
         ({"delivered": [A], "undelivered": 0}, UNKNOWN, Code.UNCLEAR_ANSWER),
         ({"delivered": [A], "failed": [1]}, UNKNOWN, Code.UNCLEAR_ANSWER),
         ({"delivered": [A], "failed": ""}, UNKNOWN, Code.UNCLEAR_ANSWER),
+        ({"delivered": [A], "success": False}, UNKNOWN, Code.UNCLEAR_ANSWER),
     ],
 )
 def test_the_three_lists_decide(lists: dict[str, Any], state: State, code: Code | None) -> None:

@@ -20,7 +20,7 @@ from quarantine_release.domain.ids import (
     message_key,
     postfix_part,
 )
-from quarantine_release.domain.ledger_errors import LedgerUnavailable
+from quarantine_release.domain.ledger_errors import LedgerContended, LedgerUnavailable
 from quarantine_release.domain.lookup import Kept
 from quarantine_release.domain.policy import Policy
 from quarantine_release.domain.request_options import Narrowing
@@ -987,6 +987,14 @@ def test_whatever_is_found_out_of_1000_ids_can_be_written(ended: Ended, resolved
     assert {(each.outcome, each.detail) for each in found.ended.values()} == {(ended.outcome, ended.detail)}
     assert ledger.note(request, after) is None  # what was left out makes no other finding of it
     assert dynamodb.longest <= 4096
+
+
+def test_a_note_that_others_overtake_in_every_round_is_given_up_and_told(
+    ledger: DynamoLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger._table, "write", lambda _: {"pk": {"S": f"N#{ACCOUNT}#{PART}"}})
+    with pytest.raises(LedgerContended):
+        ledger.note_unclaimed(ACCOUNT, [PART], RequestId("rq_one"), NOON)
 
 
 def test_who_asked_for_messages_without_a_claim_is_known(ledger: DynamoLedger) -> None:

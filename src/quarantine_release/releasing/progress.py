@@ -143,10 +143,10 @@ class Progress:
         for name, request in conflict.requests.items():
             if request is not None:
                 self.replace(request)
-            elif self.has_waiting_caller:
-                raise RowUnreadable(f"R#{name}", "gone since it was accepted")
-            elif self.is_accepted:
+            elif self._acceptance is Acceptance.EARLIER:
                 del self._requests[name]
+            else:
+                raise RowUnreadable(f"R#{name}", "gone since it was accepted")
         self.learn(conflict.messages)
 
     def settle(self, rows: Mapping[PostfixPart, MessageRow]) -> None:
