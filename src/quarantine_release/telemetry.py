@@ -17,7 +17,6 @@ from quarantine_release.domain.rows import MessageRow, RequestRow, WireForm
 from quarantine_release.domain.verdicts import Evidence
 
 logger: Final = Logger()
-
 metrics: Final = Metrics()
 
 

@@ -20,7 +20,6 @@ _CHECK_SECONDS: Final = 5.0
 _NO_MESSAGE: Final = PostfixPart("health-check")
 
 _NOTE: Final = "An accepted credential proves no permission: only a release shows that it may release."
-
 _UNGUARDED: Final = " The guard is off: mail is released whatever it is, malicious mail included."
 
 _CREDENTIAL: Final = {True: "accepted", False: "refused", None: "not_checked"}

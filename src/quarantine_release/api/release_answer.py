@@ -15,25 +15,21 @@ from quarantine_release.domain.visibility import Viewer
 from quarantine_release.releasing.progress import Answer
 
 _DONE: Final = (Outcome.RELEASED, Outcome.ALREADY_RELEASED)
-
 # A dry run asks for no more than to learn that a message would be released.
 _ASKED_FOR: Final = (*_DONE, Outcome.WOULD_RELEASE)
 
 _OPEN: Final = tuple(outcome for outcome in Outcome if not outcome.is_end)
 
 _NOT_ATTEMPTED: Final = "Nothing was sent for this id. Send it again as a new request."
-
 _UNREAD: Final = {
     Guarded.NOT_CHECKED: "without a look at what the mail is, since it cannot be read",
     Guarded.PASSED_BY_RECORD: "by what was read of the mail before, since it cannot be read now",
 }
-
 _SENT: Final = {
     "Released": (Outcome.RELEASED, Outcome.PARTIALLY_RELEASED),
     "Sent": (Outcome.UNCONFIRMED,),
     "Would be released": (Outcome.WOULD_RELEASE,),
 }
-
 _FAILURES: Final[dict[FailOn, tuple[str, ...]]] = {
     FailOn.NEVER: (),
     FailOn.NONE: ("none",),

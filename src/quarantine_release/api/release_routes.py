@@ -23,7 +23,6 @@ from quarantine_release.usecases.admission import NotAccepted
 from quarantine_release.usecases.release_now import release
 
 _POLL_SECONDS: Final = 5
-
 _LIST_LIMIT: Final = 50
 
 

@@ -25,33 +25,21 @@ from quarantine_release.domain.ids import (
 from quarantine_release.domain.request_options import FailOn, Narrowing
 
 IDS_LIMIT: Final = 1000
-
 # More are released while nobody waits. A forced request is done at once or not at all.
 INLINE_LIMIT: Final = 25
-
 _ID_MEMBERS: Final = ("ids", "postfix_ids", "postfix_id", "id", "alert_ids", "message_ids")
-
 _TEXT_LIMITS: Final = {"reason": 500, "ticket": 100, "requested_by": 200}
-
 _NARROWING: Final = ("recipient", "sender", "since", "expect_count")
-
 _FLAGS: Final = ("force", "override", "dry_run", "confirm")
-
 _MEMBERS: Final = frozenset({*_ID_MEMBERS, *_TEXT_LIMITS, *_NARROWING, *_FLAGS, "account_id", "fail_on"})
-
 # In a list of ids a Message-ID may hold commas of its own.
 _LISTED: Final = re.compile(r"<[^<>]*>|[^,]+")
-
 _ADDRESS: Final = re.compile(r"\A(?:[\x21-\x3b\x3d\x3f-\x7e]{1,64}@)?[A-Za-z0-9.-]{1,253}\Z")
-
 _COUNT: Final = re.compile(r"\A[1-9][0-9]{0,2}\Z")
 
 _NAMEABLE: Final = re.compile(r"\A[A-Za-z0-9_.-]{1,64}\Z")
-
 _WARNINGS_LIMIT: Final = 20
-
 _EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
-
 _LATEST: Final = datetime(2100, 1, 1, tzinfo=UTC)
 
 

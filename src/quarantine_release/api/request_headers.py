@@ -9,11 +9,8 @@ from quarantine_release.api.problems import InvalidRequest
 Headers = Mapping[str, tuple[str, ...]]
 
 _KEY: Final = re.compile(r"\A[\x21-\x7e]{1,255}\Z")
-
 _QUOTED_KEY: Final = re.compile(r'\A"([\x20\x21\x23-\x5b\x5d-\x7e]{1,255})"\Z')
-
 _TRACEPARENT: Final = re.compile(r"\A00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}\Z")
-
 _GATEWAY_TRACE: Final = re.compile(r"\A(?:Self=[^;]{1,64};)?Root=([0-9a-f-]{35})(?:;|\Z)")
 
 

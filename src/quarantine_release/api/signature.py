@@ -19,12 +19,9 @@ from quarantine_release.config.clients import KEYS_LIMIT
 TOLERANCE: Final = 300
 
 _SIGNATURES_LIMIT: Final = 4
-
 # Printable, and fit to be an idempotency key; without a full stop, which ends it in what is signed.
 _ID: Final = re.compile(r"\A[\x21\x23-\x2d\x2f-\x5b\x5d-\x7e]{1,255}\Z")
-
 _TIMESTAMP: Final = re.compile(r"\A[0-9]{10}\Z")
-
 _NO_KEY: Final = bytes(32)
 
 

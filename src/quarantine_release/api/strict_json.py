@@ -5,10 +5,8 @@ import re
 from typing import Any, Final
 
 DEPTH_LIMIT: Final = 4
-
 # API Gateway hands over a body as text, with this in place of bytes that are no UTF-8.
 _REPLACEMENT: Final = "\ufffd"
-
 # A string, ended or not, or a bracket. It matches at every quote, so that no text is scanned twice.
 _STRING_OR_BRACKET: Final = re.compile(r'"(?:[^"\\]|\\.?)*(?:"|\Z)|[\[\]{}]', re.DOTALL)
 

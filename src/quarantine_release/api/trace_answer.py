@@ -88,7 +88,6 @@ def list_attempts(row: MessageRow | None) -> frozenset[AttemptId]:
 
 
 _NOT_KNOWN: Final = ("state", "code", "evidence", "released_by", "guard", "disposition", "confirmed_at")
-
 _UNCLAIMED: Final[dict[str, Any]] = {
     **dict.fromkeys((*_NOT_KNOWN, "updated_at", "expires_at")),
     **{name: () for name in ("delivered", "undelivered", "failed")},

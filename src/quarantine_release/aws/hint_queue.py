@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 
 # SQS developer guide, "Quotas": messages in one call, and the longest delay in seconds.
 _BATCH: Final = 10
-
 _LONGEST_DELAY: Final = 900
-
 _LARGEST_CHUNK: Final = 100
 
 

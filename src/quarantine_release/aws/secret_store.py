@@ -12,12 +12,9 @@ if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
 FRESH: Final = timedelta(seconds=300)
-
 # A revoked client token must not outlive an outage of Secrets Manager by more than this.
 STALE: Final = timedelta(hours=1)
-
 REFETCH_EVERY: Final = timedelta(seconds=30)
-
 _NEVER: Final = datetime.min.replace(tzinfo=UTC)
 
 Content = TypeVar("Content")

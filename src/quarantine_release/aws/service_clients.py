@@ -18,12 +18,9 @@ from urllib3.util.ssl_ import create_urllib3_context
 
 # botocore's own 60 s outlive any webhook.
 _CONNECT_SECONDS: Final = 1
-
 _READ_SECONDS: Final = 2
-
 # Who closes them when is not published; a new connection costs less than a request that is lost on an old one.
 IDLE_SECONDS: Final = 20.0
-
 _CONFIG: Final = Config(
     connect_timeout=_CONNECT_SECONDS,
     read_timeout=_READ_SECONDS,

@@ -16,9 +16,7 @@ from quarantine_release.domain.details import NotRead, Unreadable
 from quarantine_release.domain.verdicts import NO_RECIPIENTS, Evidence, ReadBack, Recipients, Seen
 
 Action = Mapping[str, Any]
-
 _RECIPIENT_NAMES: Final = ("recipient", "client_recipient", "recipients", "client_recipients")
-
 # A status with one of these in it contradicts `success: true`.
 _UNSUCCESSFUL: Final = ("fail", "error", "cancel", "reject", "pend", "progress", "queue", "unsuccess")
 

@@ -24,16 +24,12 @@ from quarantine_release.releasing.ports import Budget
 
 # A call is begun only if Cloudflare has this long to answer; and so long apart are tries that could not be sent.
 _SECONDS_TO_ANSWER: Final = 4.0
-
 _SECONDS_BETWEEN_TRIES: Final = 0.3
-
 _HEALTH_EVERY_SECONDS: Final = 60.0
-
 USER_AGENT: Final = "quarantine-release/1"
 
 
 _NO_CALLS_LEFT: Final = CredentialCheck(None, Evidence(failure="no_calls_left"))
-
 _NEVER_CHECKED: Final = datetime.min.replace(tzinfo=UTC), None, CredentialCheck(None, Evidence())
 
 

@@ -34,10 +34,8 @@ from urllib3.util.connection import create_connection
 from quarantine_release.cloudflare.reply import Reply
 
 CONNECT_SECONDS: Final = 2.0
-
 # A frozen Lambda environment finds its connections dead, and a POST lost that way is ambiguous.
 IDLE_SECONDS: Final = 5.0
-
 ANSWER_LIMIT: Final = 8 * 1024 * 1024
 
 

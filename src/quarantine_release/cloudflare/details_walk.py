@@ -30,7 +30,6 @@ _AROUND: Final = timedelta(hours=1)
 # All rows of mail that may have been held, wherever it is now. A list of the quarantine alone would leave out the very
 # rows that contradict it, and all mail would be too much to list. What arrived in half a day costs about one more list.
 _DETECTED: Final = Kind({"detections_only": "true"}, timedelta(hours=12))
-
 # A quarantine is so small that listing a day of it costs less than one more list.
 _HELD: Final = Kind({"delivery_status": "quarantined"}, timedelta(hours=24))
 

@@ -110,7 +110,6 @@ def _list(value: Any) -> list[Any]:
 
 # Rows and answers have limits, but the texts of senders have none: this much is kept (RFC 5322, section 2.1.1).
 _TEXT_KEPT: Final = 998
-
 _NAME_KEPT: Final = 40
 
 

@@ -13,7 +13,6 @@ from quarantine_release.domain.verdicts import Seen
 
 # The default of Cloudflare's lists: a server would hardly cut pages shorter than that.
 PER_PAGE: Final = 20
-
 PAGES: Final = 10
 
 

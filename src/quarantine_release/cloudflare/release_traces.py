@@ -12,7 +12,6 @@ from functools import lru_cache
 from typing import Any, Final
 
 _NOT_LETTERS: Final = re.compile(r"[^a-z]")
-
 # Fields whose values Cloudflare chooses. In others a sender or an analyst may write "release".
 _TELLING: Final = ("operation", "action", "type", "status", "state", "destination", "delivery", "propert")
 

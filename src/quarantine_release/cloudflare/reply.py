@@ -22,18 +22,12 @@ _INVALID_HEADERS: Final = 6003
 
 # Cloudflare blocks every call for five minutes once the limit is passed (fundamentals/api/reference/limits).
 LOCKOUT_SECONDS: Final = 300
-
 _LONGEST_WAIT: Final = 3600
-
 _DIGITS_LIMIT: Final = 4300  # int() refuses more
-
 # Of the quota, as far as it is told, so much is left to the dashboard and to others who call with the same credential.
 _SHARE_OF_OTHERS: Final = 4
-
 _LEFT: Final = re.compile(r"(?:\A|,)([^,;]{1,64});\s*r=([0-9]{1,6});\s*t=([0-9]{1,4})(?=[;,\s]|\Z)")
-
 _QUOTA: Final = re.compile(r"(?:\A|,)([^,;]{1,64});\s*q=([0-9]{1,6})(?=[;,\s]|\Z)")
-
 # Codes have four to six digits; JSON would let one have four thousand.
 _CODE_LIMIT: Final = 10**9
 

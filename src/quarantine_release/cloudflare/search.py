@@ -22,19 +22,15 @@ from quarantine_release.domain.verdicts import Evidence
 from quarantine_release.releasing.ports import Budget
 
 _CALL_SECONDS: Final = 5.0
-
 # What is begun with less we may cut off ourselves, which says nothing of Cloudflare: a full page may take two seconds.
 _LEAST_SECONDS: Final = 1.0
-
 _LEAST_PAGE_SECONDS: Final = 2.0
-
 _PAGE: Final = 1000
 
 _SEARCH_PAGES: Final = 3
 
 # A search that is still under way is asked for again so often, so long apart.
 _POLLS: Final = 8
-
 _POLL_SECONDS: Final = 0.5
 
 _NOT_CALLED: Final = Evidence(failure="not_called")

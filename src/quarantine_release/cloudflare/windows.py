@@ -9,10 +9,8 @@ from quarantine_release.domain.ids import decode_time, is_bare
 from quarantine_release.domain.verdicts import ReadBackTarget
 
 _AROUND_TIMESTAMP: Final = timedelta(hours=1)
-
 # The published examples show the two up to a day apart.
 _AROUND_QUEUE_ID: Final = timedelta(hours=36)
-
 # A page holds 1,000 messages: what little arrived in between costs less than one more page.
 NEAR: Final = timedelta(hours=6)
 

@@ -22,7 +22,6 @@ from quarantine_release.domain.resemblance import check_names
 KEYS_LIMIT: Final = 2
 
 _NAME: Final = re.compile(r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
-
 _SHA256: Final = re.compile(r"\A[0-9a-f]{64}\Z")
 
 _MEMBERS: Final = (
@@ -36,9 +35,7 @@ _MEMBERS: Final = (
     "policy",
     "disabled",
 )
-
 _TOKEN_MEMBERS: Final = ("sha256", "expires_at")
-
 # Other names for a limit, and limits at the wrong place: without a limit the entry would still work.
 _MEANT: Final = {
     "account_id": "accounts",

@@ -15,7 +15,6 @@ from quarantine_release.domain.rows import WireForm
 from quarantine_release.domain.transitions import Terms
 
 _WHOLE_NUMBER: Final = re.compile(r"\A(?:0|[1-9][0-9]{0,4})\Z")
-
 _LIFETIME: Final = re.compile(r"\A(?:([1-9][0-9]{0,2})h|([1-9][0-9]{0,4})s)\Z")
 
 

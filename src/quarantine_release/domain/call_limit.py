@@ -15,21 +15,14 @@ from quarantine_release.domain.verdicts import Stop
 
 # Calls are counted by slots: a window is as many whole ones, the one at hand, and one for calls bought but made later.
 SLOT_SECONDS: Final = 30
-
 _SLOTS: Final = 300 // SLOT_SECONDS + 1
-
 # After a pause calls begin again one by one: so many more each second, for so long.
 _CALLS_A_SECOND: Final = 2
-
 _GENTLE: Final = timedelta(seconds=60)
-
 # From so many calls in a row on that came to nothing, calls pause: first for 5 s, then twice as long each, up to 60 s.
 _TROUBLES: Final = 3
-
 _FIRST_PAUSE: Final = 5.0
-
 _LONGEST_PAUSE: Final = 60.0
-
 # In the place of a client's name, which never is one: what holds for all clients of an account.
 EVERYBODY: Final = "*"
 

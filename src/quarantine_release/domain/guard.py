@@ -16,7 +16,6 @@ from quarantine_release.domain.policy import DEFAULT_POLICY, DISPOSITIONS, Polic
 from quarantine_release.domain.states import Code, Outcome
 
 _REMEDY: Final = "send the AlertID or the investigate id instead."
-
 # These look at copies, or at mail that is in its mailbox already.
 _HOLDS_NOTHING: Final = frozenset({"API", "BCC", "JOURNAL", "RETRO_SCAN"})
 
@@ -107,7 +106,6 @@ _DOUBTFUL: Final = Ended(
     "Cloudflare shows the message as held and as released, but no successful release in its action log,"
     " so it is not released.",
 )
-
 CONTRADICTED: Final = Ended(
     Outcome.DENIED,
     Code.GUARD_UNAVAILABLE,

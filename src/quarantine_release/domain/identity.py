@@ -14,7 +14,6 @@ from quarantine_release.domain.verdicts import ReadBack, Seen, Verdict
 
 # Each one costs a read.
 CANDIDATES_KEPT: Final = 3
-
 # Each one has cost a call that Cloudflare rejected.
 _REJECTED_KEPT: Final = 20
 

@@ -10,37 +10,27 @@ from functools import lru_cache
 from typing import Final, NewType
 
 AccountId = NewType("AccountId", str)
-
 MessageId = NewType("MessageId", str)
-
 PostfixPart = NewType("PostfixPart", str)
-
 RequestId = NewType("RequestId", str)
-
 AttemptId = NewType("AttemptId", str)
-
 OperationId = NewType("OperationId", str)
 
 # Read off Cloudflare's published examples (API reference, email-security/investigate): no pattern is specified.
 POSTFIX_ID: Final = re.compile(r"\A[A-Za-z0-9]{10,24}\Z")
-
 ALERT_ID: Final = re.compile(r"\A[A-Za-z0-9]{10,24}-\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\Z", re.ASCII)
-
 ID_CHARACTERS: Final = re.compile(r"\A[A-Za-z0-9._:-]{8,128}\Z")
-
 # The ledger could know a message by two keys if a Postfix id of another length counted: one key for the bare id, and
 # one for each id that has a timestamp. So a leading run of 10 to 24 is the only one that may be alone or before one.
 ANY_ID: Final = re.compile(
     r"\A(?!([A-Za-z0-9]{0,9}|[A-Za-z0-9]{25,})(\Z|-[0-9]{4}-[0-9]{2}-[0-9]{2}T))[A-Za-z0-9._:-]{8,128}\Z"
 )
-
 # A Message-ID as the sender wrote it, in its angle brackets (RFC 5322, section 3.6.4, and what senders make of it).
 HEADER_ID: Final = re.compile(r"\A<[\x21-\x3b\x3d\x3f-\x7e]{1,250}>\Z")
 
 ACCOUNT_ID: Final = re.compile(r"\A[0-9a-f]{32}\Z")
 
 REQUEST_ID: Final = re.compile(r"\Arq_[a-z2-7]{26}\Z")
-
 _LEADING_POSTFIX_ID: Final = re.compile(r"\A[A-Za-z0-9]{10,24}(?![A-Za-z0-9])")
 
 
@@ -83,7 +73,6 @@ def message_key(account_id: AccountId, part: PostfixPart) -> str:
 
 
 _TIMED_ID: Final = re.compile(r"\A[A-Za-z0-9]{10,24}-(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:-|\Z)", re.ASCII)
-
 # Long queue ids begin with the seconds since 1970 in base 52 (Postfix configuration parameters, enable_long_queue_ids).
 _BASE_52: Final = "0123456789BCDFGHJKLMNPQRSTVWXYZbcdfghjklmnpqrstvwxyz"
 
@@ -92,9 +81,7 @@ _SHORT_ID: Final = re.compile(r"\A[0-9A-F]+\Z")
 
 # Cloudflare's search goes back 12 months at most; and clocks differ.
 _OLDEST: Final = timedelta(days=366)
-
 _NEWEST: Final = timedelta(days=1)
-
 # Postfix 2.9, the first version with long queue ids. What looks like an earlier time is a short id, which tells none.
 _FIRST: Final = datetime(2012, 1, 1, tzinfo=UTC)
 

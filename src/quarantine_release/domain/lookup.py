@@ -16,7 +16,6 @@ from quarantine_release.domain.request_options import Narrowing
 from quarantine_release.domain.states import Code, Outcome
 
 CANDIDATES_SHOWN: Final = 10
-
 # An answer this old may save a search: within a minute a second mail under the same id is unlikely.
 FRESH: Final = timedelta(seconds=60)
 

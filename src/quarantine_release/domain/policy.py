@@ -7,7 +7,6 @@ from typing import Any, Final
 
 # Their senders mean harm; who releases such a mail says so with `override`.
 HARMFUL: Final = frozenset({"MALICIOUS", "MALICIOUS-BEC"})
-
 DISPOSITIONS: Final = HARMFUL | {"SUSPICIOUS", "SPOOF", "SPAM", "BULK", "ENCRYPTED", "EXTERNAL", "UNKNOWN", "NONE"}
 
 

@@ -10,14 +10,12 @@ from typing import Final
 
 # Known names shorter than this match only but for case, separators and number: one edit turns `id` into other words.
 _LEAST_LETTERS: Final = 4
-
 _SEPARATORS: Final = re.compile(r"[-_]")
 
 # `maxIDs` and `is_disabled` in words; a run of capitals before a lower-case word is a word of its own.
 _WORDS: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 
 _NAMEABLE: Final = re.compile(r"\A[A-Za-z0-9_-]{1,64}\Z")
-
 _NONE: Final[Mapping[str, str]] = MappingProxyType({})
 
 

@@ -25,7 +25,6 @@ TOO_NEW: Final = Ended(
     Code.GUARD_UNAVAILABLE,
     "The message is too new for Cloudflare's search: send it again in a few minutes.",
 )
-
 NEVER_SHOWN: Final = Ended(
     Outcome.DENIED,
     Code.GUARD_UNAVAILABLE,

@@ -14,7 +14,6 @@ from quarantine_release.domain.verdicts import Evidence, ReadBack, Seen, Verdict
 
 # A person must look after this many calls for one message that may have taken effect.
 CALLS_LIMIT: Final = 5
-
 # A message that cannot be read for now is tried again this long.
 GIVE_UP_READING: Final = timedelta(hours=24)
 

@@ -40,9 +40,7 @@ TRANSITIONS: Final[dict[State | None, frozenset[State]]] = {
     State.NEEDS_REVIEW: frozenset({State.RELEASING, State.RELEASED, State.PARTIAL, State.FAILED, State.RETRYABLE}),
     State.UNREADABLE: frozenset(),
 }
-
 FINAL: Final = frozenset({State.RELEASED, State.PARTIAL, State.FAILED, State.NEEDS_REVIEW})
-
 # Only these may be forgotten: an expired row is a permission to release again.
 EXPIRING: Final = frozenset({State.RELEASED, State.PARTIAL, State.FAILED})
 

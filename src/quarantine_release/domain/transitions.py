@@ -21,7 +21,6 @@ ASKS_KEPT: Final = 100
 
 # In calls of so many a message is sent again after a larger call was rejected as a whole, and then alone.
 SMALLER_CALL: Final = 10
-
 _LETTER_OF: Final = {meaning: letter for letter, meaning in LETTERS.items()}
 
 

@@ -10,7 +10,6 @@ from quarantine_release.domain.ids import MessageId, OperationId, PostfixPart
 from quarantine_release.domain.states import Code, State
 
 RECIPIENTS_KEPT: Final = 20
-
 _RECIPIENT_LENGTH: Final = 320  # RFC 3696 erratum 1690: 64 + @ + 255
 
 

@@ -11,7 +11,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 Attribute = dict[str, Any]
-
 Item = Mapping[str, Attribute]
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -72,11 +71,7 @@ def check_types(kind: type, values: Iterable[Any], *, or_none: bool = False) -> 
 
 
 TEXT: Final = text(str)
-
 NUMBER: Final = Codec(lambda value: {"N": str(value)}, lambda attribute: int(attribute["N"]))
-
 FLAG: Final = Codec(lambda value: {"BOOL": value}, lambda attribute: bool(attribute["BOOL"]))
-
 MILLISECONDS: Final = time_in(timedelta(milliseconds=1))
-
 SECONDS: Final = time_in(timedelta(seconds=1))

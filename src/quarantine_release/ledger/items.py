@@ -80,7 +80,6 @@ _MESSAGE: Final = {
     "facts": FACTS,
     "rejected": texts(MessageId),
 }
-
 _REQUEST: Final = {
     "client": TEXT,
     "account_id": text(AccountId),
@@ -107,7 +106,6 @@ _REQUEST: Final = {
     "policy": POLICY,
     "notes": NUMBER,
 }
-
 _ATTEMPT: Final = {
     "wire_form": text(WireForm),
     "targets": TARGETS,
@@ -120,7 +118,6 @@ _ATTEMPT: Final = {
     "evidence": EVIDENCE,
     "verdicts": VERDICTS,
 }
-
 _OPERATION: Final = {
     "kind": text(OperationKind),
     "at": MILLISECONDS,
@@ -132,7 +129,6 @@ _OPERATION: Final = {
     "redriven": text(RequestId),
     "request_id": text(RequestId),
 }
-
 _DEFAULTS: Final = {
     kind: {field.name: field.default for field in fields(kind) if field.default is not MISSING}
     for kind in (MessageRow, AttemptRow, RequestRow, OperationRow)

@@ -12,7 +12,6 @@ from quarantine_release.ledger.value_codecs import ENDED
 
 # What lookup and guard made of the id at a position: each written once, by whoever comes first.
 _RESOLVED: Final = "resolved_"
-
 _ENDED: Final = "end_"
 
 # DynamoDB allows 400 KB for an item, of which a request's body may take 64 KB. All that was found out shares this much.

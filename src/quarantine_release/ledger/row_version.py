@@ -12,16 +12,13 @@ from quarantine_release.domain.ledger_errors import RowUnreadable
 from quarantine_release.ledger.codecs import Attribute, Item
 
 NAME: Final = "v"
-
 VERSION: Final = 2
 
 # No write passes a row that a newer version has written. `:v` is the stamp.
 NOT_NEWER: Final = f"(attribute_not_exists({NAME}) OR {NAME} <= :v)"
 
 STAMP: Final[Attribute] = {"N": str(VERSION)}
-
 Row = TypeVar("Row")
-
 # What decoding a damaged value raises: a missing attribute, an unknown value, another type, broken JSON or zlib.
 _DAMAGE: Final = (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError, zlib.error)
 

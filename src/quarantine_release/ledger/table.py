@@ -24,12 +24,9 @@ Label = TypeVar("Label", bound=Hashable)
 TRANSACTION_LIMIT: Final = 100
 
 _BATCH_GET_LIMIT: Final = 100
-
 _TRIES: Final = 8
-
 # Tries of a write that others delay and never refuse: about two seconds.
 _PATIENT_TRIES: Final = 20
-
 # Tries of a transaction that can be done without: each holds rows that others need.
 FEW_TRIES: Final = 2
 

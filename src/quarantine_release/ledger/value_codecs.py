@@ -168,25 +168,15 @@ def _encode_verdicts(verdicts: Mapping[PostfixPart, Verdict]) -> Attribute:
 
 
 IDS: Final = Codec(lambda value: {"S": "\n".join(value)}, lambda attribute: _ids(attribute["S"].split("\n")))
-
 STATE: Final = Codec(lambda value: {"S": str(value)}, lambda attribute: _stored_state(attribute["S"]))
-
 RECIPIENTS: Final = in_json(_recipients_to_json, _recipients_from_json)
-
 EVIDENCE: Final = in_json(_evidence_to_json, _evidence_from_json)
-
 NARROWING: Final = in_json(_narrowing_to_json, _narrowing_from_json)
-
 POLICY: Final = in_json(policy_entry, parse_policy)
-
 FACTS: Final = in_json(_facts_to_json, _facts_from_json)
-
 ENDED: Final = in_json(_ended_to_json, _ended_from_json)
-
 TARGETS: Final = packed(
     lambda value: [t.message_id for t in value], lambda ids: tuple(Target(postfix_part(i), i) for i in _ids(ids))
 )
-
 OWNERS: Final = packed(dict, lambda value: dict(zip(value, _ids(value.values()), strict=True)))
-
 VERDICTS: Final = Codec(_encode_verdicts, lambda attribute: _verdicts_from_json(unpack(attribute["B"])))

@@ -30,7 +30,6 @@ from quarantine_release.releasing.ports import Move
 
 # Sets and counters are changed by what is added or taken away, so that writers who saw another version lose nothing.
 _SETS: Final = ("attempts", "asks", "operations", "candidates", "rejected")
-
 _COUNTERS: Final = ("refusals", "asks_uncounted")
 
 

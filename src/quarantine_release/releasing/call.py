@@ -21,9 +21,7 @@ from quarantine_release.releasing.progress import Progress
 
 # Seconds that must remain before a claim: Cloudflare's total deadline and the record after it (hazards: 10 + 4).
 CALL_SECONDS: Final = 10.0
-
 RECORD_SECONDS: Final = 4.0
-
 # With less than this a call would mostly end without an answer, and nobody would know of its effect.
 LEAST_CALL_SECONDS: Final = 4.0
 
@@ -31,7 +29,6 @@ LEAST_CALL_SECONDS: Final = 4.0
 _PASSING: Final = frozenset(
     {RefusalReason.RATE_LIMITED, RefusalReason.UNREACHABLE, RefusalReason.NO_TIME, RefusalReason.CALL_REJECTED}
 )
-
 _MISSING: Final = Verdict(State.UNKNOWN, Code.MISSING_IN_ANSWER)
 
 

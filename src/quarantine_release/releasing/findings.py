@@ -22,7 +22,6 @@ from quarantine_release.releasing.ports import Ports
 from quarantine_release.releasing.progress import Progress
 
 Told = Details | Several | NotRead
-
 # A rule forbids the mail, whether or not another request has released it meanwhile.
 _OF_RULES: Final = frozenset({Code.DISPOSITION_NOT_ALLOWED, Code.MESSAGE_TOO_OLD, Code.RECIPIENT_NOT_ALLOWED})
 

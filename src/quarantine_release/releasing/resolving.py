@@ -21,10 +21,8 @@ from quarantine_release.releasing.progress import Progress
 
 # The ledger may forget an answer after this. By then its message has ended, or a search is due anyway.
 _KEPT: Final = timedelta(days=1)
-
 # Something may still be done for a message in one of these states: a second search could only confuse it.
 _OPEN: Final = (State.RELEASING, State.UNKNOWN, State.RETRYABLE)
-
 _NOT_FOUND_OUT: Final = Ended(
     Outcome.DENIED, Code.LOOKUP_UNAVAILABLE, "Which message this means could not be looked up, so nothing is released."
 )

@@ -25,7 +25,6 @@ from quarantine_release.releasing.vet import Vetting
 from quarantine_release.usecases.postponement import Postponement, seconds_until_full_minute
 
 _VETTING_SECONDS: Final = 30.0
-
 _PROOF_SECONDS: Final = 8.0
 
 # Seconds that must remain before a call: the second record is for what ends after it.

@@ -13,7 +13,6 @@ from quarantine_release.releasing.progress import Progress
 # If Cloudflare refuses without saying for how long, all of it waits for the full minute after the next half: it comes
 # back at once, so that it costs one call.
 _REFUSED_SECONDS: Final = 60
-
 # The sweep is told of delays from this one on, so that it does not send the same hint again and again.
 _LONG_SECONDS: Final = 30.0
 

@@ -23,17 +23,12 @@ from quarantine_release.usecases.sweep import Swept, sweep
 
 # Of each shard of the open index, so that one run stays within its time; what is left is next in a minute.
 ATTEMPTS_AT_ONCE: Final = 50
-
 # Seconds that must remain for one more transaction.
 _RECORD_SECONDS: Final = 4.0
-
 # A release that began earlier than this before a forced call is not its own; clocks may differ by so much.
 _CLOCK_SKEW: Final = timedelta(seconds=60)
-
 _SOONEST: Final = timedelta(seconds=50)
-
 _LATEST: Final = timedelta(minutes=10)
-
 _READ_SECONDS: Final = 25.0
 
 

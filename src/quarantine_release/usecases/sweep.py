@@ -23,10 +23,8 @@ from quarantine_release.releasing.progress import Acceptance, Answer, Progress
 
 # Of each shard of the open index, so that one run stays within its time; what is left is next in a minute.
 REQUESTS_AT_ONCE: Final = 1000
-
 # So many messages are read at once, or those of one request.
 _GROUP: Final = 1000
-
 # By then whoever took the request in has done with it, and a hint that was not lost has arrived.
 QUIET: Final = timedelta(seconds=120)
 
