@@ -17,7 +17,7 @@ def codes_in_use() -> set[str]:
     raised = [
         node.args[0]
         for node in calls
-        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("Declined", "InvalidRequest") and node.args
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("Problem", "InvalidRequest") and node.args
     ]
     literal = {str(code.value) for code in raised if isinstance(code, ast.Constant)}
     return literal | set(RefusalReason) | {f"{secret}_not_configured" for secret in ("clients", "cloudflare")}

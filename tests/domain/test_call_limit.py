@@ -17,8 +17,8 @@ from quarantine_release.domain.call_limit import (
     pause_after,
     pause_left,
     seconds_to_wait,
+    seconds_until_free,
     used,
-    wait_of_several,
 )
 from tests.support.stand_ins import NOON
 
@@ -95,13 +95,13 @@ def test_the_wait_ends_no_sooner_than_in_a_second() -> None:
     ],
 )
 def test_the_wait_for_several_calls_ends_when_they_may_be_made(calls: dict[int, int], wait: float) -> None:
-    assert wait_of_several(counted(calls), LIMIT, 30, NOON) == wait
-    assert wait_of_several(replace(counted(calls), paused_until=at(300)), LIMIT, 30, NOON) == 300
+    assert seconds_until_free(counted(calls), LIMIT, 30, NOON) == wait
+    assert seconds_until_free(replace(counted(calls), paused_until=at(300)), LIMIT, 30, NOON) == 300
 
 
 @pytest.mark.parametrize("calls", [{-11: 1, -5: 1}, {-11: 4}, {-5: 4}])
 def test_the_wait_for_more_calls_than_the_limit_ends_when_all_are_free(calls: dict[int, int]) -> None:
-    assert wait_of_several(counted(calls), 4, 30, NOON) == max(360 + SLOT_SECONDS * ago for ago in calls)
+    assert seconds_until_free(counted(calls), 4, 30, NOON) == max(360 + SLOT_SECONDS * ago for ago in calls)
 
 
 def test_of_no_call_there_is_none_whenever_asked() -> None:

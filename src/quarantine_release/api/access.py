@@ -13,13 +13,13 @@ from quarantine_release.domain.unreadable import UnreadableRequest
 
 
 def require_scope(client: Client, scope: Scope) -> None:
-    """Raise Declined if the client lacks a scope."""
+    """Raise Problem if the client lacks a scope."""
     if scope not in client.scopes:
         raise Problem("scope_missing", f"The client needs the scope {scope}.")
 
 
 def allowed_account(client: Client, wanted: AccountId | None, accounts: Secret[Accounts]) -> AccountId:
-    """Return the account that a client acts for: the default one, unless it names another. Raises Declined."""
+    """Return the account that a client acts for: the default one, unless it names another. Raises Problem."""
     configured = read_secret("cloudflare", accounts.get)
     account_id = wanted or configured.default
     is_allowed = client.may_act_for(account_id)
@@ -34,7 +34,7 @@ def allowed_account(client: Client, wanted: AccountId | None, accounts: Secret[A
 def visible_request(
     rows: Mapping[RequestId, RequestRow | UnreadableRequest], request_id: RequestId | None, client: Client
 ) -> RequestRow:
-    """Return a request that a client may see. Raises Declined; what it may not see is not there."""
+    """Return a request that a client may see. Raises Problem; what it may not see is not there."""
     row = rows.get(request_id) if request_id else None
     if row is None or not _may_see(client, row):
         raise Problem("not_found", "There is no such request.")

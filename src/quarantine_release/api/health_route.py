@@ -26,7 +26,7 @@ _CREDENTIAL: Final = {True: "accepted", False: "refused", None: "not_checked"}
 
 
 def get_health(caller: AuthenticatedRequest, services: Services) -> Response:
-    """Check secrets, ledger and credential. Raises Declined with the checks if a release would fail."""
+    """Check secrets, ledger and credential. Raises Problem with the checks if a release would fail."""
     client, ports = caller.client, services.ports
     account_id = allowed_account(client, queried_account(caller.http.query), services.accounts)
     checks, stop = _check_ledger(services, account_id, client.name)

@@ -83,7 +83,7 @@ def _find(caller: AuthenticatedRequest, services: Services, request_id: RequestI
 
 
 def _accepted(outcome: Answer | NotAccepted | KeyReused) -> Answer:
-    """Return the answer to a request that was accepted. Raises Declined for one that was not."""
+    """Return the answer to a request that was accepted. Raises Problem for one that was not."""
     if isinstance(outcome, KeyReused):
         detail = "The key was used before with another payload: use a new key for a new request."
         raise Problem("idempotency_key_reused", detail, field="Idempotency-Key")

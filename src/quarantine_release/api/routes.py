@@ -82,7 +82,7 @@ def _authenticate(request: HttpRequest, services: Services) -> AuthenticatedRequ
 
 
 def find_route(request: HttpRequest) -> tuple[Route, tuple[str, ...]]:
-    """Find the route of a request, and what its path names. Raises Declined: 404, or 405 with the route's methods."""
+    """Find the route of a request, and what its path names. Raises Problem: 404, or 405 with the route's methods."""
     for pattern, methods in _ROUTES:
         match = pattern.match(request.path)
         if match is None:

@@ -58,7 +58,7 @@ class Services:
 
 
 def read_secret(name: str, read: Callable[[], Content]) -> Content:
-    """Read a secret. Raises Declined if it cannot be had or used; only the log says what is wrong with it."""
+    """Read a secret. Raises Problem if it cannot be had or used; only the log says what is wrong with it."""
     try:
         return read()
     except SecretUnavailable as error:

@@ -67,7 +67,7 @@ def seconds_to_wait(row: AccountRow, limit: int, now: datetime) -> float:
     return 0.0 if allowed(row, limit, now) > 0 else 1 / _CALLS_A_SECOND
 
 
-def wait_of_several(row: AccountRow, limit: int, calls: int, now: datetime) -> float:
+def seconds_until_free(row: AccountRow, limit: int, calls: int, now: datetime) -> float:
     """Return the seconds until `calls` calls may be made, or until all of `limit` are free if it is smaller."""
     below = max(limit - calls, 0) + 1
     return max(pause_left(row, now), _until_below(row, below, now) if used(row, now) >= below else 0.0)

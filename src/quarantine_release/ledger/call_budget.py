@@ -27,7 +27,7 @@ from quarantine_release.domain.call_limit import (
     pause_after,
     pause_left,
     seconds_to_wait,
-    wait_of_several,
+    seconds_until_free,
 )
 from quarantine_release.domain.ids import AccountId
 from quarantine_release.domain.ledger_errors import LedgerUnavailable, RowUnreadable
@@ -97,7 +97,7 @@ class AccountBudget:
 
         No round trip within a second of the last. Raises LedgerUnavailable.
         """
-        return wait_of_several(self._recent(account_id), self._marks[Mark.ALL], calls, self._clock())
+        return seconds_until_free(self._recent(account_id), self._marks[Mark.ALL], calls, self._clock())
 
     def pause_left(self, account_id: AccountId) -> float:
         """Return for how many seconds Cloudflare wants no call. Raises LedgerUnavailable.
