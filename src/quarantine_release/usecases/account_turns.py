@@ -52,15 +52,15 @@ class AccountTurns:
         self.withheld: Counter[tuple[str, Withheld]] = Counter()
         self._ports = ports
         self._before = {hint.request_id: requests[hint.request_id] for hint in hints}
-        self.run = Progress(list(self._before.values()), ports, Acceptance.EARLIER)
-        self._postponement = Postponement(self.run, ports)
+        self.progress = Progress(list(self._before.values()), ports, Acceptance.EARLIER)
+        self._postponement = Postponement(self.progress, ports)
         self._calls: deque[PlannedCall] = deque()
         self._is_begun = False
         self._vetted_at: datetime | None = None
 
     def take_turn(self) -> bool:
         """Make the next call; return whether there may be more. Raises LedgerUnavailable."""
-        with self._ports.budget.reserve(self.run.account_id, Mark.ALL) as reserved:
+        with self._ports.budget.reserve(self.progress.account_id, Mark.ALL) as reserved:
             if not self._is_begun:  # not before its turn: what others wait for would make this account's verdicts old
                 self._is_begun = True
                 self._begin(reserved)
@@ -71,7 +71,7 @@ class AccountTurns:
 
     def _begin(self, reserved: Reservation) -> None:
         """Look at what the hints stand for, and plan the calls."""
-        progress, ports = self.run, self._ports
+        progress, ports = self.progress, self._ports
         # A look leaves a little more time than the next call asks for.
         vetting = Vetting(progress, ports, Mark.ALL, seconds=_VETTING_SECONDS, spared=_TURN_SECONDS + 1)
         # Nothing is read at Cloudflare for a client that may no longer do this.
@@ -90,21 +90,21 @@ class AccountTurns:
 
     def _wanted(self) -> _Wanted:
         """Return what the hints stand for, without ids that have ended."""
-        known = ((self.run.requests.get(hint.request_id), hint.chunk) for hint in self.hints)
+        known = ((self.progress.requests.get(hint.request_id), hint.chunk) for hint in self.hints)
         return [(request, targets_of_hint(request, chunk)) for request, chunk in known if request is not None]
 
     def _resolve(self, hints: Sequence[Hint], vetting: Vetting, reserved: Reservation) -> None:
         """Find out what the Message-IDs mean that the hints stand for."""
         headers: dict[RequestId, list[MessageId]] = defaultdict(list)
         for hint in hints:
-            request = self.run.requests[hint.request_id]
+            request = self.progress.requests[hint.request_id]
             found_out = {*request.resolved, *request.ended}
             given = ids_of_hint(request, hint.chunk)
             headers[hint.request_id] += [each for each in given if is_header(each) and each not in found_out]
-        window, requests = self._ports.guard.window, self.run.requests
+        window, requests = self._ports.guard.window, self.progress.requests
         questions = {build_question(requests[name], each, window).text for name, ids in headers.items() for each in ids}
         if questions and self._may_look(reserved):
-            known = self._ports.ledger.known(self.run.account_id, None, [], sorted(questions))
+            known = self._ports.ledger.known(self.progress.account_id, None, [], sorted(questions))
             vetting.resolve(headers, known.answers)
 
     def _read_ledger(self) -> None:
@@ -113,17 +113,17 @@ class AccountTurns:
         targets = [target for _, own in wanted for target in own]
         parts = sorted({target.part for target in targets})
         bare = sorted({target.part for target in targets if is_bare(target.message_id)})
-        self.run.start_from(self._ports.ledger.known(self.run.account_id, None, parts, [], bare))
-        ask_each(self.run, wanted)
+        self.progress.start_from(self._ports.ledger.known(self.progress.account_id, None, parts, [], bare))
+        ask_each(self.progress, wanted)
 
     def _vet(self, wanted: _Wanted, vetting: Vetting, reserved: Reservation) -> list[WantedRelease]:
         """Return what may be claimed of what is wanted, by what was written of it."""
-        free = {name: claimable_parts(request, self.run) for name, request in self.run.requests.items()}
+        free = {name: claimable_parts(request, self.progress) for name, request in self.progress.requests.items()}
         wants = merged(wanted, free, is_read=self._ports.guard.mode is not Mode.OFF)
         past = [want for want in ended(wanted, free) if vetting.is_to_be_compared(want)]
         may_look = (wants or past) and self._may_look(reserved)
         vetted = vetting.findings.save(vetting.vet(wants, past) if may_look else [])
-        self.run.compare(want.target.part for want in past)
+        self.progress.compare(want.target.part for want in past)
         return vetted
 
     def _may_look(self, reserved: Reservation) -> bool:
@@ -134,12 +134,12 @@ class AccountTurns:
 
     def _ask_for_moved(self, wanted: _Wanted, moved: set[PostfixPart]) -> None:
         """Have the traces of messages that another process took on meanwhile know who wants them."""
-        ask_each(self.run, [(request, [target for target in own if target.part in moved]) for request, own in wanted])
+        ask_each(self.progress, [(request, [target for target in own if target.part in moved]) for request, own in wanted])
 
     def _note_ends(self) -> None:
-        for request in self.run.requests.values():
+        for request in self.progress.requests.values():
             before = self._before[request.request_id].ended
-            new = (result for result in self.run.results(request) if result.ended is not None)
+            new = (result for result in self.progress.results(request) if result.ended is not None)
             self.ended += [(result, request) for result in new if result.id not in before]
 
     def _call(self, reserved: Reservation) -> float | None:
@@ -153,7 +153,7 @@ class AccountTurns:
         wait = reserved.take()
         if wait:
             return wait
-        sent = dispatch(self.run, self._calls.popleft(), reserved)
+        sent = dispatch(self.progress, self._calls.popleft(), reserved)
         if not isinstance(sent, NoEffect) or sent.reason in _OTHERS_MAY_PASS:
             return None
         if sent.reason is RefusalReason.NO_TIME:
@@ -164,9 +164,9 @@ class AccountTurns:
         """Close what has ended; have what is left tried again after so many seconds."""
         self._read_again()
         # A request that claimed nothing, because another came first, may know the message by another id.
-        ask_each(self.run, self._wanted(), is_repeat=True)
-        confirm(self.run, self._ports, seconds=_PROOF_SECONDS, spared=2 * RECORD_SECONDS)
-        self.run.finish()
+        ask_each(self.progress, self._wanted(), is_repeat=True)
+        confirm(self.progress, self._ports, seconds=_PROOF_SECONDS, spared=2 * RECORD_SECONDS)
+        self.progress.finish()
         self._postponement.put_off(self._permitted(self._left()), delay)
 
     def _read_again(self) -> None:
@@ -175,13 +175,13 @@ class AccountTurns:
         They may have ended the other chunks of a request, and whoever sees all of it closes it. For a request that was
         cancelled meanwhile they may have claimed something before that, which is no longer as it was.
         """
-        progress, requests = self.run, self.run.requests.values()
+        progress, requests = self.progress, self.progress.requests.values()
         known = progress.rows.keys() - _parts(request for request in requests if request.cancelled_at is not None)
         progress.learn(self._ports.ledger.messages(progress.account_id, sorted(_parts(requests) - known)))
 
     def _left(self) -> list[Hint]:
         """Return the hints that still have something to be released."""
-        progress, left = self.run, []
+        progress, left = self.progress, []
         free = {name: claimable_parts(request, progress) for name, request in progress.requests.items()}
         for hint in self.hints:
             request = progress.requests.get(hint.request_id)
@@ -193,7 +193,7 @@ class AccountTurns:
         """Leave out what a client may no longer do: that may last for hours, and the sweep asks again meanwhile."""
         permitted = []
         for hint in hints:
-            request = self.run.requests[hint.request_id]
+            request = self.progress.requests[hint.request_id]
             withheld = self._ports.permit(request).withheld
             if withheld is None:
                 permitted.append(hint)

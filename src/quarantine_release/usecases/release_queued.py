@@ -42,10 +42,10 @@ class Batch:
 
     def add(self, turns: AccountTurns) -> None:
         """Add what became of one account's hints, whatever failed after it."""
-        self.settled += turns.run.settled
+        self.settled += turns.progress.settled
         self.ended += turns.ended
-        self.requests |= turns.run.requests
-        self.calls += turns.run.calls
+        self.requests |= turns.progress.requests
+        self.calls += turns.progress.calls
         self.withheld += turns.withheld
 
 
