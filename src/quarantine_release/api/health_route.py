@@ -9,7 +9,6 @@ from quarantine_release.api.request_fields import queried_account
 from quarantine_release.api.response import Response
 from quarantine_release.api.services import Services, read_secret
 from quarantine_release.api.trace_answer import evidence_body
-from quarantine_release.domain.guard import Mode
 from quarantine_release.domain.ids import AccountId, PostfixPart
 from quarantine_release.domain.ledger_errors import LedgerUnavailable
 from quarantine_release.domain.verdicts import Stop
@@ -45,7 +44,7 @@ def get_health(caller: AuthenticatedRequest, services: Services) -> Response:
         "guard": ports.guard.mode,
         "evidence": evidence_body(check.evidence),
         **({"pause_reason": stop.reason} if stop else {}),
-        "note": _NOTE + (_UNGUARDED if ports.guard.mode is Mode.OFF else ""),
+        "note": _NOTE + ("" if ports.guard.is_on else _UNGUARDED),
     }
     if checks["ledger"] != "ok" or not check.is_accepted:
         detail = "Releases would fail or be unconfirmed; the checks say what does not work."

@@ -66,6 +66,14 @@ class Guard:
     search_lag: timedelta = timedelta(seconds=120)
     keeps_recipients: bool = True
 
+    @property
+    def is_on(self) -> bool:
+        return self.mode is not Mode.OFF
+
+    def holds(self, policy: Policy | None) -> bool:
+        """Whether a request is held to anything: its client's own policy holds also where the guard is off."""
+        return self.is_on or policy is not None
+
 
 NO_GUARD: Final = Guard()
 

@@ -42,8 +42,7 @@ class Gate:
 
     def is_held(self, name: RequestId) -> bool:
         """Say whether a request is held to anything: a client's own policy holds also where the guard is off."""
-        is_on = self._ports.guard.mode is not Mode.OFF
-        return is_on or self._ports.permit(self._progress.requests[name]).policy is not None
+        return self._ports.guard.is_on or self._ports.permit(self._progress.requests[name]).policy is not None
 
     def _pass(self, name: RequestId, target: Target, told: Told, facts: Facts | None) -> Guarded | None:
         """Say how a message came past the guard for a request; None if it did not."""

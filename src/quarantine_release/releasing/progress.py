@@ -9,7 +9,6 @@ from typing import Final
 
 from quarantine_release.domain.details import Details
 from quarantine_release.domain.facts import NO_FACTS, Facts, combined
-from quarantine_release.domain.guard import Mode
 from quarantine_release.domain.ids import AccountId, MessageId, PostfixPart, RequestId
 from quarantine_release.domain.ledger_errors import LedgerUnavailable, RowUnreadable
 from quarantine_release.domain.packing import PlannedCall
@@ -243,8 +242,7 @@ class Progress:
         """Whether the worker is about to find out if a bare id still means the message that has ended in the ledger."""
         if row is None or row.part in self._compared or now >= request.created_at + _COMPARED_WITHIN:
             return False
-        is_held = self.ports.guard.mode is not Mode.OFF or request.policy is not None
         target = targets_by_part(request.wanted_ids).get(row.part)
-        if target is None or not is_held or not request.may_claim:
+        if target is None or not self.ports.guard.holds(request.policy) or not request.may_claim:
             return False
         return is_to_be_compared(row, target, request.created_at)

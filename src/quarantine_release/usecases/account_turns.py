@@ -6,7 +6,6 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from quarantine_release.domain.call_limit import Mark
-from quarantine_release.domain.guard import Mode
 from quarantine_release.domain.ids import MessageId, PostfixPart, RequestId, is_bare, is_header
 from quarantine_release.domain.merging import ended, merged
 from quarantine_release.domain.packing import PlannedCall, WantedRelease, plan_calls
@@ -119,7 +118,7 @@ class AccountTurns:
     def _vet(self, wanted: _Wanted, vetting: Vetting, reserved: Reservation) -> list[WantedRelease]:
         """Return what may be claimed of what is wanted, by what was written of it."""
         free = {name: claimable_parts(request, self.progress) for name, request in self.progress.requests.items()}
-        wants = merged(wanted, free, is_read=self._ports.guard.mode is not Mode.OFF)
+        wants = merged(wanted, free, is_read=self._ports.guard.is_on)
         past = [want for want in ended(wanted, free) if vetting.is_to_be_compared(want)]
         may_look = (wants or past) and self._may_look(reserved)
         vetted = vetting.findings.save(vetting.vet(wants, past) if may_look else [])
@@ -134,7 +133,9 @@ class AccountTurns:
 
     def _ask_for_moved(self, wanted: _Wanted, moved: set[PostfixPart]) -> None:
         """Have the traces of messages that another process took on meanwhile know who wants them."""
-        ask_each(self.progress, [(request, [target for target in own if target.part in moved]) for request, own in wanted])
+        ask_each(
+            self.progress, [(request, [target for target in own if target.part in moved]) for request, own in wanted]
+        )
 
     def _note_ends(self) -> None:
         for request in self.progress.requests.values():

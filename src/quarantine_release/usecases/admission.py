@@ -5,7 +5,6 @@ from math import ceil
 from typing import Final
 
 from quarantine_release.domain.call_limit import Mark
-from quarantine_release.domain.guard import Mode
 from quarantine_release.domain.ids import ALERT_ID, is_header, postfix_part
 from quarantine_release.domain.packing import WantedRelease
 from quarantine_release.domain.results import claimable
@@ -101,7 +100,7 @@ def _stands(earlier: RequestRow, request: RequestRow) -> bool:
 
 def _is_read_first(request: RequestRow, ports: Ports) -> bool:
     """Whether the ledger is read before the claim. Without a guard, most messages are new: the claim itself tells."""
-    is_held = ports.guard.mode is not Mode.OFF or request.policy is not None
+    is_held = ports.guard.holds(request.policy)
     return is_held or request.dry_run or any(is_header(given) or ALERT_ID.match(given) for given in request.ids)
 
 
