@@ -25,13 +25,14 @@ from quarantine_release.domain.rows import MessageRow, RequestRow, Target
 from quarantine_release.domain.search_lag import searchable_at
 from quarantine_release.domain.states import Code, Outcome
 from quarantine_release.releasing.findings import Findings, Told
+from quarantine_release.releasing.learned_ids import NOT_CLEAR
 from quarantine_release.releasing.ports import Ports
 from quarantine_release.releasing.progress import Progress
 
 # Cloudflare knows no message by this id.
 _NOTHING: Final = (Unreadable.ABSENT, Unreadable.NOT_LISTED)
 # There may be something under an id, and nobody knows what.
-_UNKNOWN: Final = (Unreadable.CONTRADICTED, Unreadable.UNCLEAR, Unreadable.FAILED)
+_UNKNOWN: Final = (*NOT_CLEAR, Unreadable.FAILED)
 _NOT_FOUND: Final = Ended(
     Outcome.NOT_FOUND, None, "Cloudflare knows no such message. A shorter id in the same request is judged by itself."
 )
