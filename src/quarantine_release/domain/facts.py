@@ -96,6 +96,12 @@ def combined(facts: Iterable[Facts | None]) -> Facts | None:
     return reduce(_after, ordered) if ordered else None
 
 
+def add_reading(kept: dict[PostfixPart, Facts], part: PostfixPart, reading: Facts) -> Facts:
+    """Keep a reading of a message together with those before it; return what they tell."""
+    kept[part] = combined((kept.get(part), reading)) or reading
+    return kept[part]
+
+
 def _order(facts: Facts) -> tuple[datetime, bool, bool]:
     """Return by what readings are ordered; of two at the same time the worse one counts as later."""
     is_harmful = not HARMFUL.isdisjoint((facts.disposition, *facts.other_dispositions))

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Final
 
 from quarantine_release.domain.details import Details, NotRead, NotYetRead, Several
-from quarantine_release.domain.facts import Facts, combined
+from quarantine_release.domain.facts import Facts, add_reading
 from quarantine_release.domain.guard import Ended
 from quarantine_release.domain.ids import MessageId, PostfixPart, RequestId, is_header, postfix_part
 from quarantine_release.domain.ledger_errors import LedgerUnavailable
@@ -63,8 +63,7 @@ class Findings:
 
     def keep(self, part: PostfixPart, facts: Facts) -> Facts:
         """Have the ledger keep what was read of a message; return it with what this run read of it before."""
-        self.facts[part] = combined((self.facts.get(part), facts)) or facts
-        return self.facts[part]
+        return add_reading(self.facts, part, facts)
 
     def end(self, name: RequestId, given: Iterable[MessageId], ended: Ended) -> None:
         """End ids of a request at once."""

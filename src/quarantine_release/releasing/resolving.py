@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Final
 
 from quarantine_release.domain.details import Details, NotRead, NotYetRead, Unclear, Unreadable
-from quarantine_release.domain.facts import Facts, capped, combined, facts_of, unclear
+from quarantine_release.domain.facts import Facts, add_reading, capped, facts_of, unclear
 from quarantine_release.domain.guard import CONTRADICTED, Ended
 from quarantine_release.domain.ids import MessageId, PostfixPart, RequestId, postfix_part
 from quarantine_release.domain.lookup import Kept, Question, choose
@@ -28,6 +28,9 @@ _NOT_FOUND_OUT: Final = Ended(
 )
 
 Told = Sequence[Details] | NotRead | Unclear
+
+# The message that a Message-ID means, or why there is not one.
+_Chosen = Details | Ended | NotRead
 
 Find = Callable[[Sequence[Question]], Mapping[Question, Told]]
 
@@ -108,16 +111,11 @@ class Resolving:
         facts: dict[PostfixPart, Facts] = {}
         for question in questions:
             told = shown.get(question, NotYetRead.NOT_NOW)
-            own: dict[PostfixPart, Facts] = {}
-            for each in self._facts(told, question):
-                part = postfix_part(each.message_id)
-                own[part] = combined((own.get(part), each)) or each
-            for part, each in capped(own, self._ports.clock()).items():
-                facts[part] = combined((facts.get(part), each)) or each
+            chosen = _chosen(told, question)
+            for part, reading in self._facts(told, chosen, question).items():
+                add_reading(facts, part, reading)
             if question in by_ledger:
                 continue
-            why = told.why if isinstance(told, Unclear) else told
-            chosen = why if isinstance(why, NotRead) else choose(why, question.narrowing.expect_count)
             if isinstance(chosen, Details):
                 read[question] = chosen
             else:
@@ -153,14 +151,19 @@ class Resolving:
         decided = {part for part, row in rows.items() if not may_claim(row.state, row.code, force=False)}
         return {question: each for question, each in only.items() if postfix_part(each) in decided}
 
-    def _facts(self, told: Told, question: Question) -> list[Facts]:
+    def _facts(self, told: Told, chosen: _Chosen, question: Question) -> dict[PostfixPart, Facts]:
         """Return what to keep of matches of which none is looked at by itself."""
-        if isinstance(told, Unclear):
-            kept = [self._facts_of(each, question) for each in told.clear]
-            return kept + [unclear(each, self._ports.clock()) for each in told.unread]
-        if isinstance(told, NotRead) or isinstance(choose(told, question.narrowing.expect_count), Details):
-            return []
-        return [self._facts_of(each, question) for each in told]
+        now = self._ports.clock()
+        if isinstance(told, NotRead) or isinstance(chosen, Details):
+            return {}
+        clear, unread = (told.clear, told.unread) if isinstance(told, Unclear) else (told, ())
+        kept: dict[PostfixPart, Facts] = {}
+        for reading in (
+            *(self._facts_of(match, question) for match in clear),
+            *(unclear(each, now) for each in unread),
+        ):
+            add_reading(kept, postfix_part(reading.message_id), reading)
+        return capped(kept, now)
 
     def _facts_of(self, match: Details, question: Question) -> Facts:
         """Return what to keep of one of several matches. A narrowed search may have left out rows about it."""
@@ -168,3 +171,8 @@ class Resolving:
         if question.is_narrowed:
             return unclear(match.message_id, now)
         return facts_of(match, now, keeps_recipients=guard.keeps_recipients)
+
+
+def _chosen(told: Told, question: Question) -> _Chosen:
+    why = told.why if isinstance(told, Unclear) else told
+    return why if isinstance(why, NotRead) else choose(why, question.narrowing.expect_count)
