@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from quarantine_release.cloudflare.entries import RELEASE
-from quarantine_release.cloudflare.release_traces import letters, resembles_release
+from quarantine_release.cloudflare.release_traces import as_list, letters, resembles_release
 from quarantine_release.domain.details import NotRead, Unreadable
 from quarantine_release.domain.verdicts import NO_RECIPIENTS, Evidence, ReadBack, Recipients, Seen
 
@@ -123,7 +123,7 @@ def _recipients(action: Action) -> list[str]:
     properties = action.get("properties")
     holders: Sequence[Action] = (action, properties) if isinstance(properties, dict) else (action,)
     values = [holder.get(name) for holder in holders for name in _RECIPIENT_NAMES]
-    listed = [each for value in values for each in (value if isinstance(value, list) else [value])]
+    listed = [each for value in values for each in as_list(value)]
     return [each.strip() for each in listed if isinstance(each, str) and each.strip()]
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from quarantine_release.cloudflare.release_traces import hints_at_release
+from quarantine_release.cloudflare.release_traces import as_list, hints_at_release
 from quarantine_release.domain.details import Details
 from quarantine_release.domain.ids import (
     ANY_ID,
@@ -98,14 +98,8 @@ def _lists_release(entry: Mapping[str, Any]) -> bool:
 
 
 def dicts(value: Any) -> list[dict[str, Any]]:
-    """Return the objects in a list, or the one object that stands in its place."""
-    return [entry for entry in _list(value) if isinstance(entry, dict)]
-
-
-def _list(value: Any) -> list[Any]:
-    if value is None:
-        return []
-    return value if isinstance(value, list) else [value]
+    """Return the objects in a list, or the one object that is there instead of a list."""
+    return [entry for entry in as_list(value) if isinstance(entry, dict)]
 
 
 # Rows and answers have limits, but the texts of senders have none: this much is kept (RFC 5322, section 2.1.1).

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from quarantine_release.cloudflare.entries import id_of, names_two, parts_named
+from quarantine_release.cloudflare.entries import dicts, id_of, names_two, parts_named
 from quarantine_release.cloudflare.reply import (
     Reply,
     envelope_of,
@@ -40,7 +40,7 @@ def classify(reply: Reply, ids: Sequence[MessageId], now: datetime, *, bulk_4xx_
     if reply.status == 429:
         return limited(reply, now)
     if reply.status == 200 and envelope.get("success") is True:
-        verdicts, unasked = _verdicts(ids, _entries(envelope.get("result")))
+        verdicts, unasked = _verdicts(ids, dicts(envelope.get("result")))
         return Answered(verdicts, evidence, unasked, rest_of(reply))
     is_rejected = _is_rejected(reply, envelope, evidence)
     if is_rejected and len(ids) > 1 and bulk_4xx_is_atomic:
@@ -60,11 +60,6 @@ def _rejected(ids: Sequence[MessageId]) -> Verdict:
         return Verdict(State.FAILED, Code.CLOUDFLARE_REJECTED)
     # Of several ids nobody knows which was meant, and whether the others went through.
     return Verdict(State.UNKNOWN, Code.CALL_REJECTED)
-
-
-def _entries(result: Any) -> list[Entry]:
-    entries = result if isinstance(result, list) else [result]
-    return [entry for entry in entries if isinstance(entry, dict)]
 
 
 def _verdicts(ids: Sequence[MessageId], entries: Sequence[Entry]) -> tuple[dict[MessageId, Verdict], int]:

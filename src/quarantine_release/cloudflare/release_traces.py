@@ -22,6 +22,13 @@ _SENT: Final = ("attachments", "links", "headers")
 _DEPTH: Final = 16
 
 
+def as_list(value: Any) -> list[Any]:
+    """Return a list as it is, and a single value as a list of it; nothing for null."""
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]
+
+
 def letters(value: Any) -> str:
     """Return the letters of a text in lower case; nothing for any other value."""
     return _NOT_LETTERS.sub("", value.casefold()) if isinstance(value, str) else ""
@@ -33,7 +40,7 @@ def resembles_release(value: Any) -> bool:
 
 
 def hints_at_release(entry: Mapping[str, Any]) -> bool:
-    statuses = [letters(status) for status in _list(entry.get("delivery_status"))]
+    statuses = [letters(status) for status in as_list(entry.get("delivery_status"))]
     was_delivered = any(status.startswith("deliver") for status in statuses)
     is_elsewhere = bool(statuses) and "quarantined" not in statuses
     return (
@@ -47,8 +54,7 @@ def _nests(name: str, value: Any) -> bool:
     """Return whether an object in any field holds an operation, type or status that names a release."""
     if not isinstance(value, dict | list) or name in _SENT:
         return False
-    objects = value if isinstance(value, list) else [value]
-    return any(_hints(each, 1) for each in objects if isinstance(each, dict))
+    return any(_hints(each, 1) for each in as_list(value) if isinstance(each, dict))
 
 
 def _tells(name: str, value: Any, depth: int) -> bool:
@@ -75,9 +81,3 @@ def _hints(value: Any, depth: int) -> bool:
     if isinstance(value, list):
         return any(_hints(each, depth + 1) for each in value)
     return "releas" in letters(value)
-
-
-def _list(value: Any) -> list[Any]:
-    if value is None:
-        return []
-    return value if isinstance(value, list) else [value]
