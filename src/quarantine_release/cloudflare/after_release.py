@@ -7,7 +7,7 @@ from typing import ClassVar, Final
 from quarantine_release.cloudflare.action_log import ActionLog, clarify, unnamed
 from quarantine_release.cloudflare.entries import agree, dicts, match
 from quarantine_release.cloudflare.log_pages import read_log
-from quarantine_release.cloudflare.search import Got, Page, SearchApi
+from quarantine_release.cloudflare.search import NOT_CALLED, Got, Page, SearchApi
 from quarantine_release.cloudflare.walk import FEW, SINGLES, Kind, Walk, path_of
 from quarantine_release.cloudflare.windows import NEAR
 from quarantine_release.domain.details import NotYetRead, Unreadable
@@ -18,7 +18,7 @@ from quarantine_release.releasing.ports import Budget
 # All mail: one that was released may count as detected no more.
 _ALL: Final = Kind({}, NEAR)
 
-_NOT_CALLED: Final = Got({}, Evidence(failure="not_called"), NotYetRead.NOT_NOW)
+_NOT_CALLED: Final = Got({}, NOT_CALLED, NotYetRead.NOT_NOW)
 
 
 class CloudflareReader:

@@ -33,7 +33,7 @@ _SEARCH_PAGES: Final = 3
 _POLLS: Final = 8
 _POLL_SECONDS: Final = 0.5
 
-_NOT_CALLED: Final = Evidence(failure="not_called")
+NOT_CALLED: Final = Evidence(failure="not_called")
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,11 +157,11 @@ class SearchSession:
     def _get(self, url: str, least: float = _LEAST_PAGE_SECONDS) -> Got:
         credential = self._usable_credential() if self.stopped is None else None
         if credential is None:
-            return Got({}, _NOT_CALLED, self.stopped)
+            return Got({}, NOT_CALLED, self.stopped)
         seconds = min(_CALL_SECONDS, self.seconds_left)
         why = self._why_not_called(seconds, least)
         if why is not None:
-            return Got({}, _NOT_CALLED, why)
+            return Got({}, NOT_CALLED, why)
         headers = {**credential.headers, "User-Agent": USER_AGENT}
         began = self.search.monotonic()
         reply = self.search.session.send("GET", url, headers, None, seconds)

@@ -16,11 +16,10 @@ from quarantine_release.domain.ids import MessageId, PostfixPart, contradict, is
 from quarantine_release.domain.policy import HARMFUL, Policy
 from quarantine_release.domain.search_rows import rank
 from quarantine_release.domain.states import Code
-from quarantine_release.domain.verdicts import RECIPIENTS_KEPT
+from quarantine_release.domain.verdicts import RECIPIENT_LENGTH, RECIPIENTS_KEPT
 
 # How many matches of one Message-ID are kept: whoever sends mail chooses how many there are.
 MATCHES_KEPT: Final = 25
-_ADDRESS_LENGTH: Final = 320  # RFC 3696 erratum 1690: 64 + @ + 255
 # What was read again within this time, and was the same, is not written again.
 _SAME: Final = timedelta(seconds=60)
 
@@ -51,7 +50,7 @@ NO_FACTS: Final[Mapping[PostfixPart, Facts]] = {}
 def facts_of(details: Details, now: datetime, *, keeps_recipients: bool) -> Facts:
     """Return what to keep of a reading."""
     names = details.recipients
-    is_short = 0 < len(names) <= RECIPIENTS_KEPT and all(len(each) <= _ADDRESS_LENGTH for each in names)
+    is_short = 0 < len(names) <= RECIPIENTS_KEPT and all(len(each) <= RECIPIENT_LENGTH for each in names)
     return Facts(
         details.message_id,
         now,

@@ -10,7 +10,7 @@ from quarantine_release.domain.ids import MessageId, OperationId, PostfixPart
 from quarantine_release.domain.states import Code, State
 
 RECIPIENTS_KEPT: Final = 20
-_RECIPIENT_LENGTH: Final = 320  # RFC 3696 erratum 1690: 64 + @ + 255
+RECIPIENT_LENGTH: Final = 320  # RFC 3696 erratum 1690: 64 + @ + 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Recipients:
     ) -> "Recipients":
         """Keep what a row can hold; the counts stay exact."""
         lists = [list(dict.fromkeys(names)) for names in (delivered, undelivered, failed)]
-        kept = [tuple(name[:_RECIPIENT_LENGTH] for name in names[:RECIPIENTS_KEPT]) for names in lists]
+        kept = [tuple(name[:RECIPIENT_LENGTH] for name in names[:RECIPIENTS_KEPT]) for names in lists]
         return cls(kept[0], kept[1], kept[2], (len(lists[0]), len(lists[1]), len(lists[2])))
 
     @property
