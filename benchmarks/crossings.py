@@ -83,7 +83,7 @@ class Recording:
         return [call for call in self.calls if len({*call.packages}) == 2]
 
     def profile(self, frame: FrameType, event: str, value: Any) -> None:
-        """Take note of an event. Calls of C functions have events of their own."""
+        """Record an event. Calls of C functions have events of their own."""
         module = _module(frame)
         if module is None:
             return
@@ -101,7 +101,7 @@ class Recording:
             self.types.update((type(each), None) for each in carriers)
 
     def _carries(self, instance: Any) -> bool:
-        """Tell whether the payload can be reached from an instance."""
+        """Return whether the payload can be reached from an instance."""
         waiting, seen = [*_fields(instance)], set[int]()
         while waiting:
             leaf = waiting.pop()
@@ -134,7 +134,7 @@ def _is_ours(value: Any) -> bool:
 
 
 def _is_frozen(value: Any) -> bool:
-    """Tell whether this is a value of ours, and no service that knows more than one request."""
+    """Return whether this is a value of ours, and not a service that knows more than one request."""
     parameters = getattr(type(value), "__dataclass_params__", None)
     return _is_ours(value) and parameters is not None and parameters.frozen
 

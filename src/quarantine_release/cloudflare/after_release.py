@@ -1,4 +1,4 @@
-"""Looks up at Cloudflare what became of messages: in packs by listing, singly only what the lists did not settle."""
+"""Reads at Cloudflare whether messages were released: by lists first, singly if the lists do not settle it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from quarantine_release.domain.ids import AccountId, PostfixPart, fullest, is_pa
 from quarantine_release.domain.verdicts import Evidence, ReadBack, ReadBackTarget, Seen
 from quarantine_release.releasing.ports import Budget
 
-# All mail: one that was released may count as detected no more.
+# All mail, because a released message may no longer count as detected.
 _ALL: Final = Kind({}, NEAR)
 
 _NOT_CALLED: Final = Got({}, NOT_CALLED, NotYetRead.NOT_NOW)
@@ -97,7 +97,7 @@ class OutcomeWalk(Walk):
         self._believe(one, reading)
 
     def _believe(self, one: ReadBackTarget, reading: ReadBack | None) -> None:
-        """Take a reading over; but "still quarantined" of a partial id only if no other message may go by it."""
+        """Accept a reading; "still quarantined" of a partial id only if no other message can have that id."""
         if reading is None:
             return
         if reading.seen is not Seen.QUARANTINED or not (is_partial(one.message_id) and one.message_id in self.unsure):

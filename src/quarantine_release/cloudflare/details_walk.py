@@ -33,7 +33,7 @@ _DETECTED: Final = Kind({"detections_only": "true"}, timedelta(hours=12))
 # A quarantine is so small that listing a day of it costs less than one more list.
 _HELD: Final = Kind({"delivery_status": "quarantined"}, timedelta(hours=24))
 
-# The server has no message, or nothing to read it by, under this path: it may be in the lists all the same.
+# The server has no message, or no such reading, under this path. The lists may still show the message.
 _NO_PATH: Final = (Unreadable.ABSENT, Unreadable.NOT_OFFERED)
 
 
@@ -128,7 +128,7 @@ class DetailsWalk(Walk):
             return
         self.are_bare_listed = True
         self.list_mail([message_id for message_id in ids if message_id not in self.sought])
-        self.pages = 0  # else who has filled the first lists would keep everything from being looked for in the others
+        self.pages = 0  # else mail that fills the first lists would leave no page for the others
         self.list_around(_wanted(self._missing(ids)), _HELD)
         self.found = self.seen(ids) | self.found
 
@@ -173,7 +173,7 @@ class DetailsWalk(Walk):
         return self._shown(alert_id) or (Unreadable.FAILED if entries else Unreadable.ABSENT)
 
     def _shown(self, message_id: MessageId) -> Details | Several | Unreadable | None:
-        """Return what all rows so far tell of an id; None if there are none."""
+        """Return what all rows so far say about an id; None if there are none."""
         part = postfix_part(message_id)
         return Unreadable.UNCLEAR if part in self.unclear else meant_by(message_id, self.rows.get(part, ()))
 

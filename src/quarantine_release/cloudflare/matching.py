@@ -38,7 +38,7 @@ class _Message:
         return merged([details for details, _ in self.rows]) or Unreadable.CONTRADICTED
 
     def fits(self, narrowing: Narrowing) -> bool:
-        """Return whether the rows show what the question asked for beside the Message-ID."""
+        """Return whether the rows fit the recipient, sender and time that the question asks for."""
         is_recent = narrowing.since is None or self._is_since(narrowing.since)
         is_addressed = narrowing.recipient is None or self._is_to(narrowing.recipient)
         return is_recent and is_addressed and (narrowing.sender is None or self._is_from(narrowing.sender))

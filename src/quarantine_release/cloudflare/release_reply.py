@@ -22,7 +22,7 @@ from quarantine_release.domain.ids import MessageId, PostfixPart, contradict, fu
 from quarantine_release.domain.states import Code, State
 from quarantine_release.domain.verdicts import Answered, Evidence, NoEffect, Recipients, RefusalReason, Verdict
 
-# A timeout or an abort told by a status: the request may have been taken on.
+# A timeout or an abort, as a status: Cloudflare may have accepted the request.
 _AMBIGUOUS_4XX: Final = frozenset({408, 425, 499})
 
 Entry = dict[str, Any]
@@ -118,7 +118,7 @@ def _delivery(recipients: Recipients, known: MessageId) -> Verdict:
 
 def _all_recipients(entries: Sequence[Entry]) -> Recipients | None:
     """Return the recipients that the entries of a message list; None if an entry failed or a list cannot be read."""
-    if any(entry.get("success") is False for entry in entries):  # whatever it lists beside that
+    if any(entry.get("success") is False for entry in entries):  # even if it lists recipients
         return None
     delivered, undelivered, failed = (_recipients(entries, name) for name in ("delivered", "undelivered", "failed"))
     if delivered is None or undelivered is None or failed is None:

@@ -1,4 +1,4 @@
-"""What any reply of Cloudflare says: of the credential, of its limits, of what was read. Pure.
+"""What any reply of Cloudflare says about the credential, its limits, and the content that was read. Pure.
 
 Sources: Cloudflare's "API reference" (errors, token verification) and "fundamentals/api/reference/limits".
 """
@@ -24,7 +24,7 @@ _INVALID_HEADERS: Final = 6003
 LOCKOUT_SECONDS: Final = 300
 _LONGEST_WAIT: Final = 3600
 _DIGITS_LIMIT: Final = 4300  # int() refuses more
-# Of the quota, as far as it is told, so much is left to the dashboard and to others who call with the same credential.
+# A quarter of the quota is left to the dashboard and to others who call with the same credential.
 _SHARE_OF_OTHERS: Final = 4
 _LEFT: Final = re.compile(r"(?:\A|,)([^,;]{1,64});\s*r=([0-9]{1,6});\s*t=([0-9]{1,4})(?=[;,\s]|\Z)")
 _QUOTA: Final = re.compile(r"(?:\A|,)([^,;]{1,64});\s*q=([0-9]{1,6})(?=[;,\s]|\Z)")
@@ -117,10 +117,10 @@ def _retry_after(reply: Reply, now: datetime) -> int:
 
 
 def rest_of(reply: Reply) -> int | None:
-    """Return for how long to call no more, going by what Cloudflare says is left (fundamentals/api/reference/limits).
+    """Return for how long to stop calling, by what Cloudflare says is left (fundamentals/api/reference/limits).
 
     The headers `Ratelimit: "name";r=<left>;t=<seconds>` and `Ratelimit-Policy: "name";q=<quota>;w=<window>` may be
-    missing or tell of several limits; they can only make the budget smaller.
+    missing or name several limits; they can only make the budget smaller.
     """
     quotas = {name.strip(): int(quota) for name, quota in _QUOTA.findall(reply.headers.get("ratelimit-policy", ""))}
     largest = max(quotas.values(), default=_SHARE_OF_OTHERS)  # of how much, if it is not told

@@ -16,7 +16,7 @@ from quarantine_release.domain.details import NotRead, NotYetRead, Unreadable
 from quarantine_release.domain.ids import MessageId
 from quarantine_release.domain.verdicts import ReadBackTarget
 
-# So few are cheaper read one by one than listed with whatever else arrived around them.
+# Up to this many messages are cheaper to read one by one than in a list with everything that arrived around them.
 FEW: Final = 2
 
 # The single reads that one run makes for an account.
@@ -24,7 +24,7 @@ SINGLES: Final = 100
 
 _PAGES: Final = 12
 
-# A run of at least so many seconds has time for all that may be listed; a shorter one is for the worker to do again.
+# A run of at least this many seconds has time for all pages. The worker repeats a shorter one.
 _LONG_SECONDS: Final = 15.0
 
 
@@ -90,7 +90,7 @@ class Walk(ABC):
 
     @property
     def _is_late(self) -> bool:
-        # A third of the time is for what the lists do not show: else there would never be any for it.
+        # A third of the time is kept for messages that no list shows, because the lists could use up all of it.
         return self.calls.seconds_left < self.seconds / 3
 
 

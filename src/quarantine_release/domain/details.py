@@ -1,4 +1,4 @@
-"""What a read of Cloudflare before a release shows of a message, or why it shows nothing. Pure.
+"""What a read of Cloudflare before a release shows about a message, or why it shows nothing. Pure.
 
 Sources of the fields: Cloudflare's API reference, "Search email messages" and "Get message details".
 """
@@ -49,7 +49,7 @@ NotRead = Unreadable | NotYetRead
 
 @dataclass(frozen=True, slots=True)
 class Details:
-    """What Cloudflare tells of one message. `at` is when it was scanned; personal data never leaves in a repr.
+    """What Cloudflare says about one message. `at` is when it was scanned; personal data never leaves in a repr.
 
     If several rows describe the message, `disposition` is the worst of theirs, `other_dispositions` are the rest,
     worst first, and `recipients` is empty unless every row names some. `header` is its Message-ID without brackets.

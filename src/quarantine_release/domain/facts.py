@@ -1,4 +1,4 @@
-"""What was read about a message, as the ledger keeps it, and what a request may do by it. Pure.
+"""The facts that were read about a message: how the ledger keeps them, and what a request may do by them. Pure.
 
 A bare Postfix id that cannot be read is judged by what was read under another id of the message. Never kept: subject
 and sender.
@@ -18,9 +18,9 @@ from quarantine_release.domain.search_rows import rank
 from quarantine_release.domain.states import Code
 from quarantine_release.domain.verdicts import RECIPIENT_LENGTH, RECIPIENTS_KEPT
 
-# How many matches of one Message-ID are kept: whoever sends mail chooses how many there are.
+# Matches of one Message-ID that are kept. The sender chooses how many there are.
 MATCHES_KEPT: Final = 25
-# What was read again within this time, and was the same, is not written again.
+# If a second read within this time shows the same, it is not written.
 _SAME: Final = timedelta(seconds=60)
 
 
@@ -28,9 +28,9 @@ _SAME: Final = timedelta(seconds=60)
 class Facts:
     """What Cloudflare showed of the message with this investigate id at `read_at`. `at` is when it was scanned.
 
-    `message_id` is bare if Cloudflare told no more. `recipients` None: not known, since they are not to be kept, or are
-    more than 20. Not `is_clear`: what was shown contradicts itself, so nothing passes by it. `is_several`: two messages
-    go by the same Postfix id, which no later reading of one of them changes. Such facts are never clear.
+    `message_id` is bare if Cloudflare told no fuller id. `recipients` None: not known, as they are not to be kept, or
+    are more than 20. Not `is_clear`: what was shown contradicts itself, so nothing passes by it. `is_several`: two
+    messages go by the same Postfix id, which no later reading of one of them changes. Such facts are never clear.
     """
 
     message_id: MessageId
@@ -83,8 +83,8 @@ def capped(facts: Mapping[PostfixPart, Facts], now: datetime) -> dict[PostfixPar
 def mark_of(part: PostfixPart) -> PostfixPart:
     """Return the name under which it is kept that a message is among matches too many to be kept each.
 
-    A long Postfix id begins with its time: three of its characters are 39 hours. So few marks are enough for a search,
-    and each holds for the mail of two days.
+    A long Postfix id begins with its time: three of its characters are 39 hours. So a search needs about 20 marks, and
+    each holds for the mail of two days.
     """
     return PostfixPart(f"*{part[:3]}")
 
@@ -132,8 +132,8 @@ def judge_by(
 ) -> Guarded | Ended:
     """Judge a message that cannot be read now, for a reason `why`, by what was read of it before.
 
-    A message that was held then counts as held. A strict policy wants a reading now; but it is told what forbids the
-    mail. Nothing passes by what was not clear, with `force` neither.
+    A message that was held then counts as held. A strict policy wants a reading now, but reports a rule that forbids
+    the mail. Facts that were not clear let nothing pass, not even with `force`.
     """
     if not facts.is_clear:
         return judge_unread(why, replace(policy, is_strict=True), is_bare=True)

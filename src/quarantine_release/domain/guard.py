@@ -1,7 +1,8 @@
 """May this mail leave quarantine: the modes of the guard, its verdict, and how a refused id ends. Pure.
 
-What is not known is refused. Sources of the fields: Cloudflare's API reference, "Search email messages" and "Get
-message details"; that mail of other delivery modes than DIRECT is never held: "Email Security, API deployment".
+A fact that is not known counts against the release. Sources of the fields: Cloudflare's API reference, "Search email
+messages" and "Get message details"; that mail of other delivery modes than DIRECT is never held: "Email Security, API
+deployment".
 """
 
 import re
@@ -35,7 +36,7 @@ _OF_READ: Final = frozenset(
 
 
 class Mode(StrEnum):
-    """Whether a bare postfix id that cannot be read is released: STANDARD does, STRICT does not. OFF reads nothing."""
+    """STANDARD may release a bare Postfix id that cannot be read, STRICT does not. OFF reads nothing."""
 
     STANDARD = "standard"
     STRICT = "strict"
@@ -71,7 +72,7 @@ class Guard:
         return self.mode is not Mode.OFF
 
     def holds(self, policy: Policy | None) -> bool:
-        """Whether a request is held to anything: its client's own policy holds also where the guard is off."""
+        """Return whether a request is held to anything. Its client's own policy applies even if the guard is off."""
         return self.is_on or policy is not None
 
 

@@ -63,7 +63,7 @@ def ids_to_read(row: MessageRow) -> tuple[MessageId, ...]:
 
 
 def tells_id(reading: ReadBack | None) -> bool:
-    """A reading that tells only the Postfix id may be of any message that goes by it."""
+    """Return whether a reading tells which message it is about. A Postfix id alone may belong to several messages."""
     return reading is not None and reading.message_id is not None and not is_bare(reading.message_id)
 
 

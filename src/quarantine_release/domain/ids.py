@@ -45,17 +45,17 @@ def postfix_part(message_id: MessageId) -> PostfixPart:
 
 
 def is_header(message_id: MessageId) -> bool:
-    """Say whether an id is a Message-ID, of which only a search tells what message it means."""
+    """Return whether an id is a Message-ID. Only a search tells which message it means."""
     return message_id.startswith("<") or "@" in message_id
 
 
 def is_bare(message_id: MessageId) -> bool:
-    """Say whether an id is a bare postfix id, without timestamp and digits."""
+    """Return whether an id is a bare Postfix id, without timestamp and digits."""
     return POSTFIX_ID.match(message_id) is not None
 
 
 def contradict(one: MessageId, other: MessageId) -> bool:
-    """Say whether two ids with the same postfix part name different messages: they differ in timestamp or digits."""
+    """Return whether two ids with one Postfix part name different messages: they differ in timestamp or digits."""
     if is_bare(one) or is_bare(other):
         return False
     shorter, longer = sorted((one, other))  # what an id begins with comes before it
@@ -102,7 +102,7 @@ def decode_timestamp(message_id: MessageId) -> datetime | None:
 
 
 def is_undated(message_id: MessageId, now: datetime) -> bool:
-    """Whether a bare id encodes no time at which it can have been made, so that nobody knows where to look for it."""
+    """Return whether a bare id encodes no time at which it can have been made, so no list can be searched for it."""
     at = _queued_at(message_id)
     return is_bare(message_id) and (at is None or not _FIRST <= at < now + _NEWEST)
 
@@ -117,5 +117,5 @@ def _queued_at(message_id: MessageId) -> datetime | None:
 
 
 def is_partial(message_id: MessageId) -> bool:
-    """Say whether an id leaves open which message it is: a postfix or an alert id, likely not one to read by path."""
+    """Return whether an id leaves open which message it is: a Postfix or alert id, likely not one to read by path."""
     return is_bare(message_id) or ALERT_ID.match(message_id) is not None

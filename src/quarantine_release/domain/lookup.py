@@ -48,7 +48,7 @@ class Question:
 
     @property
     def is_narrowed(self) -> bool:
-        """Whether the search may leave out rows of the very message that it finds."""
+        """Return whether the search may leave out rows of the very message that it finds."""
         return (self.narrowing.recipient, self.narrowing.sender, self.narrowing.since) != (None, None, None)
 
 

@@ -1,4 +1,4 @@
-"""What the rows mean for a request: what it may release, and what it is told of each of its ids. Pure."""
+"""What the rows mean for a request: what it may release, and the result of each of its ids. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from quarantine_release.domain.verdicts import Seen
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a request is told about one of its ids: `id` as given, `resolved` if a lookup told another."""
+    """The result of one id of a request: `id` as given, `resolved` if a lookup found another."""
 
     id: MessageId
     outcome: Outcome
@@ -43,12 +43,12 @@ class Result:
 
     @property
     def is_end(self) -> bool:
-        """Say whether this id has ended for the request."""
+        """Return whether this id has ended for the request."""
         return self.outcome.is_end
 
     @property
     def retryable(self) -> bool:
-        """Say whether the same request, sent again as a new one, may come to more."""
+        """Return whether the same request may get further if it is sent again as a new one."""
         return self.code in _PASSING or self.outcome in (Outcome.CANCELLED, Outcome.EXPIRED, Outcome.WOULD_RELEASE)
 
 
@@ -60,7 +60,7 @@ _ASKED_WITHIN: Final = timedelta(seconds=120)
 
 
 def claimable(row: MessageRow | None, target: Target, *, force: bool, now: datetime) -> bool:
-    """Say whether this request may release this message now. An ended row past its time counts as absent."""
+    """Return whether this request may release this message now. An ended row past its time counts as absent."""
     if not has_one_key(target.message_id):
         return False
     if row is None:
@@ -71,12 +71,12 @@ def claimable(row: MessageRow | None, target: Target, *, force: bool, now: datet
 
 
 def is_forgotten(row: MessageRow, now: datetime) -> bool:
-    """Say whether DynamoDB may delete the row at any moment: it deletes late, and nothing may depend on when."""
+    """Return whether DynamoDB may delete the row at any moment: it deletes late, and nothing may depend on when."""
     return row.expires_at is not None and row.expires_at <= now
 
 
 def derive_results(request: RequestRow, rows: Mapping[PostfixPart, MessageRow], now: datetime) -> tuple[Result, ...]:
-    """Return what became of each id of a request, in the order given."""
+    """Return the result of each id of a request, in the order given."""
     targets = targets_by_part(request.wanted_ids)
     letters = request.letters or [None] * len(request.ids)
     closed_as = [LETTERS[letter] if letter is not None else None for letter in letters]
@@ -86,7 +86,7 @@ def derive_results(request: RequestRow, rows: Mapping[PostfixPart, MessageRow], 
     )
 
 
-# What a caller is told of one id.
+# The outcome of one id as its caller sees it.
 _Meaning = tuple[Outcome, Code | None]
 
 _IN_PROGRESS: Final[_Meaning] = (Outcome.IN_PROGRESS, None)
@@ -102,7 +102,7 @@ def _result(
     now: datetime,
     stored: _Meaning | None,
 ) -> Result:
-    """Return what became of one id. `stored`: what a closed request keeps of it."""
+    """Return the result of one id. `stored`: what a closed request keeps of it."""
     resolved = request.resolved.get(given)
     if ended := request.ended.get(given):
         return Result(given, ended.outcome, ended.code, None, resolved, ended)
@@ -118,7 +118,7 @@ def _result(
         meaning = (Outcome.FAILED, Code.NOT_ATTEMPTED)
     if stored is not None:
         meaning, row = _as_closed(stored, meaning, row)
-    # An id that contradicts the message was never sent: what became of the message is not its outcome.
+    # An id that contradicts the message was never sent, so the message's outcome is not its own.
     return Result(given, *meaning, None if meaning[1] is Code.ID_CONFLICT else row, resolved)
 
 
@@ -129,7 +129,7 @@ def _of_id(
     row: MessageRow | None,
     now: datetime,
 ) -> _Meaning:
-    """Return what became of a message under an id, which may contradict the request's other ids or the message."""
+    """Return the outcome of a message under an id, which may contradict the request's other ids or the message."""
     target = targets.get(postfix_part(message_id))
     is_wrong = row is not None and row.own_id is not None and contradict(row.own_id, message_id)
     if target is None or is_wrong:
@@ -148,12 +148,12 @@ def _as_closed(stored: _Meaning, meaning: _Meaning, row: MessageRow | None) -> t
 
 
 def _is_cancelled(request: RequestRow, outcome: Outcome, *, is_claimed: bool) -> bool:
-    """Whether a cancellation has ended an id: what was claimed before it still comes to its own end."""
+    """Return whether a cancellation has ended an id. A message that was claimed before still reaches its own end."""
     return request.cancelled_at is not None and outcome is Outcome.IN_PROGRESS and not is_claimed
 
 
 def _is_over(request: RequestRow, outcome: Outcome, *, is_claimed: bool) -> bool:
-    """Whether a dry run waits for a release that was under way when it looked, and that came to nothing.
+    """Return whether a dry run waits for a release that was under way when it looked, and then did not happen.
 
     Nothing is ever claimed for a dry run, so nobody else would end it.
     """
@@ -161,7 +161,7 @@ def _is_over(request: RequestRow, outcome: Outcome, *, is_claimed: bool) -> bool
 
 
 def _of_row(request: RequestRow, wanted: MessageId, row: MessageRow | None, now: datetime) -> _Meaning:
-    """Return what became of a message that the request wants under this id."""
+    """Return the outcome of a message that the request wants under this id."""
     if row is None or _may_be_tried(row, request, wanted, now):
         return Outcome.IN_PROGRESS, None
     match row.state:
@@ -185,7 +185,10 @@ def _of_row(request: RequestRow, wanted: MessageId, row: MessageRow | None, now:
 
 
 def _may_be_tried(row: MessageRow, request: RequestRow, wanted: MessageId, now: datetime) -> bool:
-    """What had ended before it was asked for may be tried again, and so may what was rejected under other ids."""
+    """Return whether the message may be sent again for this request.
+
+    It may if it was rejected under other ids only, or if it was rejected or had expired before the request was made.
+    """
     is_rejected = row.state is State.FAILED and row.code is Code.CLOUDFLARE_REJECTED
     if is_rejected and wanted not in row.rejected | {row.message_id}:
         return True
@@ -193,14 +196,14 @@ def _may_be_tried(row: MessageRow, request: RequestRow, wanted: MessageId, now: 
 
 
 def _is_to_be_read(row: MessageRow, request: RequestRow, wanted: MessageId, now: datetime) -> bool:
-    """A message under review is read again under an id that nobody has read it by, for a day at most."""
+    """Return whether a message under review is to be read by this id for the first time: for a day at most."""
     was_clear = row.evidence is None or row.evidence.seen is not Seen.UNCLEAR
     ids = with_candidate(row, wanted).candidates if _is_yet_to_ask(row, request, now) else row.candidates
     return wanted in ids and was_clear and now < request.created_at + _READ_WITHIN
 
 
 def _is_yet_to_ask(row: MessageRow, request: RequestRow, now: datetime) -> bool:
-    """Whether the request may not be in the row's `asks` yet.
+    """Return whether the request may not be in the row's `asks` yet.
 
     A queued request is accepted first; the worker or the sweep adds it later. If `asks` is full, the row no longer
     shows whether the request was counted, so only the time that a worker needs is allowed.

@@ -15,10 +15,10 @@ from quarantine_release.domain.states import FINAL, Code, Outcome, State
 
 
 def is_to_be_compared(row: MessageRow | None, target: Target, now: datetime) -> bool:
-    """Whether the ledger's answer for an id holds only if Cloudflare still shows the same mail under it.
+    """Return whether the ledger's answer for an id holds only if Cloudflare still shows the same mail under it.
 
-    So it is for a Postfix or alert id whose message ended more than a minute ago, if the ledger knows which mail that
-    was.
+    This is the case for a Postfix or alert id whose message ended more than a minute ago, if the ledger knows which
+    mail that was.
     """
     if row is None or row.state not in FINAL or not is_partial(target.message_id) or is_forgotten(row, now):
         return False

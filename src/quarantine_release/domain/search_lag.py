@@ -15,7 +15,7 @@ from quarantine_release.domain.states import Code, Outcome
 # A request waits this long for its mail to become searchable, counted from when it was made.
 PATIENCE: Final = timedelta(minutes=10)
 
-# What was not shown within the lag is looked for so much later, so that with a short lag the looks are few too.
+# Wait after the lag is over, so that the looks are few even if the lag is short.
 _AFTER_THE_LAG: Final = timedelta(seconds=50)
 
 _NO_TIME: Final = timedelta(0)

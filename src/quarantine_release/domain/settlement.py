@@ -56,13 +56,13 @@ def _shown(reading: ReadBack) -> Verdict | None:
 
 
 def _is_read_again(row: MessageRow, attempt: AttemptRow, reading: ReadBack, now: datetime) -> bool:
-    """Whether a read that showed nothing is no reason for a person to look: it is repeated, for a day at most."""
+    """Return whether a read that showed nothing is repeated before a person must look: for a day at most."""
     is_reviewed = row.state is State.NEEDS_REVIEW
     return reading.seen is Seen.UNREAD and (is_reviewed or now < attempt.sent_at + GIVE_UP_READING)
 
 
 def _may_be_freed(row: MessageRow, reading: ReadBack) -> bool:
-    """Whether whoever asks next may claim the message: not if it was forced, nor after too many calls."""
+    """Return whether the next request may claim the message: not if it was forced, nor after too many calls."""
     return reading.seen is Seen.QUARANTINED and len(row.attempts) < CALLS_LIMIT and row.forced_over is None
 
 
@@ -99,7 +99,7 @@ def settled_by_hand(
 
 
 def _freed(row: MessageRow, evidence: Evidence, now: datetime) -> MessageRow:
-    """Return the message as one that was not released, and that whoever asks next may claim."""
+    """Return the message as one that was not released and that the next request may claim."""
     return replace(
         row,
         state=State.RETRYABLE,

@@ -7,7 +7,7 @@ from quarantine_release.domain.ids import ANY_ID, MessageId, is_header
 
 
 def has_one_key(message_id: MessageId) -> bool:
-    """Version 4c3b95d accepted other ids too, for which one message could have two rows."""
+    """Return whether an id has one key. Version 4c3b95d accepted other ids too: one message could have two rows."""
     return is_header(message_id) or ANY_ID.match(message_id) is not None
 
 
@@ -72,7 +72,7 @@ class Code(StrEnum):
 
 
 def may_claim(state: State | None, code: Code | None, *, force: bool) -> bool:
-    """Say whether a request may release a message in this state: never while a call may be under way."""
+    """Return whether a request may release a message in this state: never while a call may be under way."""
     if state is None or state is State.RETRYABLE:
         return True
     if state is State.FAILED and code is Code.CLOUDFLARE_REJECTED:
@@ -81,7 +81,7 @@ def may_claim(state: State | None, code: Code | None, *, force: bool) -> bool:
 
 
 class Outcome(StrEnum):
-    """What a caller is told about one id. Callers must tolerate values that they do not know."""
+    """The outcome of one id, as its caller sees it. Callers must tolerate values that they do not know."""
 
     RELEASED = "released"
     ALREADY_RELEASED = "already_released"
@@ -100,7 +100,7 @@ class Outcome(StrEnum):
 
     @property
     def is_end(self) -> bool:
-        """Say whether the ledger has nothing more to find out."""
+        """Return whether the ledger has nothing more to find out."""
         return self not in (Outcome.IN_PROGRESS, Outcome.UNCONFIRMED)
 
 

@@ -19,7 +19,7 @@ from quarantine_release.domain.verdicts import Evidence, Verdict
 
 ASKS_KEPT: Final = 100
 
-# In calls of so many a message is sent again after a larger call was rejected as a whole, and then alone.
+# After a larger call was rejected as a whole, its messages are sent again in calls of 10 ids, and then alone.
 SMALLER_CALL: Final = 10
 _LETTER_OF: Final = {meaning: letter for letter, meaning in LETTERS.items()}
 
@@ -118,7 +118,7 @@ def recorded(
         known,
         message_id=known.confirmed_id or MessageId(row.part) if is_out else known.message_id,
         state=verdict.state,
-        # What was found to be still in quarantine, and stands in the attempt alone until now, is nobody's.
+        # A message that was found to be still in quarantine has no owner. So far only its attempt says so.
         owner=None if verdict.state is State.RETRYABLE else row.owner,
         code=verdict.code,
         recipients=verdict.recipients,
@@ -146,7 +146,7 @@ def not_made(attempt: AttemptRow, evidence: Evidence, now: datetime, terms: Term
 def given_back(
     before: MessageRow | None, row: MessageRow, now: datetime, *, rejected_with: int | None = None
 ) -> MessageRow:
-    """Return the message after a call that provably had no effect: as before, or free for whoever asks next.
+    """Return the message after a call that provably had no effect: as before, or free for the next request.
 
     `rejected_with`: the number of ids in a call that Cloudflare rejected as a whole.
     """
@@ -177,7 +177,7 @@ def closed(request: RequestRow, results: Sequence[Result], now: datetime, terms:
     """Return the request with one letter per id, or nothing while an id has not ended."""
     if not all(result.is_end for result in results):
         return None
-    # What ended before a claim has its code in the request itself.
+    # An id that ended before a claim has its code in the request itself.
     kept = (Code.ID_CONFLICT,)
     meanings = ((one.outcome, None if one.ended and one.code not in kept else one.code) for one in results)
     letters = "".join(_LETTER_OF[meaning] for meaning in meanings)

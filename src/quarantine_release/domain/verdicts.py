@@ -38,7 +38,7 @@ class Recipients:
 
     @property
     def truncated(self) -> bool:
-        """Say whether there were more recipients than are named."""
+        """Return whether there were more recipients than are named."""
         return self.counts != (len(self.delivered), len(self.undelivered), len(self.failed))
 
 
